@@ -1,0 +1,109 @@
+/**
+ * The shape of the SDK: what `connect()` gives. Kept apart from its implementation so that the CLI and users read one
+ * page.
+ */
+import type { LogChunk, Observation } from "../model/contract.js";
+import type { NodeFacts } from "../model/node.js";
+import type { MigrateOptions } from "../model/plan.js";
+import type { MigrationReport, Progress } from "../model/report.js";
+import type { Phase } from "../model/phase.js";
+import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "../model/workload.js";
+
+export interface ConnectOptions {
+  /** Temporal frontend, host:port. */
+  address: string;
+  namespace?: string;
+  tls?: { ca?: Buffer; cert?: Buffer; key?: Buffer };
+  apiKey?: string;
+}
+
+/** `ferry run`: name, node and command are needed, the rest has defaults. */
+export interface RunRequest {
+  name: string;
+  node: string;
+  command: string[];
+  runtime?: WorkloadSpec["runtime"];
+  env?: Record<string, string>;
+  dir?: string;
+  user?: string;
+  limits?: WorkloadSpec["limits"];
+  /** Address with prefix length; default: chosen from the name in the lab's range. */
+  ip?: string;
+  mac?: string;
+  gateway?: string;
+}
+
+export interface WorkloadListing {
+  name: string;
+  node: string;
+  runtime: string;
+  state: WorkloadState;
+  mode?: string;
+  startedAt: Date;
+}
+
+export interface NodeListing {
+  name: string;
+  reachable: boolean;
+  facts?: NodeFacts;
+  problem?: string;
+}
+
+/** One observation of a running migration: what the terminal view, `--json` lines and users' loops show. */
+export interface MigrationProgress {
+  workload: string;
+  operation: string;
+  phase: Phase;
+  source?: Progress;
+  destination?: Progress;
+  bytesSent: number;
+  bytesTotal: number;
+  rateBytesPerSec: number;
+  etaMs?: number;
+  elapsedMs: number;
+}
+
+export interface MigrationHandle {
+  readonly workflowId: string;
+  readonly operation: string;
+  /** Observations until the migration ends; ends by itself. */
+  progress(options?: { everyMs?: number }): AsyncIterable<MigrationProgress>;
+  /** The report, whatever the outcome; throws FerryError only when the report can't be had. */
+  result(): Promise<MigrationReport>;
+  /** Ask for a roll back. Before the commit point the workload goes on at the source; after it this has no effect. */
+  cancel(): Promise<void>;
+}
+
+export interface WorkloadInspection {
+  status: WorkloadStatus;
+  observation?: Observation;
+  /** Why the node could not be asked. */
+  problem?: string;
+}
+
+export interface WorkloadHandle {
+  readonly name: string;
+  status(): Promise<WorkloadStatus>;
+  /** Status, and what the node's journal and cgroup say. */
+  inspect(): Promise<WorkloadInspection>;
+  migrate(options: { to: string } & Partial<MigrateOptions>): Promise<MigrationHandle>;
+  /** The migration under way, or the last one. */
+  migration(): Promise<MigrationHandle | undefined>;
+  logs(options?: { offset?: number; maxBytes?: number }): Promise<LogChunk>;
+  stop(options?: { graceMs?: number }): Promise<WorkloadStatus>;
+  /** Stop it if asked, delete its files and forget it. */
+  remove(options?: { force?: boolean }): Promise<void>;
+}
+
+export interface FerryClient {
+  readonly workloads: {
+    run(request: RunRequest): Promise<WorkloadHandle>;
+    list(options?: { all?: boolean }): Promise<WorkloadListing[]>;
+    get(name: string): WorkloadHandle;
+  };
+  readonly nodes: {
+    list(): Promise<NodeListing[]>;
+    get(name: string): Promise<NodeListing>;
+  };
+  close(): Promise<void>;
+}

@@ -1,0 +1,194 @@
+/**
+ * The contract between workflows and the nodes: activity inputs and results. Workflows and activities meet here and
+ * nowhere else. Every input carries `schema` so that an agent can refuse what it does not know.
+ *
+ * All activities are idempotent: they mean "ensure that operation X has reached state Y", keyed by (operation, epoch).
+ */
+import type { FailureData } from "./failure.js";
+import type { NodeFacts } from "./node.js";
+import type { Hold, HoldState } from "./ownership.js";
+import type { Finding, MigrateOptions } from "./plan.js";
+import type { PhaseTime, TransferCounts } from "./report.js";
+import type { WorkloadSpec } from "./workload.js";
+
+export const CONTRACT_SCHEMA = 1;
+
+/** Names one hand-over: epoch is the source's, `to` the destination's. */
+export interface OperationRef {
+  schema: number;
+  operation: string;
+  workload: string;
+  epoch: number;
+  to: number;
+  source: string;
+  destination: string;
+}
+
+export interface StartInput {
+  schema: number;
+  operation: string;
+  epoch: number;
+  spec: WorkloadSpec;
+}
+export interface Started {
+  pid: number;
+  epoch: number;
+}
+
+export interface StopInput {
+  schema: number;
+  workload: string;
+  epoch: number;
+  /** SIGTERM first, SIGKILL after this long. */
+  graceMs: number;
+}
+
+export interface WorkloadRef {
+  schema: number;
+  workload: string;
+}
+
+export interface Observation {
+  /** Every hold of this workload in the node's journal, oldest first. */
+  holds: Hold[];
+  /** Processes in the cgroup of the running hold. */
+  processes: number;
+  /** Host pid of its root process. */
+  pid?: number;
+  memoryBytes: number;
+  logBytes: number;
+}
+
+/** What the source finds out before the freeze, for the destination to compare with. */
+export interface SourceFacts {
+  findings: Finding[];
+  node: NodeFacts;
+  spec: WorkloadSpec;
+  memoryBytes: number;
+  volumeBytes: number;
+  processes: number;
+  threads: number;
+  cpuFlags: string[];
+  /** Files that are mapped or open outside the volume: the destination must have the same. */
+  files: { path: string; sizeBytes: number; mode: number; buildId?: string; mapped: boolean }[];
+}
+
+export interface PreflightInput {
+  ref: OperationRef;
+  options: MigrateOptions;
+}
+export interface PreflightDestinationInput extends PreflightInput {
+  facts: SourceFacts;
+}
+
+export interface ReserveInput {
+  ref: OperationRef;
+  options: MigrateOptions;
+  spec: WorkloadSpec;
+  memoryBytes: number;
+  volumeBytes: number;
+}
+export interface Reservation {
+  /** Link of the destination's agent. */
+  agent: { host: string; port: number };
+  /** Link of the destination's mover (pages, images, volume) for this operation. */
+  mover: { host: string; port: number };
+}
+
+export interface TakeOverInput {
+  ref: OperationRef;
+  options: MigrateOptions;
+  spec: WorkloadSpec;
+}
+export interface HandOverInput {
+  ref: OperationRef;
+  options: MigrateOptions;
+  reservation: Reservation;
+}
+
+/** How one side ended. Times are by that node's clocks: `at` values are Unix milliseconds with fractions. */
+export interface SideOutcome {
+  state: HoldState;
+  /** source: when the tree was frozen; destination: when it was resumed (Unix ms, this node's wall clock). */
+  frozenAt?: number;
+  resumedAt?: number;
+  drainedAt?: number;
+  phases: PhaseTime[];
+  transfer: TransferCounts;
+  /** Set when this side went back or refused: why. */
+  failure?: FailureData;
+  /** Epoch under which the workload runs on this node after the operation, if it does. */
+  epoch?: number;
+}
+
+/** Proof that the source released: bound to workload, operation, epochs, destination and image digest. */
+export interface Token {
+  workload: string;
+  operation: string;
+  from: number;
+  to: number;
+  source: string;
+  destination: string;
+  digest: string;
+  /** PEM certificate of the source node; the destination checks it against its CA. */
+  certificate: string;
+  /** Base64 signature over the other fields (canonical JSON) by the source node's key. */
+  signature: string;
+}
+
+export interface Inquiry {
+  /** State of this node's hold for the operation's epoch on this side; undefined: nothing known. */
+  state?: HoldState;
+  holds: Hold[];
+  processes: number;
+  token?: Token;
+  /** Why the last attempt on this side failed. */
+  failure?: FailureData;
+  outcome?: SideOutcome;
+}
+
+export interface DeliverInput {
+  ref: OperationRef;
+  token: Token;
+}
+
+export interface LogsInput {
+  schema: number;
+  workload: string;
+  /** Byte offset to read from; negative: this many bytes before the end. */
+  offset: number;
+  maxBytes: number;
+}
+export interface LogChunk {
+  text: string;
+  offset: number;
+  nextOffset: number;
+  sizeBytes: number;
+}
+
+/** Activities of one node, run on queue `node:<name>`. */
+export interface NodeActivities {
+  describeNode(): Promise<NodeFacts>;
+  startWorkload(input: StartInput): Promise<Started>;
+  stopWorkload(input: StopInput): Promise<Observation>;
+  removeWorkload(input: WorkloadRef): Promise<void>;
+  observeWorkload(input: WorkloadRef): Promise<Observation>;
+  readLog(input: LogsInput): Promise<LogChunk>;
+  preflightSource(input: PreflightInput): Promise<SourceFacts>;
+  preflightDestination(input: PreflightDestinationInput): Promise<Finding[]>;
+  /** Undone by `refuse`. */
+  reserve(input: ReserveInput): Promise<Reservation>;
+  /** Armed: returns when the destination runs the workload (and, post-copy, has every page) or has refused. */
+  takeOver(input: TakeOverInput): Promise<SideOutcome>;
+  /** Returns when the source is GONE, or runs again after rolling back. */
+  handOver(input: HandOverInput): Promise<SideOutcome>;
+  inquire(input: OperationRef): Promise<Inquiry>;
+  /** Source: burn `to` and take the workload back. Answers RELEASED or GONE when it is too late for that. */
+  burn(input: OperationRef): Promise<Inquiry>;
+  /** Destination: tombstone `to` and sweep. Answers ACTIVE or later when it is too late for that. */
+  refuse(input: OperationRef): Promise<Inquiry>;
+  /** Destination: carry the source's token there when the link could not. */
+  deliver(input: DeliverInput): Promise<Inquiry>;
+  /** Both: remove what the operation left (after it was settled). */
+  cleanup(input: OperationRef): Promise<void>;
+}

@@ -1,0 +1,103 @@
+/**
+ * The control protocol between an agent and the mover children of one operation.
+ *
+ * A mover is a process of its own (own session), one on each side, that carries the heavy traffic: image files,
+ * pages, volume. The agent only talks to it over a unix socket in the operation's directory: JSON lines, one
+ * request -> one answer, plus unasked `status` lines whenever something changed. A restarted agent connects again and
+ * gets the whole status: everything here is a level, not an edge.
+ */
+import type { FailureData } from "./failure.js";
+
+/** Written by the agent as `mover.json` (0600) in the operation's directory before the mover is started. */
+export interface MoverConfig {
+  operation: string;
+  workload: string;
+  /** Name of this node and of the only peer that is accepted. */
+  node: string;
+  peer: string;
+  side: "source" | "destination";
+  /** Unix socket of the control protocol. */
+  controlSocket: string;
+  /** Directory of criu's images (tmpfs, 0700). */
+  imagesDir: string;
+  /** Directory (tmpfs) for the page store, the event log and the guard's files. */
+  storeDir: string;
+  /** Volume of the workload (data and log), synced from source to destination. */
+  volumeDir: string;
+  /** PEM files. */
+  tls: { caFile: string; certFile: string; keyFile: string };
+  /** Destination: where to listen (port 0: any). */
+  listenHost?: string;
+  bandwidthBytesPerSec?: number;
+  /** Where the mover appends its JSON log lines. */
+  logFile: string;
+}
+
+/** Requests that the source's agent makes of its mover. */
+export type SourceMoverRequest =
+  | { verb: "status" }
+  /** Connect to the destination's mover; idempotent; reconnects by itself, bounded, until told to exit. */
+  | { verb: "connect"; host: string; port: number }
+  /** Sync the volume while the workload runs. Answers when one whole pass is done. May be asked again. */
+  | { verb: "presync" }
+  /** Sync the volume for the last time: the tree is frozen. */
+  | { verb: "finalSync" }
+  /**
+   * criu is held in post-dump: send every file of imagesDir, then the areas, then (cold) all pages, or (postcopy)
+   * serve faults first and push the rest. `pids` maps the pid inside the namespace (as in pagemap-<pid>.img) to the
+   * host's. Answers when the images and areas are acknowledged by the destination; pages go on in the background.
+   */
+  | { verb: "sendImages"; pids: Record<string, number> }
+  | { verb: "limit"; bandwidthBytesPerSec: number | null }
+  | { verb: "exit" };
+
+/** Requests that the destination's agent makes of its mover. */
+export type DestinationMoverRequest =
+  | { verb: "status" }
+  /** Start filling (after RUNNING): faults first, then everything that is still missing. */
+  | { verb: "fill" }
+  /** The restored tree was lost before it ran: forget its userfaultfds, keep the store, accept a new restore. */
+  | { verb: "reset" }
+  | { verb: "exit" };
+
+export interface SourceMoverStatus {
+  side: "source";
+  pid: number;
+  connected: boolean;
+  /** Volume bytes moved so far and whether the last final pass is done. */
+  volume: { bytesSent: number; passes: number; finalDone: boolean };
+  images: { sent: boolean; digest?: string; bytes: number };
+  pages: { total: number; sent: number; bytesSent: number; allSent: boolean; allAcked: boolean };
+  failure?: FailureData;
+}
+
+export interface DestinationMoverStatus {
+  side: "destination";
+  pid: number;
+  port: number;
+  connected: boolean;
+  /** All image files are here, digests checked; `digest` is the digest of the manifest. lazy-pages.socket listens. */
+  images: { received: boolean; digest?: string; bytes: number };
+  volume: { bytesReceived: number; finalDone: boolean };
+  pages: {
+    /** Pages of all lazy areas. */
+    total: number;
+    /** In the store (or void: removed before they came). */
+    received: number;
+    /** In the workload's memory, or given up by it. */
+    filled: number;
+    faults: number;
+    /** Every lazy page of every area is in the store: nothing depends on the source any more. */
+    allReceived: boolean;
+    /** Every page is in place, the userfaultfds are closed. */
+    allFilled: boolean;
+  };
+  /** Tasks whose userfaultfd has been handed over by criu. */
+  tasks: number;
+  /** Pid of the guard that shares the userfaultfds (design section 5). */
+  guardPid?: number;
+  failure?: FailureData;
+}
+
+export type MoverReply<Status> =
+  { id: number; ok: true; status: Status } | { id: number; ok: false; failure: FailureData };

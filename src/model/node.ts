@@ -1,0 +1,19 @@
+/** What a node says of itself. */
+export interface NodeFacts {
+  node: string;
+  /** Version of the agent. */
+  version: string;
+  /** Address and port of the agent's link, as other nodes reach it. */
+  linkHost: string;
+  linkPort: number;
+  kernel: string;
+  arch: string;
+  criuVersion: string;
+  cpus: number;
+  memoryTotalBytes: number;
+  memoryAvailableBytes: number;
+  diskAvailableBytes: number;
+  bootId: string;
+  /** Workloads that this node's journal holds as running, with their epoch. */
+  workloads: { name: string; epoch: number; state: string }[];
+}

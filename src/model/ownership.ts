@@ -1,0 +1,172 @@
+/**
+ * Ownership: who may run a workload. The transition functions here are the ones that the agents use, so that a model
+ * checker can walk the very same code (design: exactly one live copy).
+ *
+ * Each node keeps a ledger: for every workload, one hold per epoch. A hold is what this node has promised about that
+ * epoch. Every move is journaled (fsynced) before its effect.
+ *
+ *   source       OWNER(e) -> FROZEN(e) -> RELEASED(e -> e') -> GONE(e)           commit point: RELEASED
+ *                FROZEN(e) -> BURNED(e') -> OWNER(e)                             back: e' is never released
+ *   destination  RESERVED(e') -> RECEIVED -> PREPARED -> ACTIVE -> RUNNING -> OWNER(e')
+ *                RESERVED | RECEIVED | PREPARED -> TOMBSTONE(e')                 refused for ever
+ *   any          OWNER(e) -> STOPPED(e)                                          stopped by a person, may not run
+ */
+
+export const HOLD_STATES = [
+  "OWNER",
+  "FROZEN",
+  "RELEASED",
+  "GONE",
+  "BURNED",
+  "RESERVED",
+  "RECEIVED",
+  "PREPARED",
+  "ACTIVE",
+  "RUNNING",
+  "TOMBSTONE",
+  "STOPPED",
+] as const;
+export type HoldState = (typeof HOLD_STATES)[number];
+
+export interface Hold {
+  workload: string;
+  epoch: number;
+  state: HoldState;
+  operation?: string;
+  /** The other node of the hand-over. */
+  peer?: string;
+  /** RELEASED: the epoch that was handed over. */
+  to?: number;
+  /** Digest of the image manifest: what RELEASED, the token and PREPARED are bound to. */
+  digest?: string;
+}
+
+/** All holds of one node: workload -> epoch -> hold. */
+export type Ledger = ReadonlyMap<string, ReadonlyMap<number, Hold>>;
+
+export const emptyLedger: Ledger = new Map();
+
+const MOVES: Record<HoldState, readonly HoldState[]> = {
+  OWNER: ["OWNER", "FROZEN", "STOPPED"],
+  FROZEN: ["FROZEN", "RELEASED", "OWNER"],
+  RELEASED: ["RELEASED", "GONE"],
+  GONE: ["GONE"],
+  BURNED: ["BURNED"],
+  RESERVED: ["RESERVED", "RECEIVED", "TOMBSTONE"],
+  RECEIVED: ["RECEIVED", "PREPARED", "TOMBSTONE"],
+  PREPARED: ["PREPARED", "RECEIVED", "ACTIVE", "TOMBSTONE"],
+  ACTIVE: ["ACTIVE", "RUNNING"],
+  RUNNING: ["RUNNING", "OWNER"],
+  TOMBSTONE: ["TOMBSTONE"],
+  STOPPED: ["STOPPED"],
+};
+
+/** States in which an epoch may first be seen on a node. */
+const ENTRY: readonly HoldState[] = ["OWNER", "RESERVED", "BURNED", "TOMBSTONE"];
+
+/** States in which this node may let the workload run (or holds it running). */
+export const mayRun = (state: HoldState): boolean => state === "OWNER" || state === "ACTIVE" || state === "RUNNING";
+/** States in which a copy (running or held) may exist on this node. */
+export const mayHoldCopy = (state: HoldState): boolean =>
+  mayRun(state) || state === "FROZEN" || state === "RELEASED" || state === "PREPARED" || state === "RECEIVED";
+
+export const holdOf = (ledger: Ledger, workload: string, epoch: number): Hold | undefined =>
+  ledger.get(workload)?.get(epoch);
+
+export const holdsOf = (ledger: Ledger, workload: string): Hold[] =>
+  [...(ledger.get(workload)?.values() ?? [])].sort((a, b) => a.epoch - b.epoch);
+
+export const highestEpoch = (ledger: Ledger, workload: string): number =>
+  Math.max(0, ...(ledger.get(workload)?.keys() ?? []));
+
+/** The hold under which the workload runs, or may run, on this node. */
+export const runningHold = (ledger: Ledger, workload: string): Hold | undefined =>
+  holdsOf(ledger, workload)
+    .reverse()
+    .find((hold) => mayRun(hold.state));
+
+/** Why `next` is not a legal move from this ledger, or undefined when it is. */
+export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
+  const { workload, epoch, state } = next;
+  const name = `${workload} epoch ${epoch}`;
+  if (!Number.isSafeInteger(epoch) || epoch < 1) return `${name}: an epoch is a whole number from 1`;
+  const before = holdOf(ledger, workload, epoch);
+  if (before === undefined) {
+    if (!ENTRY.includes(state)) return `${name}: ${state} can't be the first state of an epoch`;
+    const highest = highestEpoch(ledger, workload);
+    if (state === "RESERVED" || state === "OWNER") {
+      if (epoch <= highest) return `${name}: stale, this node has seen epoch ${highest}`;
+      const running = runningHold(ledger, workload);
+      // A local restore (criu died in the hold) reserves a new epoch while its own older hold is FROZEN, never while it may run.
+      if (running !== undefined) return `${name}: this node already holds epoch ${running.epoch} as ${running.state}`;
+    }
+    return undefined;
+  }
+  if (!MOVES[before.state].includes(state)) return `${name}: ${before.state} -> ${state} is not a legal move`;
+  if (before.state === state) return undefined;
+  if (state === "RELEASED") {
+    if (next.to === undefined || next.to <= epoch) return `${name}: RELEASED must name a later epoch`;
+    const burned = holdOf(ledger, workload, next.to);
+    if (burned?.state === "BURNED") return `${name}: epoch ${next.to} is burned and can't be released`;
+  }
+  if (before.state === "FROZEN" && state === "OWNER") {
+    const later = holdsOf(ledger, workload).some((hold) => hold.epoch > epoch && hold.state === "BURNED");
+    if (!later) return `${name}: FROZEN goes back to OWNER only after the next epoch was burned`;
+  }
+  if (state === "ACTIVE" && (next.digest === undefined || next.digest !== before.digest)) {
+    return `${name}: the token's digest is not the digest that was prepared`;
+  }
+  return undefined;
+}
+
+/** The ledger after `next`. Throws RangeError with the reason when the move is illegal: call `moveProblem` to ask first. */
+export function applyMove(ledger: Ledger, next: Hold): Ledger {
+  const problem = moveProblem(ledger, next);
+  if (problem !== undefined) throw new RangeError(problem);
+  const before = holdOf(ledger, next.workload, next.epoch);
+  const epochs = new Map(ledger.get(next.workload) ?? []);
+  epochs.set(next.epoch, { ...before, ...next });
+  return new Map(ledger).set(next.workload, epochs);
+}
+
+/** The ledger without a workload: its holds are forgotten (after `rm`, when nothing of it is left on the node). */
+export function forget(ledger: Ledger, workload: string): Ledger {
+  const next = new Map(ledger);
+  next.delete(workload);
+  return next;
+}
+
+/** What the workflow may conclude from both journals; see design section 4.3. */
+export type Verdict =
+  | { verdict: "roll-back"; why: string }
+  | { verdict: "forward"; why: string }
+  | { verdict: "moved"; why: string }
+  | { verdict: "rolled-back"; why: string }
+  | { verdict: "wait"; why: string };
+
+/**
+ * Settle a hand-over from what both journals say (undefined: that node did not answer).
+ * Only routes: the decision was made by whichever journal holds RELEASED or BURNED.
+ */
+export function settle(source: HoldState | undefined, destination: HoldState | undefined): Verdict {
+  if (destination === "RUNNING" || destination === "OWNER") {
+    return { verdict: "moved", why: `the destination's journal says ${destination}` };
+  }
+  if (destination === "ACTIVE") return { verdict: "forward", why: "the destination holds the token" };
+  if (source === "RELEASED" || source === "GONE") {
+    if (destination === undefined)
+      return { verdict: "wait", why: "the source has released, the destination does not answer" };
+    if (destination === "TOMBSTONE") {
+      return { verdict: "wait", why: "the source has released an epoch that the destination refused" };
+    }
+    return { verdict: "forward", why: `the source's journal says ${source}` };
+  }
+  if (source === undefined) {
+    if (destination === "TOMBSTONE") return { verdict: "roll-back", why: "the destination has refused for ever" };
+    return { verdict: "wait", why: "the source does not answer, it may have released" };
+  }
+  if (source === "OWNER" && destination === "TOMBSTONE") {
+    return { verdict: "rolled-back", why: "the source runs and the destination has refused" };
+  }
+  return { verdict: "roll-back", why: `the source's journal says ${source}: nothing was released` };
+}

@@ -1,0 +1,40 @@
+/**
+ * Phases of a migration, in order, and which of them may follow which.
+ *
+ *   preflight -> reserve -> presync -> arm -> freeze -> dump -> transfer -> restore -> switch -> resume
+ *             -> drain (post-copy only) -> release -> cleanup -> done
+ *
+ * Before `switch` everything can be undone (the source goes on). The commit point, RELEASED in the source's journal,
+ * lies at the start of `switch`; from there it only goes forward.
+ */
+export const PHASES = [
+  "preflight",
+  "reserve",
+  "presync",
+  "arm",
+  "freeze",
+  "dump",
+  "transfer",
+  "restore",
+  "switch",
+  "resume",
+  "drain",
+  "release",
+  "cleanup",
+  "done",
+] as const;
+export type Phase = (typeof PHASES)[number];
+
+/** How a migration ended, or what it waits for. */
+export type Outcome = "moved" | "rolled-back" | "refused" | "in-doubt" | "stuck" | "planned";
+
+/** Phases that lie between freeze on the source and resume on the destination. */
+export const BLACKOUT: readonly Phase[] = ["freeze", "dump", "transfer", "restore", "switch", "resume"];
+
+export const isPhase = (value: unknown): value is Phase => (PHASES as readonly unknown[]).includes(value);
+
+/** Phases only move forward (some are skipped, some overlap between sides). */
+export const mayFollow = (before: Phase, after: Phase): boolean => PHASES.indexOf(after) >= PHASES.indexOf(before);
+
+/** Can the workload still go back to the source without asking anybody? */
+export const canUndo = (phase: Phase): boolean => PHASES.indexOf(phase) < PHASES.indexOf("switch");

@@ -1,0 +1,61 @@
+/**
+ * A workload: what the user asked to run (spec), and what Ferry knows of it (status).
+ */
+
+export const RUNTIMES = ["process", "simulated"] as const;
+export type RuntimeName = (typeof RUNTIMES)[number];
+
+export interface WorkloadLimits {
+  memoryBytes?: number;
+  /** Cores: 1.5 is one and a half. */
+  cpus?: number;
+}
+
+/** What a person asks for with `ferry run`. The node's own copy is the authority for mounts, user and network. */
+export interface WorkloadSpec {
+  name: string;
+  runtime: RuntimeName;
+  command: string[];
+  env: Record<string, string>;
+  /** Working directory inside the workload. */
+  dir: string;
+  /** User name or uid[:gid] as known on the node. */
+  user: string;
+  limits: WorkloadLimits;
+  network: {
+    /** Address with prefix length on the nodes' bridge, e.g. 10.77.0.100/24. */
+    ip: string;
+    mac: string;
+    gateway?: string;
+  };
+}
+
+/** States of the entity `workload/<name>`; one variable, no booleans beside it. */
+export const WORKLOAD_STATES = [
+  "starting",
+  "running",
+  "migrating",
+  "stopping",
+  "stopped",
+  "exited",
+  "failed",
+  "in-doubt",
+  "stuck",
+  "removed",
+] as const;
+export type WorkloadState = (typeof WORKLOAD_STATES)[number];
+
+export interface WorkloadStatus {
+  name: string;
+  runtime: RuntimeName;
+  state: WorkloadState;
+  node: string;
+  epoch: number;
+  spec: WorkloadSpec;
+  /** Sequence number of the last operation; operation ids derive from it. */
+  sequence: number;
+  /** Workflow id of the operation under way. */
+  operation?: string;
+  /** The last thing that went wrong, in words. */
+  problem?: string;
+}
