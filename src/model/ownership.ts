@@ -82,7 +82,7 @@ export const highestEpoch = (ledger: Ledger, workload: string): number =>
 /** The hold under which the workload runs, or may run, on this node. */
 export const runningHold = (ledger: Ledger, workload: string): Hold | undefined =>
   holdsOf(ledger, workload)
-    .reverse()
+    .toReversed()
     .find((hold) => mayRun(hold.state));
 
 /** Why `next` is not a legal move from this ledger, or undefined when it is. */
