@@ -8,7 +8,7 @@ import type { FailureData } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { Hold, HoldState } from "./ownership.js";
 import type { Finding, MigrateOptions } from "./plan.js";
-import type { PhaseTime, TransferCounts } from "./report.js";
+import type { PhaseTime, Progress, TransferCounts } from "./report.js";
 import type { WorkloadSpec } from "./workload.js";
 
 export const CONTRACT_SCHEMA = 1;
@@ -191,4 +191,18 @@ export interface NodeActivities {
   deliver(input: DeliverInput): Promise<Inquiry>;
   /** Both: remove what the operation left (after it was settled). */
   cleanup(input: OperationRef): Promise<void>;
+}
+
+/** A long step asked for again and again until it is done: "ensure it goes on, tell me how far it is". */
+export type Step<Result> = { done: true; result: Result } | { done: false; progress?: Progress };
+
+/**
+ * The agent as its worker sees it (over the unix socket), and as the simulated agent of tests implements it. The same
+ * verbs as the activities; the long ones are polled, so that a worker may die and another go on asking.
+ * Throws FerryError; E_AGENT_DOWN when the agent can't be reached (the only failure worth a retry).
+ */
+export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver"> {
+  /** Starts it if need be, then waits up to `waitMs` for the end. */
+  takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>>;
+  handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>>;
 }
