@@ -1,0 +1,216 @@
+/**
+ * The book: the journal read as a ledger. What this node has promised, for which workloads and operations, and the
+ * inputs that a restarted agent needs to go on. Every `record` is checked against model/ownership, journaled and
+ * fsynced, and only then applied.
+ */
+import { z } from "zod";
+import type { HandOverInput, ReserveInput, Token } from "../model/contract.js";
+import { ferryError, type Side } from "../model/failure.js";
+import {
+  applyMove,
+  emptyLedger,
+  highestEpoch,
+  holdOf,
+  holdsOf,
+  moveProblem,
+  type Hold,
+  type Ledger,
+} from "../model/ownership.js";
+import type { WorkloadSpec } from "../model/workload.js";
+import { handOverSchema, holdSchema, reserveSchema, specSchema, tokenSchema } from "./schemas.js";
+import { openJournal, type Journal } from "./journal.js";
+
+/** What a restarted agent must know to go on with its side of a hand-over. */
+export type OperationRecord =
+  | { side: "source"; input: HandOverInput; local?: boolean }
+  | { side: "destination"; input: ReserveInput; local?: boolean };
+
+const bodySchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("hold"), hold: holdSchema }),
+  z.strictObject({ kind: z.literal("spec"), spec: specSchema }),
+  z.strictObject({ kind: z.literal("started"), workload: z.string(), epoch: z.int() }),
+  z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
+  z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
+  z.strictObject({ kind: z.literal("token"), token: tokenSchema }),
+  z.strictObject({ kind: z.literal("forget"), workload: z.string() }),
+]);
+type Body = z.infer<typeof bodySchema>;
+
+const key = (side: Side, operation: string): string => `${side} ${operation}`;
+
+export class Book {
+  private state: Ledger = emptyLedger;
+  private readonly specs = new Map<string, WorkloadSpec>();
+  private readonly startedEpochs = new Set<string>();
+  private readonly operationRecords = new Map<string, OperationRecord>();
+  private readonly tokens = new Map<string, Token>();
+  private readonly journal: Journal;
+  readonly torn: boolean;
+
+  /** Throws E_JOURNAL_CORRUPT, E_JOURNAL_LOCKED. */
+  constructor(dir: string) {
+    const opened = openJournal(dir);
+    this.journal = opened.journal;
+    this.torn = opened.torn;
+    for (const entry of opened.entries) {
+      const parsed = bodySchema.safeParse(entry.body);
+      if (!parsed.success) {
+        this.journal.close();
+        throw ferryError(
+          "E_JOURNAL_CORRUPT",
+          `journal ${this.journal.path} line ${entry.seq} is of a kind that this agent does not know`,
+          {
+            remedy: "it was written by a newer agent, or damaged: start the agent that wrote it",
+          },
+        );
+      }
+      try {
+        this.apply(parsed.data);
+      } catch (error) {
+        this.journal.close();
+        throw ferryError(
+          "E_JOURNAL_CORRUPT",
+          `journal ${this.journal.path} line ${entry.seq} says what can't be: ${String(error)}`,
+        );
+      }
+    }
+  }
+
+  get ledger(): Ledger {
+    return this.state;
+  }
+  get path(): string {
+    return this.journal.path;
+  }
+  get entries(): number {
+    return this.journal.length;
+  }
+  get head(): string {
+    return this.journal.head;
+  }
+
+  hold(workload: string, epoch: number): Hold | undefined {
+    return holdOf(this.state, workload, epoch);
+  }
+  holds(workload: string): Hold[] {
+    return holdsOf(this.state, workload);
+  }
+  highest(workload: string): number {
+    return highestEpoch(this.state, workload);
+  }
+  workloads(): string[] {
+    return [...this.state.keys()];
+  }
+  spec(workload: string): WorkloadSpec | undefined {
+    return this.specs.get(workload);
+  }
+  wasStarted(workload: string, epoch: number): boolean {
+    return this.startedEpochs.has(`${workload} ${epoch}`);
+  }
+  operation(side: Side, operation: string): OperationRecord | undefined {
+    return this.operationRecords.get(key(side, operation));
+  }
+  operations(): OperationRecord[] {
+    return [...this.operationRecords.values()];
+  }
+  token(operation: string, to: number): Token | undefined {
+    return this.tokens.get(`${operation} ${to}`);
+  }
+
+  /** Journal a hold. Throws E_STALE_EPOCH, E_TOMBSTONED, E_BURNED, E_STATE when the move is not legal; nothing is written then. */
+  record(hold: Hold): void {
+    const problem = moveProblem(this.state, hold);
+    if (problem !== undefined) {
+      const before = this.hold(hold.workload, hold.epoch)?.state;
+      const code =
+        before === "TOMBSTONE"
+          ? "E_TOMBSTONED"
+          : before === "BURNED"
+            ? "E_BURNED"
+            : before === undefined
+              ? "E_STALE_EPOCH"
+              : before === "RELEASED" || before === "GONE"
+                ? "E_PAST_COMMIT"
+                : "E_STATE";
+      throw ferryError(code, problem, { workload: hold.workload });
+    }
+    const before = this.hold(hold.workload, hold.epoch);
+    if (
+      before !== undefined &&
+      before.state === hold.state &&
+      JSON.stringify({ ...before, ...hold }) === JSON.stringify(before)
+    )
+      return;
+    this.write({ kind: "hold", hold });
+  }
+  recordSpec(spec: WorkloadSpec): void {
+    if (JSON.stringify(this.specs.get(spec.name)) !== JSON.stringify(spec)) this.write({ kind: "spec", spec });
+  }
+  recordStarted(workload: string, epoch: number): void {
+    this.write({ kind: "started", workload, epoch });
+  }
+  recordOperation(record: OperationRecord): void {
+    const { input, side } = record;
+    if (JSON.stringify(this.operation(side, input.ref.operation)) === JSON.stringify(record)) return;
+    this.write({ kind: side, input, ...(record.local === undefined ? {} : { local: record.local }) } as Body);
+  }
+  recordToken(token: Token): void {
+    if (this.token(token.operation, token.to) === undefined) this.write({ kind: "token", token });
+  }
+  /** Everything about a workload but its highest epoch, which stays so that epochs are never used again. */
+  recordForget(workload: string): void {
+    if (this.state.has(workload)) this.write({ kind: "forget", workload });
+  }
+
+  close(): void {
+    this.journal.close();
+  }
+
+  private write(body: Body): void {
+    this.journal.append(body as unknown as Record<string, unknown>);
+    this.apply(body);
+  }
+
+  private apply(body: Body): void {
+    switch (body.kind) {
+      case "hold":
+        this.state = applyMove(this.state, body.hold as Hold);
+        return;
+      case "spec":
+        this.specs.set(body.spec.name, body.spec as WorkloadSpec);
+        return;
+      case "started":
+        this.startedEpochs.add(`${body.workload} ${body.epoch}`);
+        return;
+      case "source":
+        this.operationRecords.set(key("source", body.input.ref.operation), {
+          side: "source",
+          input: body.input as HandOverInput,
+          ...(body.local === undefined ? {} : { local: body.local }),
+        });
+        return;
+      case "destination":
+        this.operationRecords.set(key("destination", body.input.ref.operation), {
+          side: "destination",
+          input: body.input as ReserveInput,
+          ...(body.local === undefined ? {} : { local: body.local }),
+        });
+        return;
+      case "token":
+        this.tokens.set(`${body.token.operation} ${body.token.to}`, body.token);
+        return;
+      case "forget": {
+        const highest = this.highest(body.workload);
+        const last = this.hold(body.workload, highest);
+        const next = new Map(this.state);
+        next.set(body.workload, new Map(last === undefined ? [] : [[highest, last]]));
+        this.state = next;
+        this.specs.delete(body.workload);
+        for (const [name, record] of this.operationRecords) {
+          if (record.input.ref.workload === body.workload) this.operationRecords.delete(name);
+        }
+        return;
+      }
+    }
+  }
+}

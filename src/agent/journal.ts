@@ -1,0 +1,205 @@
+/**
+ * The journal: append-only, one JSON line per entry, hash-chained, fsynced before `append` returns.
+ *
+ * Promises
+ * - An entry that `append` returned for is on disk. An fsync that fails is fatal (the kernel may have dropped the page):
+ *   the journal refuses everything afterwards.
+ * - A torn last line (no newline: the write was cut) is dropped and reported. Any other damage is not repaired:
+ *   `openJournal` throws E_JOURNAL_CORRUPT naming the line, and the agent starts nothing.
+ * - One process at a time: a second one gets E_JOURNAL_LOCKED.
+ */
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  fdatasyncSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { lockFile } from "../host/flock.js";
+import { FerryError, ferryError } from "../model/failure.js";
+
+export const JOURNAL_FILE = "journal.jsonl";
+const GENESIS = "0".repeat(64);
+
+const entrySchema = z.strictObject({
+  seq: z.int().positive(),
+  at: z.string(),
+  prev: z.string().length(64),
+  body: z.record(z.string(), z.unknown()),
+  hash: z.string().length(64),
+});
+
+export interface JournalEntry {
+  seq: number;
+  /** ISO time, for people: never used for decisions. */
+  at: string;
+  body: Record<string, unknown>;
+}
+
+export interface Journal {
+  readonly path: string;
+  /** Number of entries. */
+  readonly length: number;
+  /** Hash of the last entry: the head of the chain. */
+  readonly head: string;
+  append(body: Record<string, unknown>): JournalEntry;
+  close(): void;
+}
+
+const hashOf = (prev: string, seq: number, at: string, body: unknown): string =>
+  createHash("sha256")
+    .update(prev)
+    .update(JSON.stringify([seq, at, body]))
+    .digest("hex");
+
+interface Parsed {
+  entries: JournalEntry[];
+  head: string;
+  /** Bytes of the file that hold whole, valid entries. */
+  goodBytes: number;
+  torn: boolean;
+}
+
+/** Parses the text of a journal. Throws E_JOURNAL_CORRUPT with the number of the first bad line. */
+export function parseJournal(text: string, path: string): Parsed {
+  const entries: JournalEntry[] = [];
+  let head = GENESIS;
+  let goodBytes = 0;
+  const lines = text.split("\n");
+  const tail = lines.pop() ?? "";
+  for (const [index, line] of lines.entries()) {
+    const corrupt = (why: string): FerryError =>
+      ferryError("E_JOURNAL_CORRUPT", `journal ${path} is damaged at line ${index + 1}: ${why}`, {
+        remedy:
+          "nothing is started from a damaged journal, and what runs was left alone; put back an intact copy of the file, or move it away only if you are sure that no workload of this node may still run elsewhere, then start the agent again",
+        evidence: { lines: [line.length > 200 ? `${line.slice(0, 200)}...` : line] },
+      });
+    let raw: unknown;
+    try {
+      raw = JSON.parse(line);
+    } catch {
+      throw corrupt("it is not JSON");
+    }
+    const parsed = entrySchema.safeParse(raw);
+    if (!parsed.success) throw corrupt("it is not a journal entry");
+    const { seq, at, prev, body, hash } = parsed.data;
+    if (seq !== index + 1) throw corrupt(`its sequence number is ${seq}`);
+    if (prev !== head) throw corrupt("it does not follow the line before it (hash chain)");
+    if (hash !== hashOf(prev, seq, at, body)) throw corrupt("its content does not match its hash");
+    entries.push({ seq, at, body });
+    head = hash;
+    goodBytes += Buffer.byteLength(line) + 1;
+  }
+  return { entries, head, goodBytes, torn: tail !== "" };
+}
+
+export interface OpenedJournal {
+  journal: Journal;
+  entries: JournalEntry[];
+  /** A torn last line was dropped. */
+  torn: boolean;
+}
+
+/** Opens (or makes) the journal in `dir`, and locks it. Throws E_JOURNAL_CORRUPT or E_JOURNAL_LOCKED. */
+export function openJournal(dir: string): OpenedJournal {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const lock = lockFile(join(dir, "journal.lock"));
+  if (lock === undefined) {
+    throw ferryError("E_JOURNAL_LOCKED", `another agent has the journal in ${dir} open`, {
+      remedy: "one agent per node: stop the other one first",
+    });
+  }
+  const path = join(dir, JOURNAL_FILE);
+  let fd: number;
+  let parsed: Parsed;
+  try {
+    fd = openSync(path, "a+", 0o600);
+    parsed = parseJournal(readFileSync(path, "utf8"), path);
+    if (parsed.torn) {
+      ftruncateSync(fd, parsed.goodBytes);
+      fdatasyncSync(fd);
+    }
+    const dirFd = openSync(dir, "r");
+    fsyncSync(dirFd);
+    closeSync(dirFd);
+  } catch (error) {
+    closeSync(lock);
+    throw error;
+  }
+
+  let { head } = parsed;
+  let length = parsed.entries.length;
+  let broken: unknown;
+  const journal: Journal = {
+    path,
+    get length() {
+      return length;
+    },
+    get head() {
+      return head;
+    },
+    append(body) {
+      if (broken !== undefined) {
+        throw new FerryError(
+          {
+            code: "E_JOURNAL_CORRUPT",
+            message: `journal ${path} could not be written earlier and is not trusted any more`,
+          },
+          { cause: broken },
+        );
+      }
+      const seq = length + 1;
+      const at = new Date().toISOString();
+      const prev = head;
+      // What is hashed is what is read back: undefined fields vanish in JSON.
+      const plain = JSON.parse(JSON.stringify(body)) as Record<string, unknown>;
+      const hash = hashOf(prev, seq, at, plain);
+      const line = Buffer.from(`${JSON.stringify({ seq, at, prev, body: plain, hash })}\n`);
+      const sizeBefore = written;
+      try {
+        for (let done = 0; done < line.length;) done += writeSync(fd, line, done);
+        fdatasyncSync(fd);
+      } catch (error) {
+        const { code } = error as { code?: string };
+        if (code === "ENOSPC" || code === "EDQUOT") {
+          // Nothing was promised yet: take the torn line back, and the journal is as before.
+          try {
+            ftruncateSync(fd, sizeBefore);
+            fdatasyncSync(fd);
+          } catch (again) {
+            broken = again;
+          }
+          throw new FerryError(
+            {
+              code: "E_NO_SPACE",
+              message: `the journal ${path} could not be written: no space on the disk`,
+              remedy: "free space on the node's disk, then try again",
+            },
+            { cause: error },
+          );
+        }
+        broken = error;
+        throw new FerryError(
+          { code: "E_JOURNAL_CORRUPT", message: `the journal ${path} could not be written` },
+          { cause: error },
+        );
+      }
+      written += line.length;
+      length = seq;
+      head = hash;
+      return { seq, at, body: plain };
+    },
+    close() {
+      closeSync(fd);
+      closeSync(lock);
+    },
+  };
+  let written = parsed.goodBytes;
+  return { journal, entries: parsed.entries, torn: parsed.torn };
+}

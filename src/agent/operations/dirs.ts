@@ -1,0 +1,39 @@
+/**
+ * Where one side of one hand-over keeps its things. All of it lies on the node's tmpfs: images are executable memory
+ * and hold every secret, so directories are 0700 and nothing of them reaches a disk.
+ */
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Side } from "../../model/failure.js";
+import type { OperationDirs } from "../../runtimes/runtime.js";
+
+export interface SideDirs extends OperationDirs {
+  root: string;
+  store: string;
+  moverConfig: string;
+  moverSocket: string;
+  moverLog: string;
+}
+
+export const operationsDir = (runDir: string): string => join(runDir, "ops");
+
+export function sideDirs(runDir: string, operation: string, side: Side): SideDirs {
+  const root = join(operationsDir(runDir), operation, side === "source" ? "s" : "d");
+  return {
+    root,
+    run: join(root, "run"),
+    images: join(root, "images"),
+    store: join(root, "pages"),
+    moverConfig: join(root, "mover.json"),
+    moverSocket: join(root, "mover.sock"),
+    moverLog: join(root, "mover.log"),
+  };
+}
+
+export function makeDirs(dirs: SideDirs): void {
+  for (const dir of [dirs.root, dirs.run, dirs.images, dirs.store]) mkdirSync(dir, { recursive: true, mode: 0o700 });
+}
+
+export function removeDirs(dirs: SideDirs): void {
+  rmSync(dirs.root, { recursive: true, force: true });
+}

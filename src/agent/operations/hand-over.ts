@@ -1,0 +1,506 @@
+/**
+ * The source's side of a hand-over.
+ *
+ *   OWNER(e) -> approach: link, armed destination, volume while running
+ *   -> FROZEN(e): link down, tree held, last of the volume, images, pages -> destination says PREPARED
+ *   -> RELEASED(e -> e'): the commit point -> token -> destination RUNNING (post-copy: drained) -> kill -> GONE(e)
+ *
+ * Until RELEASED it takes the workload back alone: on any failure, on cancel, at its own deadline (monotonic clock).
+ * After RELEASED it only goes forward, and keeps the frozen tree until the destination has said that it runs (and, in
+ * post-copy, has every page): there is a copy at every instant.
+ */
+import type { HandOverInput, Inquiry, SideOutcome, Token } from "../../model/contract.js";
+import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
+import type { HoldState } from "../../model/ownership.js";
+import type { Progress } from "../../model/report.js";
+import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
+import type { WorkloadSpec } from "../../model/workload.js";
+import { signToken } from "../../transfer/link/index.js";
+import { orAbort } from "../level.js";
+import { ControlDialer, peerFailure } from "./control.js";
+import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
+import { MoverSide } from "./mover.js";
+import { writeMoverConfig, type NodeContext } from "./node-context.js";
+import { PhaseTimer } from "./phases.js";
+
+const ARM_TIMEOUT_MS = 20_000;
+/** Before the freeze a link may be away this long; in the blackout the deadline rules. */
+const LINK_PATIENCE_MS = 10_000;
+
+export interface HandOverOptions {
+  /** Restore here, on the node itself: criu was lost in the hold (design section 4.6). Images are there already. */
+  local?: boolean;
+  /** Called when criu was lost: restores locally and answers how that ended. */
+  restoreLocally?: (input: HandOverInput, why: FailureData) => Promise<SideOutcome>;
+}
+
+export class HandOver {
+  readonly result: Promise<SideOutcome>;
+  outcome: SideOutcome | undefined;
+  private readonly context: NodeContext;
+  private readonly input: HandOverInput;
+  private readonly options: HandOverOptions;
+  private readonly peer: string;
+  private readonly dirs: SideDirs;
+  private readonly incarnation: Incarnation;
+  private readonly timer: PhaseTimer;
+  private readonly mover: MoverSide<SourceMoverStatus, SourceMoverRequest>;
+  private readonly control: ControlDialer;
+  private readonly undo = new AbortController();
+  private engine: EngineHandle | undefined;
+  private frozenAt: number | undefined;
+  private failure: FailureData | undefined;
+  private deadline: NodeJS.Timeout | undefined;
+
+  constructor(context: NodeContext, input: HandOverInput, spec: WorkloadSpec, options: HandOverOptions = {}) {
+    this.context = context;
+    this.input = input;
+    this.options = options;
+    const { ref } = input;
+    this.peer = options.local === true ? context.config.node : ref.destination;
+    this.dirs = sideDirs(context.config.runDir, ref.operation, "source");
+    this.incarnation = { spec, epoch: ref.epoch };
+    this.timer = new PhaseTimer("source", (phase) => this.log("info", `phase ${phase}`, { phase }));
+    makeDirs(this.dirs);
+    const config = writeMoverConfig(context, this.dirs, {
+      operation: ref.operation,
+      workload: ref.workload,
+      peer: this.peer,
+      side: "source",
+      bandwidthBytesPerSec: input.options.bandwidthBytesPerSec,
+    });
+    this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
+    this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
+    this.result = this.run().then((outcome) => {
+      this.outcome = outcome;
+      return outcome;
+    });
+    this.result.catch((error: unknown) => this.log("error", "hand-over broke off", { failure: toFailure(error) }));
+  }
+
+  private get holdState(): HoldState | undefined {
+    return this.context.book.hold(this.input.ref.workload, this.input.ref.epoch)?.state;
+  }
+  private get name(): { name: string; epoch: number } {
+    return { name: this.input.ref.workload, epoch: this.input.ref.epoch };
+  }
+  private log(level: "debug" | "info" | "warn" | "error", message: string, fields: Record<string, unknown> = {}): void {
+    const { ref } = this.input;
+    this.context.log(level, message, {
+      workload: ref.workload,
+      operation: ref.operation,
+      epoch: ref.epoch,
+      side: "source",
+      ...fields,
+    });
+  }
+  private record(state: HoldState, more: { to?: number; digest?: string } = {}): void {
+    const { ref } = this.input;
+    this.context.book.record({
+      workload: ref.workload,
+      epoch: ref.epoch,
+      state,
+      operation: ref.operation,
+      peer: this.peer,
+      ...more,
+    });
+  }
+  private heard(status: SourceMoverStatus): void {
+    const volume = status.volume.bytesSent;
+    this.timer.counts(
+      {
+        sent: status.pages.bytesSent + status.images.bytes + volume,
+        total: status.pages.total * 4096 + status.images.bytes + volume,
+      },
+      { sent: status.pages.sent, total: status.pages.total },
+    );
+  }
+  get workload(): string {
+    return this.input.ref.workload;
+  }
+  progress(): Progress {
+    return this.timer.progress();
+  }
+
+  /** Take it back, unless it was released. Answers by `result`. */
+  cancel(failure: FailureData): void {
+    if (this.holdState === "RELEASED" || this.holdState === "GONE") return;
+    if (!this.undo.signal.aborted) this.undo.abort(new FerryError(failure));
+  }
+
+  private async run(): Promise<SideOutcome> {
+    const state = this.holdState;
+    try {
+      if (state === "GONE") return await this.finish();
+      if (state !== "RELEASED") {
+        try {
+          if (state === "FROZEN" && this.options.local !== true) {
+            throw ferryError(
+              "E_CANCELLED",
+              "the agent was restarted while the workload was frozen, nothing was released",
+              { side: "source" },
+            );
+          }
+          await this.handOver();
+        } catch (error) {
+          return await this.rollBack(toFailure(error, "E_DUMP"));
+        }
+      }
+      return await this.finish();
+    } finally {
+      clearTimeout(this.deadline);
+      await this.control.stop();
+    }
+  }
+
+  // --- forward ----------------------------------------------------------------------------------------------------
+
+  private async handOver(): Promise<void> {
+    const { signal } = this.undo;
+    await this.approach(signal);
+    this.watchPeer();
+    if (this.options.local === true) this.engine = this.context.runtime.adoptFreeze(this.dirs);
+    else await this.freeze(signal);
+    this.timer.begin("transfer");
+    const pids = await this.context.runtime.pids(this.name);
+    const sent = await this.mover.request({ verb: "sendImages", pids }, signal);
+    const { digest } = sent.images;
+    if (digest === undefined)
+      throw ferryError("E_IMAGE_INCOMPLETE", "the images were sent without a digest", { side: "source" });
+    const level = await this.control.level.wait(
+      (l) =>
+        l.destination?.hold === "PREPARED" ||
+        l.destination?.failure !== undefined ||
+        l.destination?.hold === "TOMBSTONE",
+      { signal },
+    );
+    if (level.destination?.hold !== "PREPARED") throw this.destinationRefused(level.destination?.failure);
+    if (level.destination.digest !== digest) {
+      throw ferryError("E_IMAGE_DIGEST", "the destination prepared other images than were sent", {
+        side: "destination",
+      });
+    }
+    // The commit point. From the check to the journal there is no await: nothing can come between.
+    if (signal.aborted) throw signal.reason;
+    this.timer.begin("switch");
+    const { ref } = this.input;
+    this.record("RELEASED", { to: ref.to, digest });
+    clearTimeout(this.deadline);
+    this.control.release(this.makeToken(digest));
+  }
+
+  private makeToken(digest: string): Token {
+    const { ref } = this.input;
+    const known = this.context.book.token(ref.operation, ref.to);
+    if (known !== undefined) return known;
+    const token = signToken(
+      {
+        workload: ref.workload,
+        operation: ref.operation,
+        from: ref.epoch,
+        to: ref.to,
+        source: this.context.config.node,
+        destination: this.peer,
+        digest,
+      },
+      this.context.identity,
+    );
+    this.context.book.recordToken(token);
+    return token;
+  }
+
+  private destinationRefused(failure: FailureData | undefined): FerryError {
+    return new FerryError(
+      failure === undefined
+        ? { code: "E_RESTORE", message: `node ${this.peer} refused to take over`, side: "destination", node: this.peer }
+        : peerFailure("destination", this.peer, failure),
+    );
+  }
+
+  /** Link, armed destination, the volume while the workload runs. */
+  private async approach(signal: AbortSignal): Promise<void> {
+    const { reservation } = this.input;
+    this.timer.begin("arm");
+    this.control.start();
+    await orAbort(this.mover.ensure(), signal);
+    const armed = await this.control.level
+      .wait((l) => l.destination?.armed === true || l.destination?.failure !== undefined, {
+        signal,
+        timeoutMs: ARM_TIMEOUT_MS,
+        what: `node ${this.peer} being armed`,
+      })
+      .catch((error: unknown) => {
+        const { lost } = this.control.level.value;
+        throw lost === undefined
+          ? error
+          : new FerryError({ ...peerFailure("destination", this.peer, lost), cause: toFailure(error) });
+      });
+    if (armed.destination?.armed !== true) throw this.destinationRefused(armed.destination?.failure);
+    await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
+    if (this.options.local === true) return;
+    this.timer.begin("presync");
+    await this.mover.request({ verb: "presync" }, signal);
+  }
+
+  private async freeze(signal: AbortSignal): Promise<void> {
+    const { runtime } = this.context;
+    const { options } = this.input;
+    if (signal.aborted) throw signal.reason;
+    this.timer.begin("freeze");
+    this.record("FROZEN", { to: this.input.ref.to });
+    const limit = options.maxBlackoutMs;
+    this.deadline = setTimeout(() => {
+      this.cancel(
+        ferryError("E_DEADLINE", `the workload was frozen for ${limit} ms without being taken over`, {
+          side: "source",
+          phase: this.timer.phase,
+          remedy:
+            "it runs on at the source; a faster link or post-copy shortens the blackout, --max-blackout allows more",
+        }).data,
+      );
+    }, limit);
+    this.engine = await runtime.freeze(this.incarnation, this.dirs);
+    const { engine } = this;
+    const started = await orAbort(
+      engine.wait((s) => s.reached["network-lock"] !== undefined, limit + 60_000),
+      signal,
+    );
+    if (started.reached["network-lock"] === undefined) throw await this.dumpFailed(engine);
+    this.frozenAt = started.reached["network-lock"];
+    this.timer.begin("dump");
+    // The tree stands still: the rest of the volume goes while criu dumps.
+    const volume = this.mover.request({ verb: "finalSync" }, signal);
+    volume.catch(() => undefined);
+    const held = await orAbort(
+      engine.wait((s) => s.reached["post-dump"] !== undefined, limit + 60_000),
+      signal,
+    );
+    if (held.reached["post-dump"] === undefined) throw await this.dumpFailed(engine);
+    await volume;
+  }
+
+  private async dumpFailed(engine: EngineHandle): Promise<FerryError> {
+    return ferryError("E_DUMP", `criu could not dump ${this.input.ref.workload}`, {
+      side: "source",
+      node: this.context.config.node,
+      phase: "dump",
+      evidence: await engine.evidence(),
+      remedy: "the workload runs on; the lines above are criu's reason",
+    });
+  }
+
+  /** Anything that makes going on pointless before the commit: the destination refuses, the link or a mover is gone. */
+  private watchPeer(): void {
+    const { signal } = this.undo;
+    void (async () => {
+      for (;;) {
+        const l = await this.control.level.wait(
+          (v) => !v.connected || v.destination?.failure !== undefined || v.destination?.hold === "TOMBSTONE",
+          { signal },
+        );
+        if (l.connected) {
+          this.cancel(this.destinationRefused(l.destination?.failure).data);
+          return;
+        }
+        try {
+          await this.control.level.wait((v) => v.connected, { signal, timeoutMs: LINK_PATIENCE_MS, what: "the link" });
+        } catch (error) {
+          if (signal.aborted) return;
+          const lost = this.control.level.value.lost ?? toFailure(error);
+          this.cancel(
+            ferryError("E_LINK_LOST", `node ${this.peer} could not be reached for ${LINK_PATIENCE_MS / 1000} s`, {
+              side: "source",
+              phase: this.timer.phase,
+              cause: lost,
+              remedy: "the workload runs on at the source; check the network between the nodes, then migrate again",
+            }).data,
+          );
+          return;
+        }
+      }
+    })().catch(() => undefined);
+    void this.mover
+      .wait(() => false, signal)
+      .catch((error: unknown) => {
+        if (!signal.aborted) this.cancel(toFailure(error, "E_PAGES"));
+      });
+  }
+
+  // --- after the commit ---------------------------------------------------------------------------------------------
+
+  /** RELEASED: serve until the destination needs nothing more, then kill, then GONE. However often parts of it die. */
+  private async finish(): Promise<SideOutcome> {
+    const { runtime, book } = this.context;
+    const { ref, options } = this.input;
+    if (this.holdState === "RELEASED") {
+      const digest = book.hold(ref.workload, ref.epoch)?.digest;
+      if (digest === undefined) throw ferryError("E_INTERNAL", "released without a digest");
+      if (this.frozenAt === undefined) {
+        this.frozenAt = runtime.adoptFreeze(this.dirs)?.status().reached["network-lock"];
+        this.control.start();
+        this.control.release(this.makeToken(digest));
+      }
+      const serving = new AbortController();
+      void this.serve(serving.signal);
+      try {
+        await this.control.level.wait((l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER");
+        if (options.mode === "postcopy" && this.options.local !== true) {
+          this.timer.begin("drain");
+          await this.control.level.wait((l) => l.destination?.drained === true);
+        }
+      } finally {
+        serving.abort(new Error("done"));
+      }
+      this.timer.begin("release");
+      const outcome = this.assemble();
+      await this.mover.end();
+      await this.insist("killing the released copy", () => runtime.destroy(this.name, this.dirs));
+      this.record("GONE");
+      removeDirs(this.dirs);
+      this.timer.end();
+      return { ...outcome, state: "GONE", phases: this.timer.all() };
+    }
+    return { ...this.assemble(), state: "GONE" };
+  }
+
+  /** Keeps the source's mover at work: the tree is frozen, so a new one can always send what is missing. */
+  private async serve(signal: AbortSignal): Promise<void> {
+    const { reservation } = this.input;
+    while (!signal.aborted) {
+      try {
+        const known = this.mover.status;
+        await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
+        if (known?.images.sent !== true || !this.mover.connected) {
+          const pids = await this.context.runtime.pids(this.name);
+          await this.mover.request({ verb: "sendImages", pids }, signal);
+        }
+        await this.mover.wait(() => false, signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        this.log("warn", "the page traffic broke off and goes on", { failure: toFailure(error) });
+        if (toFailure(error).code !== "E_PAGES") await this.mover.end();
+        await new Promise((resolve) => setTimeout(resolve, 300));
+      }
+    }
+  }
+
+  private async insist(what: string, step: () => Promise<void>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await step();
+        return;
+      } catch (error) {
+        this.failure = ferryError("E_STUCK", `${what} failed, trying again: ${toFailure(error).message}`, {
+          side: "source",
+          cause: toFailure(error),
+        }).data;
+        this.log("error", this.failure.message, { failure: this.failure });
+        if (attempt >= 20) throw new FerryError(this.failure);
+        await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 200 * attempt)));
+      }
+    }
+  }
+
+  // --- back ---------------------------------------------------------------------------------------------------------
+
+  /** BURNED(to) first: from here on this source can't release that epoch. Then the veto, then OWNER again. */
+  private async rollBack(why: FailureData): Promise<SideOutcome> {
+    const { runtime, book } = this.context;
+    const { ref } = this.input;
+    clearTimeout(this.deadline);
+    this.failure = {
+      ...why,
+      side: why.side ?? "source",
+      node: why.node ?? this.context.config.node,
+      phase: why.phase ?? this.timer.phase,
+    };
+    this.log("warn", "taking the workload back", { failure: this.failure });
+    if (this.holdState === "STOPPED") return { ...this.assemble(), state: "STOPPED" };
+    if (book.hold(ref.workload, ref.to)?.state !== "BURNED" && this.options.local !== true) {
+      book.record({
+        workload: ref.workload,
+        epoch: ref.to,
+        state: "BURNED",
+        operation: ref.operation,
+        peer: this.peer,
+      });
+    }
+    const aborting = this.control.abort(this.failure);
+    if (this.holdState === "FROZEN") {
+      if (this.options.local === true) {
+        throw ferryError(
+          "E_STUCK",
+          `${ref.workload} is frozen, criu is gone, and it could not be restored locally: ${this.failure.message}`,
+          {
+            side: "source",
+            node: this.context.config.node,
+            cause: this.failure,
+            remedy: "the frozen tree and its images are kept: mend the cause, then `ferry cancel` tries again",
+          },
+        );
+      }
+      try {
+        await this.insistUnlessLost(() => runtime.takeBack(this.incarnation, this.dirs));
+      } catch (error) {
+        const lost = toFailure(error);
+        if (lost.phase !== "dump" || this.options.restoreLocally === undefined) throw error;
+        this.log("warn", "criu was lost in the hold: restoring locally", { failure: lost });
+        await this.mover.end();
+        return await this.options.restoreLocally(this.input, { ...this.failure, cause: lost });
+      }
+      this.record("OWNER");
+    }
+    await Promise.race([aborting, new Promise((resolve) => setTimeout(resolve, 500))]);
+    this.timer.end();
+    const outcome = this.assemble();
+    await this.mover.end();
+    removeDirs(this.dirs);
+    return { ...outcome, state: "OWNER", epoch: ref.epoch };
+  }
+
+  /** Like insist, but a lost criu (phase "dump") is an answer, not a reason to try again. */
+  private async insistUnlessLost(step: () => Promise<void>): Promise<void> {
+    let lost: FerryError | undefined;
+    await this.insist("taking the workload back", async () => {
+      try {
+        await step();
+      } catch (error) {
+        if (error instanceof FerryError && error.code === "E_DUMP" && error.data.phase === "dump") {
+          lost = error;
+          return;
+        }
+        throw error;
+      }
+    });
+    if (lost !== undefined) throw lost;
+  }
+
+  private assemble(): SideOutcome {
+    const status = this.mover.status;
+    const phases = this.timer.all();
+    const transfer = phases.find((p) => p.name === "transfer");
+    const bytes = (status?.pages.bytesSent ?? 0) + (status?.images.bytes ?? 0);
+    return {
+      state: this.holdState ?? "OWNER",
+      phases,
+      transfer: {
+        bytesSent: bytes,
+        pagesSent: status?.pages.sent ?? 0,
+        pagesFaulted: 0,
+        volumeBytes: status?.volume.bytesSent ?? 0,
+        bandwidthBytesPerSec:
+          transfer === undefined || transfer.durationMs === 0 ? 0 : Math.round((bytes * 1000) / transfer.durationMs),
+      },
+      ...(this.frozenAt === undefined ? {} : { frozenAt: this.frozenAt }),
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+    };
+  }
+
+  inquiry(): Pick<Inquiry, "failure" | "outcome"> {
+    return {
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+      ...(this.outcome === undefined ? {} : { outcome: this.outcome }),
+    };
+  }
+}

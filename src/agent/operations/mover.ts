@@ -1,0 +1,104 @@
+/**
+ * One side's mover as its operation sees it: started when it is not there, connected again when it was killed. What a
+ * mover knows survives it (store, images, port), so a new one goes on.
+ */
+import { FerryError, ferryError, type FailureData } from "../../model/failure.js";
+import type {
+  DestinationMoverRequest,
+  DestinationMoverStatus,
+  MoverConfig,
+  SourceMoverRequest,
+  SourceMoverStatus,
+} from "../../model/mover.js";
+import { connectMover, killMover, startMover, type MoverClient } from "../../transfer/mover/client.js";
+import { orAbort } from "../level.js";
+import type { SideDirs } from "./dirs.js";
+
+export class MoverSide<
+  Status extends SourceMoverStatus | DestinationMoverStatus,
+  Request extends SourceMoverRequest | DestinationMoverRequest,
+> {
+  private client: MoverClient<Status> | undefined;
+  private last: Status | undefined;
+  private readonly config: MoverConfig;
+  private readonly dirs: SideDirs;
+  private readonly onStatus: (status: Status) => void;
+
+  constructor(config: MoverConfig, dirs: SideDirs, onStatus: (status: Status) => void = () => undefined) {
+    this.config = config;
+    this.dirs = dirs;
+    this.onStatus = onStatus;
+  }
+
+  /** The last status that was heard. */
+  get status(): Status | undefined {
+    return this.client?.status() ?? this.last;
+  }
+  get connected(): boolean {
+    return this.client !== undefined;
+  }
+
+  /** A connected client; starts the mover when it does not answer. */
+  async ensure(): Promise<MoverClient<Status>> {
+    if (this.client !== undefined) return this.client;
+    let client: MoverClient<Status>;
+    try {
+      client = await connectMover<Status>(this.config.controlSocket);
+    } catch {
+      await startMover(this.config, this.dirs.moverConfig);
+      client = await connectMover<Status>(this.config.controlSocket);
+    }
+    this.client = client;
+    client.onStatus((status) => {
+      this.last = status;
+      this.onStatus(status);
+    });
+    client.onClose(() => {
+      this.last = client.status();
+      if (this.client === client) this.client = undefined;
+    });
+    return client;
+  }
+
+  async request(request: Request, signal?: AbortSignal): Promise<Status> {
+    const answer = (await this.ensure()).request(request);
+    return signal === undefined ? answer : orAbort(answer, signal);
+  }
+
+  /** Waits for a status. Rejects with the mover's failure, with E_PAGES when it died, or with the signal's reason. */
+  async wait(until: (status: Status) => boolean, signal?: AbortSignal): Promise<Status> {
+    const client = await this.ensure();
+    const waiting = new Promise<Status>((resolve, reject) => {
+      const look = (status: Status): void => {
+        if (until(status)) resolve(status);
+        else if (status.failure !== undefined) reject(new FerryError(status.failure));
+      };
+      client.onStatus(look);
+      client.onClose(() =>
+        reject(
+          ferryError("E_PAGES", `the ${this.config.side}'s mover died`, {
+            side: this.config.side,
+            node: this.config.node,
+          }),
+        ),
+      );
+      look(client.status());
+    });
+    return signal === undefined ? waiting : orAbort(waiting, signal);
+  }
+
+  /** Ends the mover for good; never throws. */
+  async end(): Promise<void> {
+    try {
+      await this.client?.request({ verb: "exit" });
+    } catch {
+      // it is gone, or will be
+    }
+    await killMover(this.dirs.root);
+    this.client = undefined;
+  }
+
+  failureOf(error: unknown): FailureData | undefined {
+    return error instanceof FerryError ? error.data : undefined;
+  }
+}

@@ -1,0 +1,56 @@
+/** What every operation of this node works with. */
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Side } from "../../model/failure.js";
+import type { MoverConfig } from "../../model/mover.js";
+import type { Runtime } from "../../runtimes/runtime.js";
+import type { LinkIdentity } from "../../transfer/link/index.js";
+import type { Book } from "../book.js";
+import type { AgentConfig } from "../config.js";
+import type { SideDirs } from "./dirs.js";
+
+export type Log = (
+  level: "debug" | "info" | "warn" | "error",
+  message: string,
+  fields?: Record<string, unknown>,
+) => void;
+
+export interface NodeContext {
+  config: AgentConfig;
+  book: Book;
+  runtime: Runtime;
+  identity: LinkIdentity;
+  log: Log;
+}
+
+/** Files of a workload on this node: data, log and its own layer of the root file system. */
+export const volumeDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "volumes", workload);
+
+/** Writes the mover's configuration; kept as it is when the mover was configured before (its port lies in there). */
+export function writeMoverConfig(
+  context: NodeContext,
+  dirs: SideDirs,
+  what: { operation: string; workload: string; peer: string; side: Side; bandwidthBytesPerSec?: number | undefined },
+): MoverConfig {
+  const { config } = context;
+  const mover: MoverConfig = {
+    operation: what.operation,
+    workload: what.workload,
+    node: config.node,
+    peer: what.peer,
+    side: what.side,
+    controlSocket: dirs.moverSocket,
+    imagesDir: dirs.images,
+    storeDir: dirs.store,
+    volumeDir: volumeDir(config, what.workload),
+    tls: { caFile: context.identity.caFile, certFile: context.identity.certFile, keyFile: context.identity.keyFile },
+    logFile: dirs.moverLog,
+    ...(what.side === "destination" ? { listenHost: config.linkHost } : {}),
+    ...(what.bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec: what.bandwidthBytesPerSec }),
+  };
+  const text = `${JSON.stringify(mover, null, 2)}\n`;
+  if (!existsSync(dirs.moverConfig) || readFileSync(dirs.moverConfig, "utf8") !== text) {
+    writeFileSync(dirs.moverConfig, text, { mode: 0o600 });
+  }
+  return mover;
+}

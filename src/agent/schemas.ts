@@ -1,0 +1,159 @@
+/** Strict schemas of everything that reaches the agent over its socket, the link, or from its own journal. */
+import { z } from "zod";
+import { isNodeName, isOperationId, isWorkloadName } from "../model/names.js";
+import { HOLD_STATES } from "../model/ownership.js";
+import { MODES } from "../model/plan.js";
+import { RUNTIMES } from "../model/workload.js";
+import { CONTRACT_SCHEMA } from "../model/contract.js";
+
+const workloadName = z.string().refine(isWorkloadName, "is not a valid workload name");
+const nodeName = z.string().refine(isNodeName, "is not a valid node name");
+const operation = z.string().refine(isOperationId, "is not a valid operation id");
+const epoch = z.int().min(1).max(1_000_000_000);
+const schema = z.literal(CONTRACT_SCHEMA);
+const count = z.int().min(0);
+const noNul = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL character");
+
+export const specSchema = z.strictObject({
+  name: workloadName,
+  runtime: z.enum(RUNTIMES),
+  command: z.array(noNul).min(1).max(256),
+  env: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), noNul),
+  dir: noNul.refine((dir) => dir.startsWith("/"), "must be an absolute path"),
+  user: z.string().regex(/^([a-z_][a-z0-9_-]*\$?|\d+(:\d+)?)$/),
+  limits: z.strictObject({
+    memoryBytes: z.int().positive().optional(),
+    cpus: z.number().positive().max(4096).optional(),
+  }),
+  network: z.strictObject({
+    ip: z.string().regex(/^\d{1,3}(\.\d{1,3}){3}\/\d{1,2}$/),
+    mac: z.string().regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
+    gateway: z
+      .string()
+      .regex(/^\d{1,3}(\.\d{1,3}){3}$/)
+      .optional(),
+  }),
+});
+
+export const holdSchema = z.strictObject({
+  workload: workloadName,
+  epoch,
+  state: z.enum(HOLD_STATES),
+  operation: z.string().optional(),
+  peer: nodeName.optional(),
+  to: epoch.optional(),
+  digest: z.string().max(128).optional(),
+});
+
+export const refSchema = z
+  .strictObject({
+    schema,
+    operation,
+    workload: workloadName,
+    epoch,
+    to: epoch,
+    source: nodeName,
+    destination: nodeName,
+  })
+  .refine((ref) => ref.to > ref.epoch, "`to` must be later than `epoch`");
+
+export const optionsSchema = z.strictObject({
+  mode: z.enum(MODES),
+  dryRun: z.boolean(),
+  maxBlackoutMs: z.number().min(100).max(3_600_000),
+  bandwidthBytesPerSec: z.number().positive().optional(),
+});
+
+const endpoint = z.strictObject({ host: z.string().min(1).max(255), port: z.int().min(1).max(65_535) });
+
+export const tokenSchema = z.strictObject({
+  workload: workloadName,
+  operation,
+  from: epoch,
+  to: epoch,
+  source: nodeName,
+  destination: nodeName,
+  digest: z.string().min(1).max(128),
+  certificate: z.string().max(16_384),
+  signature: z.string().max(1024),
+});
+
+const findingSchema = z.strictObject({
+  level: z.enum(["block", "warn", "info"]),
+  check: z.string(),
+  side: z.enum(["source", "destination"]),
+  message: z.string(),
+  remedy: z.string().optional(),
+});
+
+const nodeFactsSchema = z.looseObject({
+  node: nodeName,
+  version: z.string(),
+  linkHost: z.string(),
+  linkPort: z.int(),
+  kernel: z.string(),
+  arch: z.string(),
+  criuVersion: z.string(),
+  cpus: z.number(),
+  memoryTotalBytes: z.number(),
+  memoryAvailableBytes: z.number(),
+  diskAvailableBytes: z.number(),
+  bootId: z.string(),
+  workloads: z.array(z.looseObject({ name: z.string(), epoch: z.int(), state: z.string() })),
+});
+
+export const sourceFactsSchema = z.looseObject({
+  findings: z.array(findingSchema),
+  node: nodeFactsSchema,
+  spec: specSchema,
+  memoryBytes: z.number(),
+  volumeBytes: z.number(),
+  processes: count,
+  threads: count,
+  cpuFlags: z.array(z.string()),
+  files: z.array(
+    z.looseObject({
+      path: z.string(),
+      sizeBytes: z.number(),
+      mode: z.int(),
+      buildId: z.string().optional(),
+      mapped: z.boolean(),
+    }),
+  ),
+});
+
+export const emptySchema = z.strictObject({}).or(z.undefined()).or(z.null());
+export const startSchema = z.strictObject({ schema, operation, epoch, spec: specSchema });
+export const stopSchema = z.strictObject({
+  schema,
+  workload: workloadName,
+  epoch,
+  graceMs: z.int().min(0).max(600_000),
+});
+export const workloadRefSchema = z.strictObject({ schema, workload: workloadName });
+export const logsSchema = z.strictObject({
+  schema,
+  workload: workloadName,
+  offset: z.int(),
+  maxBytes: z.int().min(1).max(1_048_576),
+});
+export const preflightSchema = z.strictObject({ ref: refSchema, options: optionsSchema });
+export const preflightDestinationSchema = z.strictObject({
+  ref: refSchema,
+  options: optionsSchema,
+  facts: sourceFactsSchema,
+});
+export const reserveSchema = z.strictObject({
+  ref: refSchema,
+  options: optionsSchema,
+  spec: specSchema,
+  memoryBytes: z.number().min(0),
+  volumeBytes: z.number().min(0),
+});
+export const takeOverSchema = z.strictObject({ ref: refSchema, options: optionsSchema, spec: specSchema });
+export const handOverSchema = z.strictObject({
+  ref: refSchema,
+  options: optionsSchema,
+  reservation: z.strictObject({ agent: endpoint, mover: endpoint }),
+});
+export const deliverSchema = z.strictObject({ ref: refSchema, token: tokenSchema });

@@ -1,0 +1,105 @@
+/** The agent's socket: POST /v1/<verb> with a JSON body. Validates, calls, answers; knows nothing of what verbs do. */
+import { chmodSync, chownSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server } from "node:http";
+import { connect } from "node:net";
+import { z } from "zod";
+import type { NodeAgent } from "../model/contract.js";
+import { ferryError, toFailure, type FailureData } from "../model/failure.js";
+import { isVerb, MAX_REQUEST_BYTES, VERBS, type Verb } from "./verbs.js";
+
+async function readBody(incoming: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of incoming as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > MAX_REQUEST_BYTES)
+      throw ferryError("E_REQUEST", `the request is larger than ${MAX_REQUEST_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  if (size === 0) return {};
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString("utf8"));
+  } catch {
+    throw ferryError("E_REQUEST", "the request's body is not JSON");
+  }
+}
+
+/** Parses the input of `verb`. Throws E_REQUEST that names every field that is wrong. */
+export function parseInput(verb: Verb, body: unknown): unknown {
+  const parsed = (VERBS[verb] as z.ZodType).safeParse(body);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map((issue) => `${issue.path.join(".") || "input"}: ${issue.message}`);
+  throw ferryError("E_REQUEST", `${verb} was asked with a wrong input: ${problems.join("; ")}`);
+}
+
+async function dispatch(agent: NodeAgent, verb: Verb, input: unknown): Promise<unknown> {
+  switch (verb) {
+    case "takeOver":
+    case "handOver": {
+      const { input: inner, waitMs } = input as { input: never; waitMs: number };
+      return agent[verb](inner, waitMs);
+    }
+    case "describeNode":
+      return agent.describeNode();
+    default:
+      return (agent[verb] as (input: unknown) => Promise<unknown>)(input);
+  }
+}
+
+/** Is somebody listening on this unix socket? */
+const answers = (path: string): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });
+
+export interface ServeOptions {
+  socketPath: string;
+  /** Group that may use the socket besides root (the worker's). */
+  socketGid?: number;
+  log: (level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>) => void;
+}
+
+/** Serves `agent` on a unix socket. Throws E_JOURNAL_LOCKED when another agent serves there. */
+export async function serveAgent(agent: NodeAgent, options: ServeOptions): Promise<Server> {
+  const { socketPath, log } = options;
+  if (await answers(socketPath)) {
+    throw ferryError("E_JOURNAL_LOCKED", `another agent answers on ${socketPath}`, {
+      remedy: "one agent per node: stop the other one first",
+    });
+  }
+  rmSync(socketPath, { force: true });
+  const server = createServer((incoming, outgoing) => {
+    const answer = (status: number, body: unknown): void => {
+      const text = JSON.stringify(body);
+      outgoing.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(text) });
+      outgoing.end(text);
+    };
+    void (async () => {
+      const verb = /^\/v1\/([A-Za-z]+)$/.exec(incoming.url ?? "")?.[1] ?? "";
+      try {
+        if (incoming.method !== "POST" || !isVerb(verb))
+          throw ferryError("E_REQUEST", `no such verb: ${incoming.method} ${incoming.url}`);
+        const input = parseInput(verb, await readBody(incoming));
+        answer(200, { ok: true, result: (await dispatch(agent, verb, input)) ?? null });
+      } catch (error) {
+        const failure: FailureData = toFailure(error);
+        if (failure.code === "E_INTERNAL")
+          log("error", `${verb} failed`, { failure, stack: error instanceof Error ? error.stack : undefined });
+        answer(failure.code === "E_REQUEST" ? 400 : 500, { ok: false, failure });
+      }
+    })();
+  });
+  server.requestTimeout = 0;
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(socketPath, resolve);
+  });
+  chmodSync(socketPath, 0o660);
+  if (options.socketGid !== undefined) chownSync(socketPath, 0, options.socketGid);
+  return server;
+}

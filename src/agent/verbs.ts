@@ -1,0 +1,42 @@
+/** The agent's verbs: one row each, with the schema of its input. Server and client both read this table. */
+import { z } from "zod";
+import {
+  deliverSchema,
+  emptySchema,
+  handOverSchema,
+  logsSchema,
+  preflightDestinationSchema,
+  preflightSchema,
+  refSchema,
+  reserveSchema,
+  startSchema,
+  stopSchema,
+  takeOverSchema,
+  workloadRefSchema,
+} from "./schemas.js";
+
+const waitMs = z.number().min(0).max(30_000);
+
+export const VERBS = {
+  describeNode: emptySchema,
+  startWorkload: startSchema,
+  stopWorkload: stopSchema,
+  removeWorkload: workloadRefSchema,
+  observeWorkload: workloadRefSchema,
+  readLog: logsSchema,
+  preflightSource: preflightSchema,
+  preflightDestination: preflightDestinationSchema,
+  reserve: reserveSchema,
+  takeOver: z.strictObject({ input: takeOverSchema, waitMs }),
+  handOver: z.strictObject({ input: handOverSchema, waitMs }),
+  inquire: refSchema,
+  burn: refSchema,
+  refuse: refSchema,
+  deliver: deliverSchema,
+  cleanup: refSchema,
+} as const;
+
+export type Verb = keyof typeof VERBS;
+export const isVerb = (name: string): name is Verb => Object.hasOwn(VERBS, name);
+/** Largest request body. */
+export const MAX_REQUEST_BYTES = 4 * 1024 * 1024;

@@ -1,0 +1,18 @@
+/**
+ * An exclusive advisory lock on a file (flock(2)), held until the process ends. Node has no call for it; a lock file
+ * with a pid in it would outlive a crash.
+ */
+import { openSync } from "node:fs";
+import koffi from "koffi";
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+let flock: ((fd: number, operation: number) => number) | undefined;
+
+/** The locked descriptor, or undefined when another process holds the lock. Keep it open for as long as the lock is needed. */
+export function lockFile(path: string): number | undefined {
+  flock ??= koffi.load("libc.so.6").func("int flock(int, int)") as (fd: number, operation: number) => number;
+  const fd = openSync(path, "a", 0o600);
+  return flock(fd, LOCK_EX | LOCK_NB) === 0 ? fd : undefined;
+}
