@@ -16,6 +16,8 @@ export interface MoverConfig {
   node: string;
   peer: string;
   side: "source" | "destination";
+  /** Epoch that is handed over to: part of the link's hello, both sides must name the same. Default 0. */
+  to?: number;
   /** Unix socket of the control protocol. */
   controlSocket: string;
   /** Directory of criu's images (tmpfs, 0700). */
@@ -38,10 +40,16 @@ export type SourceMoverRequest =
   | { verb: "status" }
   /** Connect to the destination's mover; idempotent; reconnects by itself, bounded, until told to exit. */
   | { verb: "connect"; host: string; port: number }
-  /** Sync the volume while the workload runs. Answers when one whole pass is done. May be asked again. */
-  | { verb: "presync" }
-  /** Sync the volume for the last time: the tree is frozen. */
-  | { verb: "finalSync" }
+  /**
+   * Sync the volume while the workload runs. Answers when one whole pass is done. May be asked again. `pids`: host pids
+   * of the tree; without them the final pass must compare every file by content.
+   */
+  | { verb: "presync"; pids?: number[] }
+  /**
+   * Sync the volume for the last time: the tree is frozen. `pids` as above: files that a task has mapped shared are
+   * compared by content, since a store to them leaves no trace in the times of the file.
+   */
+  | { verb: "finalSync"; pids?: number[] }
   /**
    * criu is held in post-dump: send every file of imagesDir, then the areas, then (cold) all pages, or (postcopy)
    * serve faults first and push the rest. `pids` maps the pid inside the namespace (as in pagemap-<pid>.img) to the
@@ -78,7 +86,12 @@ export interface DestinationMoverStatus {
   connected: boolean;
   /** All image files are here, digests checked; `digest` is the digest of the manifest. lazy-pages.socket listens. */
   images: { received: boolean; digest?: string; bytes: number };
-  volume: { bytesReceived: number; finalDone: boolean };
+  volume: {
+    bytesReceived: number;
+    finalDone: boolean;
+    /** The volume has been flushed to the disk after the final pass (syncfs): wait for it before OWNER, not before RUNNING. */
+    durable?: boolean;
+  };
   pages: {
     /** Pages of all lazy areas. */
     total: number;
