@@ -1,8 +1,10 @@
 /** What every operation of this node works with. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Side } from "../../model/failure.js";
+import type { OperationRef } from "../../model/contract.js";
+import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
+import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
 import type { LinkIdentity } from "../../transfer/link/index.js";
 import type { Book } from "../book.js";
@@ -53,4 +55,21 @@ export function writeMoverConfig(
     writeFileSync(dirs.moverConfig, text, { mode: 0o600 });
   }
   return mover;
+}
+
+/** The node's own copy of a spec. Throws E_WORKLOAD_UNKNOWN. */
+export function specOf(context: NodeContext, workload: string): WorkloadSpec {
+  const spec = context.book.spec(workload);
+  if (spec === undefined)
+    throw ferryError("E_WORKLOAD_UNKNOWN", `node ${context.config.node} knows no workload ${workload}`, { workload });
+  return spec;
+}
+
+/** Throws E_REQUEST when this node is not the one that the operation means, E_SAME_NODE when both are one. */
+export function mustBe(context: NodeContext, role: "source" | "destination", ref: OperationRef): void {
+  if (ref[role] !== context.config.node) {
+    throw ferryError("E_REQUEST", `this is node ${context.config.node}, the operation's ${role} is ${ref[role]}`);
+  }
+  if (ref.source === ref.destination)
+    throw ferryError("E_SAME_NODE", `${ref.workload} is already on node ${ref.source}`);
 }

@@ -1,0 +1,278 @@
+/**
+ * The hand-overs of this node: which are under way, started once and asked again and again. Both sides of each, and
+ * the local restore (design section 4.6), which is a hand-over from this node to itself.
+ */
+import { existsSync, readdirSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type {
+  HandOverInput,
+  OperationRef,
+  Reservation,
+  ReserveInput,
+  SideOutcome,
+  Step,
+  TakeOverInput,
+} from "../../model/contract.js";
+import { FerryError, ferryError, type FailureData } from "../../model/failure.js";
+import { runningHold } from "../../model/ownership.js";
+import type { Progress } from "../../model/report.js";
+import { ControlHub } from "./control.js";
+import { makeDirs, operationsDir, removeDirs, sideDirs } from "./dirs.js";
+import { HandOver, type HandOverOptions } from "./hand-over.js";
+import { MoverSide } from "./mover.js";
+import { mustBe, specOf, volumeDir, writeMoverConfig, type NodeContext } from "./node-context.js";
+import { TakeOver } from "./take-over.js";
+
+interface Running {
+  result: Promise<SideOutcome>;
+  outcome: SideOutcome | undefined;
+  progress(): Progress;
+}
+
+const NOTHING_MOVED = { bytesSent: 0, pagesSent: 0, pagesFaulted: 0, volumeBytes: 0, bandwidthBytesPerSec: 0 };
+
+async function step(running: Running, waitMs: number): Promise<Step<SideOutcome>> {
+  const pending = Symbol("pending");
+  let timer: NodeJS.Timeout | undefined;
+  const first = await Promise.race([
+    running.result,
+    new Promise<typeof pending>((resolve) => {
+      timer = setTimeout(() => resolve(pending), waitMs);
+    }),
+  ]).finally(() => clearTimeout(timer));
+  return first === pending ? { done: false, progress: running.progress() } : { done: true, result: first };
+}
+
+export class HandOvers {
+  readonly hub: ControlHub;
+  private readonly context: NodeContext;
+  private readonly takeOvers = new Map<string, TakeOver>();
+  private readonly running = new Map<string, HandOver>();
+
+  constructor(context: NodeContext) {
+    this.context = context;
+    this.hub = new ControlHub(context);
+  }
+
+  private get book(): NodeContext["book"] {
+    return this.context.book;
+  }
+  source(operation: string): HandOver | undefined {
+    return this.running.get(operation);
+  }
+  destination(operation: string): TakeOver | undefined {
+    return this.takeOvers.get(operation);
+  }
+  /** Forget an operation that was settled. */
+  drop(operation: string): void {
+    this.takeOvers.get(operation)?.dispose();
+    this.takeOvers.delete(operation);
+    this.running.delete(operation);
+  }
+
+  /** After a restart: go on with every hand-over that the journal says is under way. */
+  goOn(): void {
+    for (const record of this.book.operations()) {
+      const { ref } = record.input;
+      if (record.side === "destination") {
+        const state = this.book.hold(ref.workload, ref.to)?.state;
+        if (
+          state === "RESERVED" ||
+          state === "RECEIVED" ||
+          state === "PREPARED" ||
+          state === "ACTIVE" ||
+          state === "RUNNING"
+        ) {
+          const takeOver = this.ensureTakeOver(record.input, record.local === true);
+          if (state === "RESERVED" || state === "RECEIVED") {
+            takeOver.refuse(
+              ferryError("E_AGENT_DOWN", "the destination's agent was restarted before anything was prepared", {
+                side: "destination",
+              }).data,
+            );
+          }
+        }
+      } else {
+        const state = this.book.hold(ref.workload, ref.epoch)?.state;
+        if (state === "FROZEN" && record.local === true) {
+          // A local restore that was cut: its epoch was refused above; take back again from the frozen tree.
+          this.ensureHandOver({ ...record.input }, {});
+        } else if (state === "FROZEN" || state === "RELEASED") {
+          this.ensureHandOver(record.input, record.local === true ? { local: true } : {});
+        }
+      }
+    }
+    this.sweepDirs();
+  }
+
+  private sweepDirs(): void {
+    const root = operationsDir(this.context.config.runDir);
+    if (!existsSync(root)) return;
+    for (const operation of readdirSync(root)) {
+      if (!this.takeOvers.has(operation) && !this.running.has(operation)) {
+        removeDirs(sideDirs(this.context.config.runDir, operation, "source"));
+        removeDirs(sideDirs(this.context.config.runDir, operation, "destination"));
+        void rm(join(root, operation), { recursive: true, force: true });
+      }
+    }
+  }
+
+  async reserve(input: ReserveInput): Promise<Reservation> {
+    mustBe(this.context, "destination", input.ref);
+    return this.reserveFor(input, false);
+  }
+
+  private async reserveFor(input: ReserveInput, local: boolean): Promise<Reservation> {
+    const { ref, spec } = input;
+    const { config } = this.context;
+    const hold = this.book.hold(ref.workload, ref.to);
+    if (hold !== undefined && hold.state !== "RESERVED") {
+      throw ferryError(
+        hold.state === "TOMBSTONE" ? "E_TOMBSTONED" : "E_STALE_EPOCH",
+        `epoch ${ref.to} of ${ref.workload} is already ${hold.state} on node ${config.node}`,
+      );
+    }
+    if (hold !== undefined && hold.operation !== ref.operation) {
+      throw ferryError(
+        "E_STALE_EPOCH",
+        `epoch ${ref.to} of ${ref.workload} is reserved for operation ${hold.operation}`,
+      );
+    }
+    this.book.recordOperation({ side: "destination", input, ...(local ? { local } : {}) });
+    this.book.record({
+      workload: ref.workload,
+      epoch: ref.to,
+      state: "RESERVED",
+      operation: ref.operation,
+      peer: local ? config.node : ref.source,
+    });
+    this.book.recordSpec(spec);
+    const dirs = sideDirs(config.runDir, ref.operation, "destination");
+    makeDirs(dirs);
+    if (!local) await mkdir(volumeDir(config, ref.workload), { recursive: true, mode: 0o700 });
+    const mover = writeMoverConfig(this.context, dirs, {
+      operation: ref.operation,
+      workload: ref.workload,
+      peer: local ? config.node : ref.source,
+      side: "destination",
+    });
+    const side = new MoverSide(mover, dirs);
+    const client = await side.ensure();
+    const status = client.status();
+    if (status.side !== "destination")
+      throw ferryError("E_INTERNAL", "the destination's mover says that it is a source");
+    const { port } = status;
+    client.close();
+    return { agent: { host: config.linkHost, port: config.linkPort }, mover: { host: config.linkHost, port } };
+  }
+
+  ensureTakeOver(input: ReserveInput, local: boolean): TakeOver {
+    const { operation } = input.ref;
+    const known = this.takeOvers.get(operation);
+    if (known !== undefined) return known;
+    const takeOver = new TakeOver(this.context, this.hub, input, local);
+    this.takeOvers.set(operation, takeOver);
+    takeOver.result.catch(() => {
+      // It broke off (stuck): the next time it is asked it tries again.
+      takeOver.dispose();
+      this.takeOvers.delete(operation);
+    });
+    return takeOver;
+  }
+
+  ensureHandOver(input: HandOverInput, options: HandOverOptions): HandOver {
+    const { operation, workload } = input.ref;
+    const known = this.running.get(operation);
+    if (known !== undefined) return known;
+    const handOver = new HandOver(this.context, input, specOf(this.context, workload), {
+      ...options,
+      restoreLocally: (original, why) => this.restoreLocally(original, why),
+    });
+    this.running.set(operation, handOver);
+    handOver.result.catch(() => this.running.delete(operation));
+    return handOver;
+  }
+
+  async takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>> {
+    const { ref } = input;
+    mustBe(this.context, "destination", ref);
+    const record = this.book.operation("destination", ref.operation);
+    if (record === undefined || record.side !== "destination" || record.input.ref.to !== ref.to) {
+      throw ferryError(
+        "E_STATE",
+        `nothing was reserved on node ${this.context.config.node} for operation ${ref.operation}, epoch ${ref.to}`,
+      );
+    }
+    return step(this.ensureTakeOver(record.input, false), waitMs);
+  }
+
+  async handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>> {
+    const { ref } = input;
+    mustBe(this.context, "source", ref);
+    const known = this.running.get(ref.operation);
+    if (known !== undefined) return step(known, waitMs);
+    const hold = this.book.hold(ref.workload, ref.epoch);
+    if (hold === undefined || !["OWNER", "FROZEN", "RELEASED", "GONE"].includes(hold.state)) {
+      throw ferryError(
+        "E_STALE_EPOCH",
+        `node ${this.context.config.node} does not hold epoch ${ref.epoch} of ${ref.workload} (${hold?.state ?? "unknown"})`,
+      );
+    }
+    if (hold.state !== "OWNER" && hold.operation !== ref.operation) {
+      throw ferryError("E_BUSY", `${ref.workload} is in the hands of operation ${hold.operation}`);
+    }
+    const burned = this.book.hold(ref.workload, ref.to);
+    if (burned?.state === "BURNED" && (hold.state === "OWNER" || hold.state === "GONE")) {
+      const running = runningHold(this.book.ledger, ref.workload);
+      return {
+        done: true,
+        result: {
+          state: "OWNER",
+          phases: [],
+          transfer: NOTHING_MOVED,
+          failure: ferryError("E_BURNED", `epoch ${ref.to} was burned: ${ref.workload} stays here`, { side: "source" })
+            .data,
+          ...(running === undefined ? {} : { epoch: running.epoch }),
+        },
+      };
+    }
+    const busy = [...this.running.values()].find((h) => h.workload === ref.workload && h.outcome === undefined);
+    if (busy !== undefined) throw ferryError("E_BUSY", `${ref.workload} is being handed over by another operation`);
+    this.book.recordOperation({ side: "source", input });
+    return step(this.ensureHandOver(input, {}), waitMs);
+  }
+
+  /** criu died in the hold: restore on this node from the dumped images and the frozen tree's own pages. */
+  private async restoreLocally(input: HandOverInput, why: FailureData): Promise<SideOutcome> {
+    const { ref } = input;
+    const { node } = this.context.config;
+    const to = this.book.highest(ref.workload) + 1;
+    const local: OperationRef = { ...ref, to, source: node, destination: node };
+    const old = this.takeOvers.get(ref.operation);
+    old?.dispose();
+    this.takeOvers.delete(ref.operation);
+    removeDirs(sideDirs(this.context.config.runDir, ref.operation, "destination"));
+    const options = { ...input.options, mode: "cold" as const, maxBlackoutMs: 600_000 };
+    const reserve: ReserveInput = {
+      ref: local,
+      options,
+      spec: specOf(this.context, ref.workload),
+      memoryBytes: 0,
+      volumeBytes: 0,
+    };
+    const reservation = await this.reserveFor(reserve, true);
+    const takeOver = this.ensureTakeOver(reserve, true);
+    const handOverInput: HandOverInput = { ref: local, options, reservation };
+    this.book.recordOperation({ side: "source", input: handOverInput, local: true });
+    const handOver = new HandOver(this.context, handOverInput, specOf(this.context, ref.workload), { local: true });
+    const [taken, given] = await Promise.allSettled([takeOver.result, handOver.result]);
+    takeOver.dispose();
+    this.takeOvers.delete(ref.operation);
+    if (given.status === "rejected") throw given.reason;
+    if (taken.status === "rejected") throw taken.reason;
+    if (given.value.state !== "GONE") throw new FerryError(given.value.failure ?? why);
+    await this.context.runtime.destroy({ name: ref.workload, epoch: ref.epoch });
+    return { ...given.value, state: "OWNER", epoch: to, failure: why };
+  }
+}

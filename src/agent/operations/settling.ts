@@ -1,0 +1,160 @@
+/**
+ * Settling a hand-over: what the workflow asks when an answer was lost, and how it is told to go back, to refuse, to go
+ * on, and to clean up. The workflow only routes; what may still happen is in the journal.
+ */
+import { rm } from "node:fs/promises";
+import type { DeliverInput, Inquiry, OperationRef } from "../../model/contract.js";
+import { ferryError } from "../../model/failure.js";
+import { mayRun, runningHold, type Hold } from "../../model/ownership.js";
+import { removeDirs, sideDirs } from "./dirs.js";
+import type { HandOvers } from "./hand-overs.js";
+import { mustBe, volumeDir, type NodeContext } from "./node-context.js";
+
+/** How long burn and refuse wait for their side before they answer with the state as it is. */
+const SETTLE_WAIT_MS = 20_000;
+
+const within = (work: Promise<unknown>, ms: number): Promise<unknown> =>
+  Promise.race([work.catch(() => undefined), new Promise((resolve) => setTimeout(resolve, ms))]);
+
+export class Settling {
+  private readonly context: NodeContext;
+  private readonly handOvers: HandOvers;
+
+  constructor(context: NodeContext, handOvers: HandOvers) {
+    this.context = context;
+    this.handOvers = handOvers;
+  }
+  private get book(): NodeContext["book"] {
+    return this.context.book;
+  }
+
+  async inquire(ref: OperationRef): Promise<Inquiry> {
+    const { node } = this.context.config;
+    const holds = this.book.holds(ref.workload);
+    const held =
+      runningHold(this.book.ledger, ref.workload) ??
+      holds.findLast((h) => h.state === "FROZEN" || h.state === "RELEASED");
+    const seen =
+      held === undefined ? undefined : await this.context.runtime.observe({ name: ref.workload, epoch: held.epoch });
+    const base = { holds, processes: seen?.processes ?? 0 };
+    if (node === ref.source) {
+      const token = this.book.token(ref.operation, ref.to);
+      const state = this.sourceState(ref);
+      return {
+        ...base,
+        ...(state === undefined ? {} : { state }),
+        ...(token === undefined ? {} : { token }),
+        ...this.handOvers.source(ref.operation)?.inquiry(),
+      };
+    }
+    const state = this.book.hold(ref.workload, ref.to)?.state;
+    return {
+      ...base,
+      ...(state === undefined ? {} : { state }),
+      ...this.handOvers.destination(ref.operation)?.inquiry(),
+    };
+  }
+
+  /** The source's word on this hand-over. After a local restore the old epoch is GONE and yet nothing was handed over. */
+  private sourceState(ref: OperationRef): Hold["state"] | undefined {
+    const hold = this.book.hold(ref.workload, ref.epoch);
+    if (this.book.hold(ref.workload, ref.to)?.state === "BURNED") {
+      const running = runningHold(this.book.ledger, ref.workload);
+      if (running !== undefined && mayRun(running.state)) return "OWNER";
+    }
+    return hold?.state;
+  }
+
+  async burn(ref: OperationRef): Promise<Inquiry> {
+    mustBe(this.context, "source", ref);
+    const hold = this.book.hold(ref.workload, ref.epoch);
+    const running = this.handOvers.source(ref.operation);
+    if (hold === undefined || hold.state === "RELEASED" || hold.state === "GONE") return this.inquire(ref);
+    if (running !== undefined && running.outcome === undefined) {
+      running.cancel(ferryError("E_CANCELLED", "the migration was cancelled", { side: "source" }).data);
+      await within(running.result, SETTLE_WAIT_MS);
+    } else if (hold.state === "FROZEN") {
+      const record = this.book.operation("source", ref.operation);
+      if (record?.side === "source")
+        await within(this.handOvers.ensureHandOver(record.input, {}).result, SETTLE_WAIT_MS);
+    }
+    if (
+      this.book.hold(ref.workload, ref.epoch)?.state === "OWNER" &&
+      this.book.hold(ref.workload, ref.to) === undefined
+    ) {
+      this.book.record({
+        workload: ref.workload,
+        epoch: ref.to,
+        state: "BURNED",
+        operation: ref.operation,
+        peer: ref.destination,
+      });
+    }
+    return this.inquire(ref);
+  }
+
+  async refuse(ref: OperationRef): Promise<Inquiry> {
+    mustBe(this.context, "destination", ref);
+    const hold = this.book.hold(ref.workload, ref.to);
+    if (hold !== undefined && ["ACTIVE", "RUNNING", "OWNER"].includes(hold.state)) return this.inquire(ref);
+    const record = this.book.operation("destination", ref.operation);
+    if (hold === undefined) {
+      // It never happened here, and now it never will.
+      this.book.record({
+        workload: ref.workload,
+        epoch: ref.to,
+        state: "TOMBSTONE",
+        operation: ref.operation,
+        peer: ref.source,
+      });
+    } else if (hold.state !== "TOMBSTONE" && record?.side === "destination") {
+      const takeOver = this.handOvers.ensureTakeOver(record.input, false);
+      takeOver.refuse(ferryError("E_CANCELLED", "the migration was called off", { side: "destination" }).data);
+      await within(takeOver.result, SETTLE_WAIT_MS);
+    }
+    return this.inquire(ref);
+  }
+
+  async deliver(input: DeliverInput): Promise<Inquiry> {
+    const { ref, token } = input;
+    mustBe(this.context, "destination", ref);
+    const record = this.book.operation("destination", ref.operation);
+    const hold = this.book.hold(ref.workload, ref.to);
+    if (record?.side !== "destination" || hold === undefined) {
+      throw ferryError("E_TOKEN", `nothing was reserved on this node for operation ${ref.operation}`);
+    }
+    if (!["RUNNING", "OWNER", "ACTIVE"].includes(hold.state))
+      this.handOvers.ensureTakeOver(record.input, false).accept(token);
+    return this.inquire(ref);
+  }
+
+  async cleanup(ref: OperationRef): Promise<void> {
+    const { config } = this.context;
+    const { node } = config;
+    const side = node === ref.source ? "source" : "destination";
+    if (side === "source") {
+      const hold = this.book.hold(ref.workload, ref.epoch);
+      const state = this.sourceState(ref);
+      if (hold?.state === "GONE" && state === "GONE" && runningHold(this.book.ledger, ref.workload) === undefined) {
+        await this.context.runtime.destroy({ name: ref.workload, epoch: ref.epoch });
+        await rm(volumeDir(config, ref.workload), { recursive: true, force: true });
+      }
+      if (state === "RELEASED" || state === "FROZEN") {
+        throw ferryError("E_STATE", `${ref.workload} is ${state} on node ${node}: the hand-over is not settled yet`);
+      }
+    } else {
+      const state = this.book.hold(ref.workload, ref.to)?.state;
+      if (state !== undefined && !["OWNER", "TOMBSTONE", "GONE", "STOPPED"].includes(state)) {
+        throw ferryError("E_STATE", `${ref.workload} is ${state} on node ${node}: the hand-over is not settled yet`);
+      }
+      if (state === "TOMBSTONE") {
+        await this.context.runtime.destroy({ name: ref.workload, epoch: ref.to });
+        if (this.book.holds(ref.workload).every((h) => ["TOMBSTONE", "GONE", "BURNED"].includes(h.state))) {
+          await rm(volumeDir(config, ref.workload), { recursive: true, force: true });
+        }
+      }
+    }
+    this.handOvers.drop(ref.operation);
+    removeDirs(sideDirs(config.runDir, ref.operation, side));
+  }
+}

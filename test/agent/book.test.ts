@@ -1,0 +1,97 @@
+import assert from "node:assert/strict";
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { Book } from "../../src/agent/book.js";
+import { JOURNAL_FILE } from "../../src/agent/journal.js";
+import { FerryError } from "../../src/model/failure.js";
+
+const root = mkdtempSync(join(tmpdir(), "ferry-book-"));
+after(() => rmSync(root, { recursive: true, force: true }));
+let count = 0;
+const fresh = (): string => join(root, `b${count++}`);
+const code = (expected: string) => (error: unknown) => error instanceof FerryError && error.code === expected;
+const hold = (epoch: number, state: "OWNER" | "FROZEN" | "BURNED" | "RELEASED" | "TOMBSTONE" | "RESERVED" | "STOPPED", more = {}) => ({
+  workload: "redis",
+  epoch,
+  state,
+  operation: "redis.migrate.1",
+  ...more,
+});
+
+test("holds survive a restart", () => {
+  const dir = fresh();
+  let book = new Book(dir);
+  book.record(hold(1, "OWNER"));
+  book.record(hold(1, "FROZEN", { to: 2, peer: "node-b" }));
+  book.close();
+  book = new Book(dir);
+  assert.equal(book.hold("redis", 1)?.state, "FROZEN");
+  assert.equal(book.hold("redis", 1)?.peer, "node-b");
+  book.close();
+});
+
+test("an illegal move is refused and nothing is written", () => {
+  const dir = fresh();
+  const book = new Book(dir);
+  book.record(hold(1, "OWNER"));
+  book.record(hold(1, "FROZEN", { to: 2 }));
+  const before = book.entries;
+  assert.throws(() => book.record(hold(1, "OWNER")), code("E_STATE"), "frozen goes back only after a burn");
+  book.record(hold(2, "BURNED"));
+  assert.throws(() => book.record(hold(1, "RELEASED", { to: 2, digest: "d" })), FerryError, "a burned epoch is never released");
+  book.record(hold(1, "OWNER"));
+  assert.throws(() => book.record(hold(2, "RESERVED")), code("E_BURNED"));
+  assert.equal(book.entries, before + 2);
+  book.close();
+});
+
+test("a tombstone is for ever, over restarts", () => {
+  const dir = fresh();
+  let book = new Book(dir);
+  book.record(hold(5, "TOMBSTONE"));
+  book.close();
+  book = new Book(dir);
+  assert.throws(() => book.record(hold(5, "RESERVED")), code("E_TOMBSTONED"));
+  assert.throws(() => book.record(hold(4, "RESERVED")), code("E_STALE_EPOCH"));
+  book.record(hold(6, "RESERVED"));
+  book.close();
+});
+
+test("after rm the highest epoch stays known, so that it is never used again", () => {
+  const dir = fresh();
+  const book = new Book(dir);
+  book.record(hold(1, "OWNER"));
+  book.record(hold(1, "STOPPED"));
+  book.recordForget("redis");
+  assert.equal(book.highest("redis"), 1);
+  assert.throws(() => book.record(hold(1, "OWNER")), FerryError);
+  book.record(hold(2, "OWNER"));
+  book.close();
+});
+
+test("the same record twice is written once", () => {
+  const book = new Book(fresh());
+  book.record(hold(1, "OWNER"));
+  const { entries } = book;
+  book.record(hold(1, "OWNER"));
+  assert.equal(book.entries, entries);
+  book.close();
+});
+
+test("an entry of an unknown kind, in a sound chain, is damage and not ignored", () => {
+  const dir = fresh();
+  const book = new Book(dir);
+  book.record(hold(1, "OWNER"));
+  book.close();
+  const file = join(dir, JOURNAL_FILE);
+  const text = readFileSync(file, "utf8");
+  writeFileSync(file, text.replace('"kind":"hold"', '"kind":"hole"'));
+  assert.throws(() => new Book(dir), code("E_JOURNAL_CORRUPT"));
+  writeFileSync(file, text);
+  appendFileSync(file, '{"seq":2');
+  const again = new Book(dir);
+  assert.equal(again.torn, true);
+  again.close();
+});
