@@ -1,0 +1,74 @@
+/** `ferry agent`: the node's root daemon. */
+import type { Command } from "commander";
+import type { CommandContext } from "../io.js";
+import { parseCount, parseNodeName } from "../parse.js";
+
+export interface AgentFlags {
+  node: string;
+  state?: string;
+  run?: string;
+  socket?: string;
+  socketGid?: number;
+  bridge?: string;
+  cgroupParent?: string;
+  linkHost: string;
+  linkPort?: number;
+  tlsDir?: string;
+  logLevel?: string;
+  logFile?: string;
+}
+
+/** Options of the agent, shared with `ferry node`. */
+export const withAgentFlags = (command: Command): Command =>
+  command
+    .option("--state <dir>", "journal and volumes, on a real disk (default: /var/lib/ferry)")
+    .option("--run <dir>", "images and page stores, on a tmpfs (default: /run/ferry)")
+    .option("--socket <path>", "the agent's socket (default: /run/ferry/agent.sock)")
+    .option("--socket-gid <gid>", "group that may use the socket besides root", parseCount("a group", 0, 2 ** 31))
+    .option("--bridge <name>", "bridge that workloads are attached to (default: br0)")
+    .option("--cgroup-parent <path>", "cgroup under which workloads live (default: ferry)")
+    .requiredOption("--link-host <address>", "address of this node as other nodes reach it")
+    .option("--link-port <port>", "port of the link (default: 7400)", parseCount("a port", 1, 65_535))
+    .option("--tls-dir <dir>", "ca.crt, node.crt and node.key (default: /etc/ferry)");
+
+export const withLogFlags = (command: Command): Command =>
+  command
+    .option("--log-level <level>", "debug, info, warn or error (default: info)")
+    .option("--log-file <path>", "where JSON log lines go (default: standard output)");
+
+/** The agent's configuration as its own strict parser expects it: only what was given. */
+export function agentConfigOf(flags: AgentFlags): Record<string, unknown> {
+  const config = {
+    node: flags.node,
+    stateDir: flags.state,
+    runDir: flags.run,
+    socket: flags.socket,
+    socketGid: flags.socketGid,
+    bridge: flags.bridge,
+    cgroupParent: flags.cgroupParent,
+    linkHost: flags.linkHost,
+    linkPort: flags.linkPort,
+    tlsDir: flags.tlsDir,
+    logLevel: flags.logLevel,
+    logFile: flags.logFile,
+  };
+  return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
+}
+
+export function register(program: Command, context: CommandContext): void {
+  withLogFlags(
+    withAgentFlags(program.command("agent").requiredOption("--node <name>", "name of this node", parseNodeName)),
+  )
+    .description(
+      "Run a node's agent: the root daemon that owns the journal, the engines and the fences. Ends on SIGTERM.",
+    )
+    .addHelpText("after", "\nExamples:\n  ferry agent --node node-a --link-host 192.0.2.11 --tls-dir /etc/ferry")
+    .action(async (flags: AgentFlags) => {
+      const [{ runAgent }, { parseAgentConfig }] = await Promise.all([
+        import("../../agent/main.js"),
+        import("../../agent/config.js"),
+      ]);
+      await runAgent(parseAgentConfig(agentConfigOf(flags)));
+      context.exit(0);
+    });
+}

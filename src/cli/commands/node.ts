@@ -1,0 +1,70 @@
+/** `ferry node`: agent and worker of one node as children, each restarted when it dies. */
+import type { Command } from "commander";
+import { ferryError } from "../../model/failure.js";
+import { connectOptions, withConnection, type ConnectionFlags } from "../connection.js";
+import type { CommandContext } from "../io.js";
+import { parseCount, parseNodeName } from "../parse.js";
+import { withAgentFlags, withLogFlags, type AgentFlags } from "./agent.js";
+
+interface NodeFlags extends ConnectionFlags, Omit<AgentFlags, "node"> {
+  name?: string;
+  node?: string;
+  workerUid: number;
+}
+
+export function register(program: Command, context: CommandContext): void {
+  const command: Command = withConnection(program.command("node"))
+    .description(
+      "Run a node: starts its agent (root) and its worker (unprivileged), restarts what dies, forwards signals.\nIn production prefer one systemd unit for each.",
+    )
+    .option("--name <name>", "name of this node", parseNodeName)
+    .option("--node <name>", "the same as --name", parseNodeName)
+    .option(
+      "--worker-uid <uid>",
+      "user and group id that the worker runs as",
+      parseCount("a user id", 1, 2 ** 31),
+      60_971,
+    );
+  withLogFlags(withAgentFlags(command))
+    .addHelpText("after", "\nExamples:\n  ferry node --name node-a --link-host 192.0.2.11 --address 192.0.2.1:7233")
+    .action(async (flags: NodeFlags) => {
+      const name = flags.name ?? flags.node;
+      if (name === undefined) command.error("error: required option '--name <name>' not specified");
+      if (process.getuid?.() !== 0) {
+        throw ferryError("E_REQUEST", "a node's agent must run as root: it freezes, saves and restores processes", {
+          remedy: "start it as root, or start only the worker: ferry worker --node NAME",
+        });
+      }
+      const { address, namespace } = await connectOptions(flags, context.io.env);
+      const { supervise } = await import("../supervise.js");
+      const socket = flags.socket ?? "/run/ferry/agent.sock";
+      const option = (key: string, value: string | number | undefined): string[] =>
+        value === undefined ? [] : [key, String(value)];
+      const logs = [...option("--log-level", flags.logLevel), ...option("--log-file", flags.logFile)];
+      await supervise([
+        {
+          title: "agent",
+          args: [
+            ...["agent", "--node", name, "--socket", socket, "--link-host", flags.linkHost],
+            ...option("--socket-gid", flags.socketGid ?? flags.workerUid),
+            ...option("--state", flags.state),
+            ...option("--run", flags.run),
+            ...option("--bridge", flags.bridge),
+            ...option("--cgroup-parent", flags.cgroupParent),
+            ...option("--link-port", flags.linkPort),
+            ...option("--tls-dir", flags.tlsDir),
+            ...logs,
+          ],
+        },
+        {
+          title: "worker",
+          args: [
+            ...["worker", "--node", name, "--agent-socket", socket, "--address", address],
+            ...option("--namespace", namespace),
+            ...logs,
+          ],
+          uid: flags.workerUid,
+        },
+      ]);
+    });
+}

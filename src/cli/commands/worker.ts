@@ -1,0 +1,42 @@
+/** `ferry worker`: the node's Temporal worker. */
+import type { Command } from "commander";
+import { connectOptions, withConnection, type ConnectionFlags } from "../connection.js";
+import type { CommandContext } from "../io.js";
+import { parseNodeName } from "../parse.js";
+import { withLogFlags } from "./agent.js";
+
+interface WorkerFlags extends ConnectionFlags {
+  node: string;
+  agentSocket: string;
+  logLevel?: string;
+  logFile?: string;
+}
+
+export function register(program: Command, context: CommandContext): void {
+  const command = withConnection(program.command("worker"))
+    .description(
+      "Run a node's worker: unprivileged, polls Temporal for the node's steps and asks its agent to do them.\nMay be killed and restarted at any time; SIGTERM ends it gracefully.",
+    )
+    .requiredOption("--node <name>", "name of this node", parseNodeName)
+    .option("--agent-socket <path>", "the agent's socket", "/run/ferry/agent.sock");
+  withLogFlags(command)
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ferry worker --node node-a --address 192.0.2.1:7233\n  ferry worker --node node-a --log-level debug --log-file /var/log/ferry/worker.log",
+    )
+    .action(async (flags: WorkerFlags) => {
+      const { address, namespace, tls, apiKey } = await connectOptions(flags, context.io.env);
+      const { runWorker } = await import("../../workers/worker.js");
+      await runWorker({
+        node: flags.node,
+        agentSocket: flags.agentSocket,
+        address,
+        ...(namespace !== undefined && { namespace }),
+        ...(tls !== undefined && { tls }),
+        ...(apiKey !== undefined && { apiKey }),
+        ...(flags.logLevel !== undefined && { logLevel: flags.logLevel }),
+        ...(flags.logFile !== undefined && { logFile: flags.logFile }),
+      });
+      context.exit(0);
+    });
+}

@@ -1,0 +1,136 @@
+/** `ferry ps`, `ferry inspect` and `ferry nodes` in words. Pure: data in, lines out. */
+import type { NodeListing, WorkloadInspection, WorkloadListing } from "../../client/types.js";
+import { describeHold } from "./holds.js";
+import type { WorkloadState, WorkloadStatus } from "../../model/workload.js";
+import { formatAge, formatBytes, formatCommand, plural } from "./format.js";
+import { paint, padEnd, printable, type Paint, type Style } from "./style.js";
+import { renderTable, type Cell } from "./table.js";
+
+const STATE_PAINT: Partial<Record<WorkloadState, Paint>> = {
+  running: "green",
+  migrating: "cyan",
+  starting: "cyan",
+  stopping: "cyan",
+  exited: "yellow",
+  failed: "red",
+  "in-doubt": "red",
+  stuck: "red",
+};
+
+const stateCell = (state: WorkloadState): Cell => {
+  const color = STATE_PAINT[state];
+  return color === undefined ? { text: state } : { text: state, paint: color };
+};
+
+/** One row of `ferry ps`: the listing, and the status where the entity answered. */
+export interface PsRow {
+  listing: WorkloadListing;
+  status?: WorkloadStatus;
+}
+
+export function renderPs(rows: readonly PsRow[], now: number, style: Style): string[] {
+  if (rows.length === 0) {
+    return ["no workloads; start one: ferry run redis --node node-a -- redis-server --save ''"];
+  }
+  const sorted = [...rows].sort((a, b) => a.listing.name.localeCompare(b.listing.name));
+  return renderTable(
+    [
+      { title: "NAME" },
+      { title: "NODE" },
+      { title: "STATE" },
+      { title: "RUNTIME" },
+      { title: "IP" },
+      { title: "EPOCH", align: "right" },
+      { title: "SINCE", align: "right" },
+      { title: "COMMAND" },
+    ],
+    sorted.map(({ listing, status }) => [
+      listing.name,
+      status?.node ?? listing.node,
+      stateCell(status?.state ?? listing.state),
+      listing.runtime,
+      status?.spec.network.ip ?? "-",
+      status === undefined ? "-" : String(status.epoch),
+      formatAge(listing.startedAt.getTime(), now),
+      status === undefined ? "-" : formatCommand(status.spec.command),
+    ]),
+    style,
+  );
+}
+
+export function renderNodes(nodes: readonly NodeListing[], style: Style): string[] {
+  if (nodes.length === 0) return ["no nodes; bring the lab up: ferry lab up, or start one: ferry node --name NAME"];
+  return renderTable(
+    [
+      { title: "NODE" },
+      { title: "STATE" },
+      { title: "WORKLOADS", align: "right" },
+      { title: "CPUS", align: "right" },
+      { title: "MEMORY FREE", align: "right" },
+      { title: "DISK FREE", align: "right" },
+      { title: "CRIU" },
+      { title: "KERNEL" },
+      { title: "LINK" },
+    ],
+    [...nodes]
+      .sort((a, b) => a.name.localeCompare(b.name))
+      .map(({ name, reachable, facts, problem }) => {
+        const state: Cell = reachable ? { text: "up", paint: "green" } : { text: "unreachable", paint: "red" };
+        if (facts === undefined) return [name, state, "-", "-", "-", "-", "-", "-", problem ?? "-"];
+        return [
+          name,
+          state,
+          String(facts.workloads.length),
+          String(facts.cpus),
+          formatBytes(facts.memoryAvailableBytes),
+          formatBytes(facts.diskAvailableBytes),
+          facts.criuVersion,
+          facts.kernel,
+          `${facts.linkHost}:${facts.linkPort}`,
+        ];
+      }),
+    style,
+  );
+}
+
+const pair = (style: Style, key: string, value: string): string =>
+  `  ${paint(style, "dim", padEnd(key, 10))} ${printable(value)}`;
+
+export function renderInspection({ status, observation, problem }: WorkloadInspection, style: Style): string[] {
+  const { spec } = status;
+  const limits = [
+    ...(spec.limits.memoryBytes === undefined ? [] : [`memory ${formatBytes(spec.limits.memoryBytes)}`]),
+    ...(spec.limits.cpus === undefined ? [] : [`cpu ${spec.limits.cpus}`]),
+  ];
+  const { ip, mac, gateway } = spec.network;
+  const state = stateCell(status.state);
+  const lines = [
+    paint(style, "bold", status.name),
+    `  ${paint(style, "dim", padEnd("state", 10))} ${state.paint === undefined ? state.text : paint(style, state.paint, state.text)}`,
+    pair(style, "node", status.node),
+    pair(style, "epoch", String(status.epoch)),
+    pair(style, "runtime", status.runtime),
+    pair(style, "command", formatCommand(spec.command)),
+    pair(style, "runs as", `${spec.user} in ${spec.dir}`),
+    pair(style, "network", `${ip}, ${mac}${gateway === undefined ? "" : `, gateway ${gateway}`}`),
+    pair(style, "limits", limits.length === 0 ? "none" : limits.join(", ")),
+  ];
+  const env = Object.entries(spec.env);
+  if (env.length > 0) lines.push(pair(style, "env", env.map(([key, value]) => `${key}=${value}`).join(" ")));
+  if (status.operation !== undefined) lines.push(pair(style, "operation", `${status.operation} is under way`));
+  if (status.problem !== undefined) lines.push(pair(style, "problem", status.problem));
+  if (observation !== undefined) {
+    const root = observation.pid === undefined ? "" : `, root pid ${observation.pid} on ${status.node}`;
+    lines.push(
+      pair(style, "processes", `${plural(observation.processes, "process", "processes")}${root}`),
+      pair(style, "memory", formatBytes(observation.memoryBytes)),
+      pair(style, "log", formatBytes(observation.logBytes)),
+    );
+    if (observation.holds.length > 0) {
+      lines.push(`  ${paint(style, "dim", `journal of ${status.node}`)}`);
+      lines.push(...observation.holds.map((hold) => `    ${printable(describeHold(hold))}`));
+    }
+  }
+  if (problem !== undefined) lines.push(pair(style, "node says", problem));
+  return lines;
+}

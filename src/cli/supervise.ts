@@ -1,0 +1,60 @@
+/**
+ * Keeps a few of our own commands running as children: restarts what dies, forwards SIGTERM and SIGINT, ends when
+ * all have ended after a signal.
+ */
+import { spawn, type ChildProcess } from "node:child_process";
+import { join } from "node:path";
+import { packageRoot } from "../host/package-root.js";
+
+export interface Supervised {
+  title: string;
+  /** Arguments of `ferry`. */
+  args: readonly string[];
+  /** User and group id; default: ours. */
+  uid?: number;
+}
+
+/** First pause before a restart; doubles up to MAX while a child keeps dying young. */
+const FIRST_PAUSE_MS = 500;
+const MAX_PAUSE_MS = 10_000;
+/** A child that lived this long starts over with the first pause. */
+const YOUNG_MS = 30_000;
+
+export async function supervise(children: readonly Supervised[]): Promise<void> {
+  const running = new Map<string, ChildProcess>();
+  let stopping = false;
+  const stop = (signal: NodeJS.Signals): void => {
+    stopping = true;
+    for (const child of running.values()) child.kill(signal);
+  };
+  const signals = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
+  for (const signal of signals) process.on(signal, () => stop(signal === "SIGHUP" ? "SIGTERM" : signal));
+
+  const say = (fields: Record<string, unknown>): void => {
+    process.stderr.write(`${JSON.stringify({ time: Date.now(), name: "ferry-node", ...fields })}\n`);
+  };
+  const keep = async ({ title, args, uid }: Supervised): Promise<void> => {
+    let pauseMs = FIRST_PAUSE_MS;
+    while (!stopping) {
+      const started = Date.now();
+      const child = spawn(process.execPath, [join(packageRoot(), "bin", "ferry.js"), ...args], {
+        stdio: "inherit",
+        // a session of its own: a signal to our terminal's group reaches it only through us
+        detached: true,
+        ...(uid !== undefined && { uid, gid: uid }),
+      });
+      running.set(title, child);
+      const ended = await new Promise<string>((resolve) => {
+        child.once("error", (error) => resolve(error.message));
+        child.once("exit", (code, signal) => resolve(signal === null ? `exit code ${code}` : `signal ${signal}`));
+      });
+      running.delete(title);
+      // a signal that arrived between exit and here is seen by the loop's condition
+      if (stopping) return;
+      pauseMs = Date.now() - started > YOUNG_MS ? FIRST_PAUSE_MS : Math.min(pauseMs * 2, MAX_PAUSE_MS);
+      say({ level: "warn", msg: `the ${title} ended: ${ended}; starting it again`, pauseMs });
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    }
+  };
+  await Promise.all(children.map(keep));
+}
