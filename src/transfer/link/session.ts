@@ -1,0 +1,105 @@
+/** A session: a channel after its handshake, as its users see it. */
+import { toFailure, type FailureData } from "../../model/failure.js";
+import type { Channel } from "./channel.js";
+import { KIND } from "./frame.js";
+import type { Frame, Hello, LinkSession } from "./types.js";
+
+type FrameListener = (frame: Frame) => void | Promise<void>;
+type CloseListener = (failure: FailureData | undefined) => void;
+
+export class Session implements LinkSession {
+  readonly peer: string;
+  readonly hello: Hello;
+  readonly #channel: Channel;
+  readonly #lend: boolean;
+  #listener: FrameListener | undefined;
+  #pumping = false;
+  readonly #closeListeners: CloseListener[] = [];
+  #closeFired: { failure: FailureData | undefined } | undefined;
+  #destroyed = false;
+
+  constructor(channel: Channel, peer: string, hello: Hello, lend: boolean) {
+    this.#channel = channel;
+    this.#lend = lend;
+    this.peer = peer;
+    this.hello = hello;
+    channel.onEnd = () => {
+      // with a listener the pump reports the end, after the last frame; the turn lets a new owner register first
+      setImmediate(() => {
+        if (this.#listener === undefined) void this.#pump();
+      });
+    };
+  }
+
+  get closed(): boolean {
+    return !this.#channel.open;
+  }
+  get bytesSent(): number {
+    return this.#channel.bytesSent;
+  }
+  get bytesReceived(): number {
+    return this.#channel.bytesReceived;
+  }
+  get bufferedBytes(): number {
+    return this.#channel.bufferedBytes;
+  }
+
+  send(type: string, meta: object, payload?: Buffer | readonly Buffer[]): Promise<void> {
+    const parts: readonly Buffer[] = payload === undefined ? [] : Buffer.isBuffer(payload) ? [payload] : payload;
+    return this.#channel.send(KIND.data, type, meta, parts);
+  }
+
+  onFrame(listener: FrameListener): void {
+    this.#listener = listener;
+    if (!this.#pumping) void this.#pump();
+  }
+
+  onClose(listener: CloseListener): void {
+    const fired = this.#closeFired;
+    if (fired === undefined) this.#closeListeners.push(listener);
+    else queueMicrotask(() => listener(fired.failure));
+  }
+
+  close(): Promise<void> {
+    return this.#channel.close();
+  }
+
+  destroy(): void {
+    this.#destroyed = true;
+    this.#channel.destroy();
+  }
+
+  /** Gives frames to the listener one after the other until the end. Never rejects. */
+  async #pump(): Promise<void> {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    for (;;) {
+      const item = this.#channel.take() ?? (await this.#channel.next());
+      if (item.end !== undefined) {
+        this.#fireClose(item.end.failure);
+        return;
+      }
+      const { frame } = item;
+      if (this.#destroyed || this.#listener === undefined) continue;
+      try {
+        if (frame.kind !== KIND.data) throw new Error(`frame of kind ${frame.kind} inside a session`);
+        const pending = this.#listener({ type: frame.type, meta: frame.meta, payload: frame.payload });
+        if (pending !== undefined) await pending;
+        if (this.#lend) this.#channel.takeBack(frame.payload);
+      } catch (error) {
+        const failure = toFailure(error);
+        this.#channel.abort(failure);
+        // frames behind the one that failed must not be acted on
+        this.#destroyed = true;
+        this.#fireClose(failure);
+        return;
+      }
+    }
+  }
+
+  #fireClose(failure: FailureData | undefined): void {
+    if (this.#closeFired !== undefined) return;
+    this.#closeFired = { failure };
+    for (const listener of this.#closeListeners.splice(0)) listener(failure);
+  }
+}
