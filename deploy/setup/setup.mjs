@@ -1,0 +1,152 @@
+/**
+ * Set-up, first half: what must work in a fresh clone, where neither node_modules nor dist exist. So this file uses
+ * Node's own modules only. It checks the machine, installs node modules and compiles, then hands over to the compiled
+ * second half (main.ts: packages, root file system, Temporal server).
+ *
+ *   node deploy/setup/setup.mjs [--until modules|build|all]
+ *
+ * Every step is idempotent and says in one line on standard error what it did and how long it took. Exit codes: 0
+ * ready; 1 a step failed; 2 this machine lacks something (the sentence says what, and what to do).
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+const UNTIL = ["modules", "build", "all"];
+
+function say(line) {
+  process.stderr.write(`setup: ${line}\n`);
+}
+function stop(code, problem, remedy) {
+  say(problem);
+  if (remedy !== undefined) say(`what to do: ${remedy}`);
+  process.exit(code);
+}
+const lastLines = (text) =>
+  text
+    .split("\n")
+    .filter((line) => line.trim() !== "")
+    .slice(-8)
+    .map((line) => `  | ${line}`)
+    .join("\n");
+
+/** Runs one step and prints its line: `work` answers whether there was anything to do. */
+function step(name, work) {
+  const started = Date.now();
+  const did = work();
+  say(`${name.padEnd(22)} ${did ? "done" : "ready"} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
+}
+function runOrStop(doing, file, args, remedy) {
+  const result = spawnSync(file, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
+  if (result.status === 0) return;
+  const why = result.error ? result.error.message : `exit code ${result.status ?? result.signal}`;
+  stop(
+    1,
+    `${doing} failed: ${[file, ...args].join(" ")}: ${why}\n${lastLines(`${result.stdout}\n${result.stderr}`)}`,
+    remedy,
+  );
+}
+
+const wanted = process.argv.indexOf("--until");
+const until = wanted === -1 ? "all" : process.argv[wanted + 1];
+if (!UNTIL.includes(until)) stop(2, `--until takes one of ${UNTIL.join(", ")}, not ${JSON.stringify(until)}`);
+
+// --- the machine -------------------------------------------------------------------------------------------------
+const [major, minor] = process.versions.node.split(".").map(Number);
+if (major < 20 || (major === 20 && minor < 19)) {
+  stop(2, `Ferry needs Node.js 20.19 or newer, this is ${process.versions.node}`, "install a newer Node.js");
+}
+if (until === "all" && process.platform !== "linux") {
+  stop(2, `Ferry moves Linux workloads: it can't run on ${process.platform}`, "use a Linux machine or virtual machine");
+}
+if (until === "all" && process.getuid() !== 0) {
+  stop(
+    2,
+    "Ferry's lab makes namespaces, mounts and cgroups, for which it must be root",
+    "run the same command as root (sudo)",
+  );
+}
+
+// --- one set-up at a time: the kernel drops the lock when we end, however we end -----------------------------------
+const cache =
+  process.env.FERRY_CACHE ||
+  (process.env.XDG_CACHE_HOME && join(process.env.XDG_CACHE_HOME, "ferry")) ||
+  (process.getuid?.() === 0 ? "/var/cache/ferry" : join(homedir(), ".cache", "ferry"));
+if (process.env.FERRY_SETUP_LOCKED !== "1" && process.platform === "linux") {
+  try {
+    mkdirSync(cache, { recursive: true });
+  } catch (error) {
+    stop(
+      2,
+      `the cache directory ${cache} can't be made: ${error.message}`,
+      "set FERRY_CACHE to a directory that can be written",
+    );
+  }
+  const again = [join(cache, "setup.lock"), process.execPath, ...process.argv.slice(1)];
+  const options = { stdio: "inherit", env: { ...process.env, FERRY_SETUP_LOCKED: "1" } };
+  const BUSY = 75;
+  let result = spawnSync("flock", ["--nonblock", "--conflict-exit-code", String(BUSY), ...again], options);
+  if (result.status === BUSY) {
+    say("another set-up is at work: waiting for it");
+    result = spawnSync("flock", again, options);
+  }
+  if (result.error) stop(2, `flock can't be run: ${result.error.message}`, "install util-linux");
+  process.exit(result.status ?? 1);
+}
+
+// --- node modules --------------------------------------------------------------------------------------------------
+const mtime = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
+step("node modules", () => {
+  // npm writes this file last, so it also tells a broken installation.
+  if (mtime(join(root, "node_modules", ".package-lock.json")) >= mtime(join(root, "package-lock.json"))) return false;
+  runOrStop(
+    "installing node modules",
+    "npm",
+    ["ci", "--no-audit", "--no-fund"],
+    "see npm's lines above; a registry must be reachable (npm config get registry)",
+  );
+  return true;
+});
+if (until === "modules") process.exit(0);
+
+// --- compile -------------------------------------------------------------------------------------------------------
+/** Every source file with its size and time: the same list means that dist is up to date. */
+function sources() {
+  const files = [];
+  const walk = (folder) => {
+    for (const entry of readdirSync(join(root, folder), { withFileTypes: true })) {
+      const path = join(folder, entry.name);
+      if (entry.isDirectory()) walk(path);
+      else if (/\.(ts|json)$/.test(entry.name)) {
+        const { size, mtimeMs } = statSync(join(root, path));
+        files.push(`${path} ${size} ${mtimeMs}`);
+      }
+    }
+  };
+  for (const folder of ["src", "test", "deploy", "bench"]) if (existsSync(join(root, folder))) walk(folder);
+  for (const file of ["tsconfig.json", "package-lock.json"]) files.push(`${file} ${mtime(join(root, file))}`);
+  return `${files.sort().join("\n")}\n`;
+}
+step("compile", () => {
+  const dist = join(root, "dist");
+  const stamp = join(dist, "built");
+  const before = existsSync(stamp) ? readFileSync(stamp, "utf8") : "";
+  const now = sources();
+  if (before === now) return false;
+  // What was compiled from a file that is gone would be run as a test: start over.
+  const names = (list) => list.split("\n").map((line) => line.split(" ")[0]);
+  const present = new Set(names(now));
+  if (before === "" || names(before).some((name) => !present.has(name))) rmSync(dist, { recursive: true, force: true });
+  rmSync(stamp, { force: true });
+  runOrStop("compiling", process.execPath, [join("node_modules", "typescript", "bin", "tsc"), "-p", "tsconfig.json"]);
+  runOrStop("bundling the workflows", process.execPath, [join("dist", "deploy", "lab", "build-workflow-bundle.js")]);
+  writeFileSync(stamp, now);
+  return true;
+});
+if (until === "build") process.exit(0);
+
+const { main } = await import("../../dist/deploy/setup/main.js");
+process.exitCode = await main(cache);
