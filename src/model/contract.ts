@@ -57,6 +57,8 @@ export interface Observation {
   pid?: number;
   memoryBytes: number;
   logBytes: number;
+  /** The node's own copy of the spec: lets a new entity adopt what runs there. */
+  spec?: WorkloadSpec;
 }
 
 /** What the source finds out before the freeze, for the destination to compare with. */
@@ -69,6 +71,8 @@ export interface SourceFacts {
   processes: number;
   threads: number;
   cpuFlags: string[];
+  /** The spec's user as the source resolved it; restored processes keep these numbers. */
+  userIds?: { uid: number; gid: number };
   /** Files that are mapped or open outside the volume: the destination must have the same. */
   files: { path: string; sizeBytes: number; mode: number; buildId?: string; mapped: boolean }[];
 }

@@ -54,6 +54,7 @@ const CODES = {
   E_JOURNAL_CORRUPT: "node",
   E_JOURNAL_LOCKED: "node",
   E_AGENT_DOWN: "node",
+  E_TEMPORAL_DOWN: "node",
   E_CANCELLED: "user",
   E_INTERNAL: "bug",
 } as const;

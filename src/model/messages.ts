@@ -1,0 +1,193 @@
+/**
+ * Messages between the SDK, the workflows and the workers: the names of updates, queries and signals, and what they
+ * carry. Workflows define their handlers by these names, clients call them by these names.
+ */
+import type { OperationRef, Reservation } from "./contract.js";
+import type { FailureData } from "./failure.js";
+import type { NodeFacts } from "./node.js";
+import type { Phase } from "./phase.js";
+import type { MigrateOptions } from "./plan.js";
+import type { MigrationReport, PhaseTime } from "./report.js";
+import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "./workload.js";
+
+/** Types of workflow that Ferry runs on queue `ferry`. */
+export const WORKFLOW = {
+  workload: "workload",
+  migrate: "migrate",
+  settle: "settle",
+  sweep: "sweep",
+  node: "node",
+} as const;
+
+export const UPDATE = {
+  start: "start",
+  migrate: "migrate",
+  cancel: "cancel",
+  stop: "stop",
+  remove: "remove",
+  ask: "ask",
+} as const;
+
+export const QUERY = { status: "status", lastMigration: "lastMigration", view: "view", report: "report" } as const;
+
+export const SIGNAL = {
+  /** A node's worker has come up or goes down (to `node/<name>`). */
+  online: "online",
+  offline: "offline",
+  /** Answers "is there such a node?": only its delivery matters. */
+  knock: "knock",
+  /** A migration tells its entity where it stands. */
+  operation: "operation",
+} as const;
+
+/** How long the workflows wait for nodes. Carried in the input so that tests can be quick and slow networks patient. */
+export interface Tuning {
+  /** A worker of the node must take a task within this long, else the node counts as out of reach. */
+  scheduleToStartMs: number;
+  /** The same for takeOver and handOver: a killed worker may come back within this long. */
+  longScheduleToStartMs: number;
+  /** Longest a short step may take. */
+  startToCloseMs: number;
+  /** A worker that was silent for this long is taken for dead, and the step is given to the next one. */
+  heartbeatMs: number;
+  /** First and longest pause between two rounds of asking in doubt. */
+  backoffMs: number;
+  maxBackoffMs: number;
+  /** How long a roll back or a clean-up waits for a node that is not needed for the answer before it is left to `sweep`. */
+  patienceMs: number;
+}
+export const DEFAULT_TUNING: Tuning = {
+  scheduleToStartMs: 5_000,
+  longScheduleToStartMs: 20_000,
+  startToCloseMs: 90_000,
+  heartbeatMs: 5_000,
+  backoffMs: 500,
+  maxBackoffMs: 15_000,
+  patienceMs: 15_000,
+};
+
+/** Input of the entity `workload/<name>`; `carried` is set by continue-as-new only. */
+export interface WorkloadInput {
+  name: string;
+  tuning?: Partial<Tuning>;
+  carried?: CarriedWorkload;
+}
+export interface CarriedWorkload {
+  status: WorkloadStatus;
+  /** Nodes that have held the workload: `remove` makes all of them forget it. */
+  visited: string[];
+  lastMigration?: OperationStarted;
+  /** A hand-over whose workflow ended without an answer. */
+  unsettled?: HandOver;
+}
+
+export interface StartRequest {
+  spec: WorkloadSpec;
+  node: string;
+}
+export interface MigrateRequest {
+  to: string;
+  options: MigrateOptions;
+}
+export interface StopRequest {
+  graceMs: number;
+}
+export interface RemoveRequest {
+  /** Stop it first if it runs. */
+  force: boolean;
+  graceMs: number;
+}
+/** An operation that was accepted and runs as a workflow of its own. */
+export interface OperationStarted {
+  operation: string;
+  workflowId: string;
+  runId: string;
+}
+
+/** Everything that is needed to settle a hand-over: also what is left of one whose workflow was terminated. */
+export interface HandOver {
+  ref: OperationRef;
+  options: MigrateOptions;
+  spec: WorkloadSpec;
+  /** Missing: the source was never asked to hand over. */
+  reservation?: Reservation;
+}
+
+export interface MigrateInput {
+  workload: string;
+  sequence: number;
+  source: string;
+  destination: string;
+  epoch: number;
+  spec: WorkloadSpec;
+  options: MigrateOptions;
+  tuning: Tuning;
+  /** An older hand-over that nobody settled: settled before anything else. */
+  unsettled?: HandOver;
+}
+export interface SettleInput {
+  handOver: HandOver;
+  tuning: Tuning;
+}
+export interface SweepInput {
+  handOver: HandOver;
+  /** How the operation ended, and the nodes where something of it may be left. */
+  moved: boolean;
+  nodes: string[];
+  tuning: Tuning;
+}
+
+/** Where a migration stands. One variable. */
+export type MigrationState = "working" | "undoing" | "in-doubt" | "stuck" | "done";
+
+/** What a migration shows while it runs (query `view`). Times are Unix milliseconds of the workflow's clock. */
+export interface MigrationView {
+  workload: string;
+  operation: string;
+  source: string;
+  destination: string;
+  mode: string;
+  state: MigrationState;
+  phase: Phase;
+  startedAt: number;
+  /** Since when it is in `state`. */
+  since: number;
+  phases: PhaseTime[];
+  problem?: string;
+  remedy?: string;
+}
+
+/** Signal `operation`: from a migration to its entity. */
+export interface OperationNews {
+  operation: string;
+  state: MigrationState;
+  handOver?: HandOver;
+  problem?: string;
+}
+
+/** How a settled hand-over ended. */
+export interface SettledReport {
+  report: MigrationReport;
+}
+
+/** Input of the entity `node/<name>`. */
+export interface NodeInput {
+  node: string;
+  carried?: { online: boolean; facts?: NodeFacts; since: number };
+}
+/** Reads on a node. They go through the node's entity, so that no workload's history grows with them. */
+export type AskRequest =
+  | { ask: "describe"; timeoutMs?: number }
+  | { ask: "observe"; workload: string }
+  | { ask: "log"; workload: string; offset: number; maxBytes: number };
+
+/** States in which nothing of the workload runs. */
+export const isDown = (state: WorkloadState): boolean =>
+  state === "stopped" || state === "exited" || state === "failed" || state === "removed";
+
+/** The failure as it crosses Temporal: the type of an ApplicationFailure is the code, its first detail is the data. */
+export const isFailureData = (value: unknown): value is FailureData =>
+  typeof value === "object" &&
+  value !== null &&
+  typeof (value as { code?: unknown }).code === "string" &&
+  typeof (value as { message?: unknown }).message === "string";

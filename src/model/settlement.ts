@@ -1,0 +1,76 @@
+/**
+ * What may be concluded from two journals: pure, so that a property test can walk every pair of answers.
+ */
+import type { Inquiry, Observation, OperationRef } from "./contract.js";
+import { mayRun, settle, type Hold, type Verdict } from "./ownership.js";
+
+/** The next epoch that neither node has seen: aborted numbers are never used again. */
+export const nextEpoch = (epoch: number, ...seen: readonly (readonly Hold[])[]): number =>
+  Math.max(epoch, ...seen.flat().flatMap((hold) => [hold.epoch, hold.to ?? 0])) + 1;
+
+/** The hold under which these holds' node runs the workload, if it does: the latest epoch that may run. */
+export const running = (holds: readonly Hold[]): Hold | undefined =>
+  holds.filter((hold) => mayRun(hold.state)).sort((a, b) => b.epoch - a.epoch)[0];
+
+/** Highest sequence number among the operations that these holds name (`redis.migrate.3` has 3). */
+export const highestSequence = (holds: readonly Hold[]): number =>
+  Math.max(0, ...holds.map((hold) => Number(/\.(\d{1,9})$/.exec(hold.operation ?? "")?.[1] ?? 0)));
+
+/**
+ * Does the source run the workload again, under its old epoch or (criu died in the hold, restored locally) a new one
+ * of its own, with the operation's epoch burned?
+ */
+export function backHome(ref: OperationRef, source: Inquiry): Hold | undefined {
+  const burned = source.holds.some((hold) => hold.epoch === ref.to && hold.state === "BURNED");
+  const hold = running(source.holds);
+  return burned && hold !== undefined && hold.epoch !== ref.to ? hold : undefined;
+}
+
+/** `settle`, with the local restore of the source taken into account. Undefined: that node did not answer. */
+export function conclude(ref: OperationRef, source: Inquiry | undefined, destination: Inquiry | undefined): Verdict {
+  const home = source === undefined ? undefined : backHome(ref, source);
+  return settle(home === undefined ? source?.state : "OWNER", destination?.state);
+}
+
+/** The states that wait for the other side: a hand-over that nobody has settled. */
+const OPEN: ReadonlySet<string> = new Set(["FROZEN", "RELEASED", "RESERVED", "RECEIVED", "PREPARED", "ACTIVE"]);
+
+/**
+ * Hand-overs between these two nodes that are still open in a journal although their workflow is gone, oldest first.
+ * One whose other side is a third node is told apart by `peer`.
+ */
+export function leftovers(
+  schema: number,
+  workload: string,
+  source: { node: string; seen: Observation },
+  destination: { node: string; seen: Observation },
+): OperationRef[] {
+  const found = new Map<string, OperationRef>();
+  for (const [here, there] of [
+    [source, destination],
+    [destination, source],
+  ] as const) {
+    for (const hold of here.seen.holds) {
+      if (hold.operation === undefined || hold.peer !== there.node || !OPEN.has(hold.state)) continue;
+      const gives = hold.state === "FROZEN" || hold.state === "RELEASED";
+      const other = there.seen.holds.find((h) => h.operation === hold.operation && h.epoch !== hold.epoch);
+      const from = gives ? hold.epoch : (other?.epoch ?? here.seen.holds.find((h) => h.to === hold.epoch)?.epoch);
+      const to = gives ? (hold.to ?? other?.epoch) : hold.epoch;
+      const giver = gives ? here : there;
+      const fallback = running(giver.seen.holds)?.epoch;
+      const epoch = from ?? fallback;
+      if (epoch === undefined || to === undefined || to <= epoch) continue;
+      const taker = gives ? there : here;
+      found.set(hold.operation, {
+        schema,
+        operation: hold.operation,
+        workload,
+        epoch,
+        to,
+        source: giver.node,
+        destination: taker.node,
+      });
+    }
+  }
+  return [...found.values()].sort((a, b) => a.to - b.to);
+}
