@@ -14,6 +14,8 @@ export interface NodeFacts {
   memoryAvailableBytes: number;
   diskAvailableBytes: number;
   bootId: string;
+  /** The node's wall clock when the facts were read, Unix milliseconds. */
+  clockUnixMs?: number;
   /** Workloads that this node's journal holds as running, with their epoch. */
   workloads: { name: string; epoch: number; state: string }[];
 }

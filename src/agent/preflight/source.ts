@@ -1,0 +1,183 @@
+/**
+ * Preflight on the source: everything about the running workload that can be known before the freeze, all at once.
+ *
+ * The workload is only looked at, never stopped. A reason against is a finding, never an error: what can't be read becomes
+ * a finding, too. The facts that the destination must compare travel with them.
+ */
+import { stat } from "node:fs/promises";
+import { cpuFlags as readCpuFlags } from "../../host/facts.js";
+import { run } from "../../host/exec.js";
+import { socketProtocol, socketsOf } from "../../host/sockets.js";
+import type { SourceFacts } from "../../model/contract.js";
+import { toFailure } from "../../model/failure.js";
+import type { NodeFacts } from "../../model/node.js";
+import type { Hold } from "../../model/ownership.js";
+import type { Finding, MigrateOptions } from "../../model/plan.js";
+import type { WorkloadSpec } from "../../model/workload.js";
+import { checkPolicy, type Policy } from "../policy.js";
+import { checkEngine } from "./engine.js";
+import { filesToCompare } from "./files.js";
+import { finder, sizeText } from "./findings.js";
+import { frozenCgroup } from "./frozen.js";
+import { findHolders } from "./holders.js";
+import { checkMemory, treeMemoryBytes } from "./memory.js";
+import { checkMounts, checkTmpfs, viewMounts } from "./mounts.js";
+import { checkLocks, checkOpenFiles, checkPipes, halfPipes } from "./open-files.js";
+import { checkInet, checkOtherSockets, checkUnix, externalPeers, ownedSockets } from "./socket-checks.js";
+import { checkFrozen, checkNamespaces, checkTree } from "./tasks.js";
+import { inspectTree, type Tree } from "./tree.js";
+import { userIds } from "./users.js";
+
+const { block, warn } = finder("source");
+
+export interface SourceContext {
+  /** This node's facts. */
+  node: NodeFacts;
+  spec: WorkloadSpec;
+  /** Pid inside the workload's namespace -> pid on the node. */
+  pids: Record<string, number>;
+  volumeDir: string;
+  runDir: string;
+  options: MigrateOptions;
+  /** Every hold of this workload in this node's journal. */
+  holds: readonly Hold[];
+  /** Mount points that the runtime hands to the engine by name (default /data). */
+  externalMounts?: readonly string[];
+  /** Does the runtime pass --file-locks? Default true. */
+  movesLocks?: boolean;
+  policy?: Policy;
+}
+
+/** A check that could not be made is a reason against, too: going on blindly would be worse. */
+async function guarded(check: string, findings: Promise<Finding[]>): Promise<Finding[]> {
+  try {
+    return await findings;
+  } catch (error) {
+    return [
+      block(
+        check,
+        `could not be checked: ${toFailure(error).message}`,
+        "try again; if it stays so, look at the agent's log",
+      ),
+    ];
+  }
+}
+
+function checkHolds(spec: WorkloadSpec, holds: readonly Hold[]): Finding[] {
+  const newest = holds
+    .toSorted((a, b) => a.epoch - b.epoch)
+    .findLast((hold) => hold.state !== "BURNED" && hold.state !== "TOMBSTONE");
+  if (newest === undefined) {
+    return [block("ownership", `this node's journal has no hold of ${spec.name}`, "ask `ferry inspect` where it runs")];
+  }
+  if (newest.state === "OWNER" || newest.state === "RUNNING") return [];
+  return [
+    block(
+      "ownership",
+      `this node's journal says ${newest.state} (epoch ${newest.epoch}) of ${spec.name}, not OWNER`,
+      "another operation is not settled yet: wait for it, or migrate again to settle it",
+    ),
+  ];
+}
+
+async function checkSockets(tree: Tree, spec: WorkloadSpec): Promise<Finding[]> {
+  const { root } = tree;
+  if (root === undefined) return [];
+  const owned = ownedSockets(tree);
+  const half = halfPipes(tree);
+  const sockets = await socketsOf(root.pid);
+  const external = externalPeers(owned, sockets.unix);
+  const links = new Set([...half.keys(), ...external.map((socket) => `socket:[${socket.peer}]`)]);
+  const holders = await findHolders(links, new Set(tree.tasks.map((task) => task.pid)));
+  return [
+    ...checkPipes(half, holders),
+    ...checkUnix(owned, external, holders),
+    ...checkInet(owned, sockets.inet, spec.network.ip.split("/")[0]),
+    ...checkOtherSockets(owned, sockets, socketProtocol),
+  ];
+}
+
+/** Bytes on disk of the volume; undefined when counting takes too long for a preflight. */
+async function volumeSize(volumeDir: string): Promise<number | undefined> {
+  if ((await stat(volumeDir).catch(() => undefined)) === undefined) return 0;
+  try {
+    // 1: files vanished while it counted.
+    const { stdout } = await run("du", ["-sx", "-B1", "--", volumeDir], { timeoutMs: 1200, allow: [1] });
+    const bytes = Number(/^(\d+)\t/.exec(stdout)?.[1]);
+    return Number.isSafeInteger(bytes) ? bytes : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function checkDuration(options: MigrateOptions, memoryBytes: number): Finding[] {
+  const { mode, bandwidthBytesPerSec, maxBlackoutMs } = options;
+  if (mode !== "cold" || bandwidthBytesPerSec === undefined) return [];
+  const expectedMs = (memoryBytes / bandwidthBytesPerSec) * 1000;
+  if (expectedMs <= maxBlackoutMs) return [];
+  return [
+    warn(
+      "blackout",
+      `cold mode moves up to ${sizeText(memoryBytes)} while frozen: at ${sizeText(bandwidthBytesPerSec)}/s about ${Math.round(expectedMs / 1000)} s, and after ${maxBlackoutMs / 1000} s the source takes the workload back`,
+      "use --mode postcopy, more bandwidth, or a longer --max-blackout",
+    ),
+  ];
+}
+
+/** Never throws for a finding; throws only when /proc itself can't be read. Takes well under a second for small trees. */
+export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> {
+  const { spec, node, options } = ctx;
+  const early = Promise.all([
+    guarded("criu", checkEngine("source", node.node, node.criuVersion)),
+    volumeSize(ctx.volumeDir),
+    readCpuFlags(),
+    userIds(spec.user),
+  ]);
+  const tree = await inspectTree(ctx.pids);
+  const view = await viewMounts(tree, ctx.volumeDir, ctx.externalMounts ?? ["/data"]);
+  const ownMounts = tree.root !== undefined && tree.root.namespaces.mnt !== tree.own.mnt;
+  const [sockets, frozen, tmpfs, files, memoryBytes, [engine, volumeBytes, cpuFlags, ids]] = await Promise.all([
+    guarded("sockets", checkSockets(tree, spec)),
+    guarded("frozen", frozenCgroup(tree.root?.cgroups ?? "").then(checkFrozen)),
+    ownMounts ? checkTmpfs(tree) : [],
+    filesToCompare(tree, view),
+    treeMemoryBytes(tree),
+    early,
+  ]);
+  const findings = [
+    ...checkHolds(spec, ctx.holds),
+    ...engine,
+    ...(ctx.policy === undefined ? [] : checkPolicy(spec, ctx.policy, "source")),
+    ...checkTree(tree),
+    ...checkNamespaces(tree),
+    ...frozen,
+    ...checkOpenFiles(tree),
+    ...checkLocks(tree, ctx.movesLocks ?? true),
+    ...sockets,
+    ...(ownMounts ? checkMounts(view) : []),
+    ...tmpfs,
+    ...checkMemory(tree),
+    ...checkDuration(options, memoryBytes),
+  ];
+  if (volumeBytes === undefined) {
+    findings.push(
+      warn(
+        "volume",
+        "the volume is so large that its size could not be counted in a second; free space is not compared",
+        "make sure that the destination's disk can hold it",
+      ),
+    );
+  }
+  return {
+    findings,
+    node,
+    spec,
+    memoryBytes,
+    volumeBytes: volumeBytes ?? 0,
+    processes: tree.tasks.length,
+    threads: tree.tasks.reduce((sum, task) => sum + task.stat.threads, 0),
+    cpuFlags,
+    files,
+    ...(ids === undefined ? {} : { userIds: ids }),
+  };
+}
