@@ -51,7 +51,7 @@ export async function connectOptions(flags: ConnectionFlags, env: CliIo["env"]):
   const given = flags.address ?? (flags.lab === undefined ? env["FERRY_TEMPORAL_ADDRESS"] : undefined);
   if (given !== undefined && given !== "") return { address: given, ...common };
   const { labAddress } = await import("./lab-state.js");
-  return { address: await labAddress(flags.lab), ...common };
+  return { address: await labAddress(flags.lab, env), ...common };
 }
 
 /** Runs `use` with a client and closes it, whatever happens. */

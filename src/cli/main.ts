@@ -86,11 +86,25 @@ function quiet(command: Command, context: CommandContext): void {
   for (const child of command.commands) quiet(child, context);
 }
 
+/**
+ * commander repeats the whole value before our parser's sentence, which quotes it already (cut, with escapes): only the
+ * option's name is worth keeping of that.
+ */
+function ownWords(message: string): string {
+  const match =
+    /^(?:option '([^']*)' argument|command-argument value) '[\s\S]*' is invalid(?: for argument '[^']*')?\. ([\s\S]+)$/.exec(
+      message,
+    );
+  if (match === null) return message;
+  const [, option, words = message] = match;
+  return option === undefined ? words : `${option}: ${words}`;
+}
+
 /** Says what went wrong and returns the exit code. */
 function report(error: unknown, json: boolean, context: CommandContext): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0 || error.code === "commander.help") return error.exitCode === 0 ? EXIT.moved : EXIT.usage;
-    const message = error.message.replace(/^error: /, "");
+    const message = ownWords(error.message.replace(/^error: /, ""));
     if (json) context.json({ error: { code: "E_REQUEST", message, remedy: "see --help" } });
     context.err(`ferry: ${message.split("\n").map(printable).join("\n       ")}`);
     context.err("  what to do: add --help to see how it is used");

@@ -32,7 +32,11 @@ export function register(program: Command, context: CommandContext): void {
         });
       }
       const { labUi } = await import("../lab-state.js");
-      const url = uiLink(given !== undefined && given !== "" ? given : await labUi(flags.lab), namespace, name);
+      const url = uiLink(
+        given !== undefined && given !== "" ? given : await labUi(flags.lab, context.io.env),
+        namespace,
+        name,
+      );
       if (flags.json === true) context.json({ url });
       else context.out(url);
     });

@@ -116,15 +116,17 @@ function renderPhases(phases: readonly PhaseTime[], style: Style): string[] {
   return table.map((line) => `  ${line}`);
 }
 
+/** Not every ending knows it: a side that was replaced in the middle can't say when it froze or resumed. */
+const blackout = ({ blackoutMs, source, destination }: MigrationReport): string =>
+  blackoutMs > 0 ? `${formatMs(blackoutMs)} (frozen on ${source} until resumed on ${destination})` : "not known";
+
 export function renderReport(report: MigrationReport, style: Style): string[] {
   const { outcome } = report;
   if (outcome === "planned" && report.plan !== undefined) return renderPlan(report.plan, style);
   const sign = outcome === "moved" || outcome === "planned" ? "done" : outcome === "in-doubt" ? "warn" : "fail";
   const lines = [`${mark(style, sign)} ${paint(style, "bold", HEADLINES[outcome](report))}`];
   if (outcome === "moved") {
-    lines.push(
-      `  blackout   ${blackout(report)}`,
-    );
+    lines.push(`  blackout   ${blackout(report)}`);
     if (report.mode === "postcopy") {
       lines.push(`  residual   ${formatMs(report.residualMs)} (from resume to the last page)`);
     }
