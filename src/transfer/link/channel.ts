@@ -28,6 +28,9 @@ export interface ChannelEnd {
 }
 export type ChannelItem = { frame: RawFrame; end?: undefined } | { end: ChannelEnd; frame?: undefined };
 
+const FULL_LIMITS = { meta: MAX_META_BYTES, payload: MAX_PAYLOAD_BYTES };
+/** What a waiting frame costs besides its bytes: a flood of tiny ones must fill the window too. */
+const FRAME_COST_BYTES = 512;
 /** How long a peer that was told of a failure, or bye, has to hang up before we do. */
 const LINGER_MS = 250;
 const CLOSE_MS = 10_000;
@@ -37,6 +40,7 @@ const STALL_FACTOR = 10;
 export class Channel {
   readonly #socket: TLSSocket;
   readonly #parser = new FrameParser({ meta: MAX_HELLO_META_BYTES, payload: 0 });
+  readonly #role: "dialer" | "listener";
   readonly #link: string;
   readonly #pingMs: number;
   readonly #lostMs: number;
@@ -63,7 +67,8 @@ export class Channel {
   onEnd: (() => void) | undefined;
 
   /** @param link start of every message, such as "link to node-b (10.0.0.2:7000)" */
-  constructor(socket: TLSSocket, link: string, tuning: SessionTuning) {
+  constructor(socket: TLSSocket, role: "dialer" | "listener", link: string, tuning: SessionTuning) {
+    this.#role = role;
     this.#socket = socket;
     this.#link = link;
     this.#pingMs = tuning.pingMs ?? DEFAULT_PING_MS;
@@ -108,7 +113,7 @@ export class Channel {
 
   /** The handshake is over: full limits, and the peer must give signs of life from now on. */
   establish(): void {
-    this.#parser.limits = { meta: MAX_META_BYTES, payload: MAX_PAYLOAD_BYTES };
+    this.#parser.limits = FULL_LIMITS;
     const everyMs = Math.max(10, Math.min(this.#pingMs, this.#lostMs / 2) / 2);
     this.#lastTick = performance.now();
     this.#ticker = setInterval(() => {
@@ -143,15 +148,10 @@ export class Channel {
         if (error) reject(this.#gone(type));
         else resolve();
       };
-      const last = payload.at(-1);
-      if (last === undefined) {
-        socket.write(head, done);
-        return;
-      }
       // corked: one call and one run of TLS records for the whole frame, without gluing it together here
       socket.cork();
-      socket.write(head);
-      for (const part of payload) socket.write(part, part === last ? done : undefined);
+      socket.write(head, payload.length === 0 ? done : undefined);
+      for (const [i, part] of payload.entries()) socket.write(part, i === payload.length - 1 ? done : undefined);
       socket.uncork();
     });
   }
@@ -178,7 +178,7 @@ export class Channel {
   take(): ChannelItem | undefined {
     const frame = this.#queue.shift();
     if (frame !== undefined) {
-      this.#queuedBytes -= frame.bytes;
+      this.#queuedBytes -= frame.bytes + FRAME_COST_BYTES;
       if (this.#paused && this.#queuedBytes < this.#windowBytes / 2) {
         this.#paused = false;
         this.#silentMs = 0;
@@ -218,11 +218,13 @@ export class Channel {
     } else this.#finish(failure);
   }
 
-  /** Ends the link at once, drops what waits. */
-  destroy(failure?: FailureData): void {
+  /** Ends the link at once, drops what waits. Returns how it ended: like this, unless it had ended before. */
+  destroy(): FailureData | undefined {
     this.#queue.length = 0;
     this.#queuedBytes = 0;
-    this.#finish(failure ?? { code: "E_LINK_LOST", message: `${this.#link}: cut by this side` });
+    this.#finish({ code: "E_LINK_LOST", message: `${this.#link}: cut by this side` });
+    this.#socket.destroy();
+    return this.#end?.failure;
   }
 
   #discard(): void {
@@ -304,8 +306,11 @@ export class Channel {
         });
         return;
       }
-      case KIND.hello:
       case KIND.welcome:
+        // the listener's first frames may follow its welcome in the same piece of the stream
+        if (this.#role === "dialer") this.#parser.limits = FULL_LIMITS;
+        break;
+      case KIND.hello:
       case KIND.refuse:
       case KIND.data:
         break;
@@ -317,7 +322,7 @@ export class Channel {
       return;
     }
     this.#queue.push(frame);
-    this.#queuedBytes += frame.bytes;
+    this.#queuedBytes += frame.bytes + FRAME_COST_BYTES;
     if (this.#queuedBytes >= this.#windowBytes && !this.#paused) {
       this.#paused = true;
       this.#socket.pause();

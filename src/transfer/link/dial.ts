@@ -41,7 +41,7 @@ export async function dialLink(options: DialOptions): Promise<LinkSession> {
   try {
     await secured(socket, link);
     if (socket.alpnProtocol !== ALPN) throw ferryError("E_LINK_VERSION", `${link}: it does not speak ${ALPN}`);
-    const channel = new Channel(socket, link, options);
+    const channel = new Channel(socket, "dialer", link, options);
     channel.send(KIND.hello, "", makeOffer(options.hello)).catch(() => undefined);
     const first = await channel.next();
     if (first.end !== undefined) {

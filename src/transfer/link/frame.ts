@@ -86,7 +86,8 @@ export function encodeHead(
   head.write(json, HEADER_BYTES + type.length, "utf8");
   let crc = crc32(head.subarray(0, 28));
   crc = crc32(head.subarray(HEADER_BYTES), crc);
-  for (const part of payload) crc = crc32(part, crc);
+  // zlib starts again from zero when it is given no bytes
+  for (const part of payload) if (part.length > 0) crc = crc32(part, crc);
   head.writeUInt32BE(crc, 28);
   return { head, bytes };
 }

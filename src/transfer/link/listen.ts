@@ -84,7 +84,7 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
   /** The handshake after TLS. Never rejects. */
   const greet = async (socket: TLSSocket, from: string): Promise<void> => {
     const link = `link from ${from}`;
-    const channel = new Channel(socket, link, options);
+    const channel = new Channel(socket, "listener", link, options);
     let tell: Kind = KIND.refuse;
     try {
       if (socket.alpnProtocol !== ALPN) {

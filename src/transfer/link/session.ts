@@ -23,12 +23,14 @@ export class Session implements LinkSession {
     this.#lend = lend;
     this.peer = peer;
     this.hello = hello;
-    channel.onEnd = () => {
-      // with a listener the pump reports the end, after the last frame; the turn lets a new owner register first
+    // with a listener the pump reports the end, after the last frame; the turn lets a new owner register first
+    const onEnd = (): void => {
       setImmediate(() => {
         if (this.#listener === undefined) void this.#pump();
       });
     };
+    if (channel.open) channel.onEnd = onEnd;
+    else onEnd();
   }
 
   get closed(): boolean {
@@ -66,7 +68,9 @@ export class Session implements LinkSession {
 
   destroy(): void {
     this.#destroyed = true;
-    this.#channel.destroy();
+    const failure = this.#channel.destroy();
+    // not left to the pump: a frame listener may be waiting for what this ends
+    queueMicrotask(() => this.#fireClose(failure));
   }
 
   /** Gives frames to the listener one after the other until the end. Never rejects. */

@@ -1,5 +1,5 @@
 /** TLS of the link: own files, the peer's name in its certificate, and what OpenSSL's errors mean in our words. */
-import { X509Certificate } from "node:crypto";
+import { constants, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import type { CommonConnectionOptions, SecureContextOptions } from "node:tls";
 import { ferryError, FerryError, type FailureCode, type FailureData } from "../../model/failure.js";
@@ -57,6 +57,8 @@ export async function loadTls(identity: LinkIdentity): Promise<LinkTls> {
     maxVersion: "TLSv1.3",
     ALPNProtocols: [ALPN],
     requestCert: true,
+    // no resumption: every session shows its certificates anew
+    secureOptions: constants.SSL_OP_NO_TICKET,
   };
 }
 
