@@ -1,0 +1,113 @@
+/**
+ * Activities of one node: thin calls "ensure that operation X has reached state Y" to the node's agent.
+ *
+ * They hold no state: a worker may die in the middle and another attempt asks the agent again. Long steps poll the
+ * agent and heartbeat its progress. A cancel ends the waiting only; what is undone is decided by the workflow, which
+ * asks for `burn`. A worker that shuts down detaches: the agent goes on working.
+ */
+import { ApplicationFailure, CancelledFailure, Context } from "@temporalio/activity";
+import type { NodeActivities, NodeAgent, Step } from "../model/contract.js";
+import { ferryError } from "../model/failure.js";
+import { isAgentDown, toApplicationFailure } from "./failures.js";
+
+export interface NodeActivitiesOptions {
+  agent: NodeAgent;
+  node: string;
+  /** How long one poll of a long step waits in the agent, in milliseconds; also the pace of heartbeats. */
+  pollMs?: number;
+  /** How long a long step goes on asking an agent that is away before it fails (and is retried by the server). */
+  agentAwayMs?: number;
+}
+
+const FIRST_PAUSE_MS = 200;
+const LONGEST_PAUSE_MS = 2_000;
+
+export function createNodeActivities(options: NodeActivitiesOptions): NodeActivities {
+  const { agent, node, pollMs = 300, agentAwayMs = 60_000 } = options;
+
+  const ask = async <Result>(call: () => Promise<Result>): Promise<Result> => {
+    try {
+      return await call();
+    } catch (error) {
+      throw toApplicationFailure(error);
+    }
+  };
+
+  /** Asks until the step is done. */
+  const follow = async <Result>(poll: (waitMs: number) => Promise<Step<Result>>): Promise<Result> => {
+    const context = Context.current();
+    let last: unknown;
+    let awaySince: number | undefined;
+    let pause = FIRST_PAUSE_MS;
+    context.heartbeat();
+    for (;;) {
+      throwWhenCancelled(context, node);
+      try {
+        const step = await poll(pollMs);
+        awaySince = undefined;
+        pause = FIRST_PAUSE_MS;
+        if (step.done) return step.result;
+        last = step.progress ?? last;
+        context.heartbeat(last);
+      } catch (error) {
+        if (!isAgentDown(error)) throw toApplicationFailure(error);
+        awaySince ??= Date.now();
+        if (Date.now() - awaySince > agentAwayMs) throw toApplicationFailure(error);
+        context.heartbeat(last);
+        await sleepUnlessCancelled(context, pause);
+        pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
+      }
+    }
+  };
+
+  return {
+    describeNode: () => ask(() => agent.describeNode()),
+    startWorkload: (input) => ask(() => agent.startWorkload(input)),
+    stopWorkload: (input) => ask(() => agent.stopWorkload(input)),
+    removeWorkload: (input) => ask(() => agent.removeWorkload(input)),
+    observeWorkload: (input) => ask(() => agent.observeWorkload(input)),
+    readLog: (input) => ask(() => agent.readLog(input)),
+    preflightSource: (input) => ask(() => agent.preflightSource(input)),
+    preflightDestination: (input) => ask(() => agent.preflightDestination(input)),
+    reserve: (input) => ask(() => agent.reserve(input)),
+    takeOver: (input) => follow((waitMs) => agent.takeOver(input, waitMs)),
+    handOver: (input) => follow((waitMs) => agent.handOver(input, waitMs)),
+    inquire: (input) => ask(() => agent.inquire(input)),
+    burn: (input) => ask(() => agent.burn(input)),
+    refuse: (input) => ask(() => agent.refuse(input)),
+    deliver: (input) => ask(() => agent.deliver(input)),
+    cleanup: (input) => ask(() => agent.cleanup(input)),
+  };
+}
+
+/**
+ * Asked for by a person (through the workflow): stop waiting, the workflow asks the journals.
+ * Anything else (this worker shuts down, the server has given the step to somebody else): detach.
+ */
+function throwWhenCancelled(context: Context, node: string): void {
+  if (!context.cancellationSignal.aborted) return;
+  const why = context.cancellationDetails;
+  if (why?.cancelRequested === true) throw new CancelledFailure("no longer waited for; the agent was not told to stop");
+  throw detached(node);
+}
+
+const detached = (node: string): ApplicationFailure => {
+  const { data } = ferryError("E_AGENT_DOWN", `the worker of ${node} shuts down; its agent goes on with the step`, {
+    node,
+  });
+  return ApplicationFailure.create({ message: data.message, type: data.code, nonRetryable: false, details: [data] });
+};
+
+function sleepUnlessCancelled(context: Context, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    const { cancellationSignal: signal } = context;
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
+}

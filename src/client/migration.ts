@@ -1,0 +1,187 @@
+/**
+ * A migration as the SDK shows it: its workflow's view (a query) merged with the heartbeats of its two long steps (from
+ * `describe`), so that watching costs no history.
+ */
+import type { Client, WorkflowHandle } from "@temporalio/client";
+import { defaultPayloadConverter } from "@temporalio/common";
+import { QUERY, type MigrationView, type OperationStarted } from "../model/messages.js";
+import { PHASES, isPhase, type Phase } from "../model/phase.js";
+import type { MigrationReport, Progress } from "../model/report.js";
+import type { Side } from "../model/failure.js";
+import { asking, toFerryError, type Asked } from "./failures.js";
+import type { MigrationHandle, MigrationProgress } from "./types.js";
+
+/** Doubt that lasts this long is reported; the migration itself goes on asking. */
+const DOUBT_MS = 10_000;
+const DEFAULT_EVERY_MS = 250;
+const QUERY_TIMEOUT_MS = 10_000;
+
+export interface MigrationContext {
+  client: Client;
+  address: string;
+  workload: string;
+  /** See DOUBT_MS; tests shorten it. */
+  doubtMs?: number;
+}
+
+export function migrationHandle(context: MigrationContext, started: OperationStarted): MigrationHandle {
+  const { client, address } = context;
+  const { workflowId, operation, runId } = started;
+  const handle = client.workflow.getHandle(workflowId, runId);
+  const asked = (doing: string): Asked => ({ address, doing: `${doing} ${operation}` });
+  const end = ending(context, handle, asked("follow"));
+
+  return {
+    workflowId,
+    operation,
+    progress: (options) => watch(context, handle, started, end, options?.everyMs ?? DEFAULT_EVERY_MS),
+    result: () => end(),
+    cancel: () =>
+      asking(asked("cancel"), async () => {
+        try {
+          await handle.cancel();
+        } catch (error) {
+          // It has ended already: there is nothing left to cancel, and `result` says how it went.
+          if (!(error instanceof Error && error.name === "WorkflowNotFoundError")) throw error;
+        }
+      }),
+  };
+
+  /** The report; while it is in doubt or stuck for long, what is known so far. */
+  function ending(
+    { doubtMs = DOUBT_MS }: MigrationContext,
+    workflow: WorkflowHandle,
+    asking_: Asked,
+  ): () => Promise<MigrationReport> {
+    return async () => {
+      const stop = new AbortController();
+      const report = client.withAbortSignal(stop.signal, () => workflow.result() as Promise<MigrationReport>);
+      const doubt = inDoubt(workflow, doubtMs, stop.signal);
+      try {
+        return await Promise.race([report, doubt]);
+      } catch (error) {
+        throw toFerryError(error, asking_);
+      } finally {
+        stop.abort();
+        report.catch(() => undefined);
+        doubt.catch(() => undefined);
+      }
+    };
+  }
+
+  /** Resolves with the interim report once the doubt has lasted; never when the signal comes first. */
+  async function inDoubt(workflow: WorkflowHandle, doubtMs: number, signal: AbortSignal): Promise<MigrationReport> {
+    for (;;) {
+      await pause(1_000, signal);
+      if (signal.aborted) return new Promise(() => undefined);
+      const view = await viewOf(client, workflow);
+      if (view === undefined || (view.state !== "in-doubt" && view.state !== "stuck")) continue;
+      if (Date.now() - view.since < doubtMs) continue;
+      return client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () => workflow.query<MigrationReport>(QUERY.report));
+    }
+  }
+}
+
+async function viewOf(client: Client, workflow: WorkflowHandle): Promise<MigrationView | undefined> {
+  try {
+    return await client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () => workflow.query<MigrationView>(QUERY.view));
+  } catch {
+    // No worker at the moment: the next look may tell.
+    return undefined;
+  }
+}
+
+async function* watch(
+  { client, workload }: MigrationContext,
+  workflow: WorkflowHandle,
+  { operation }: OperationStarted,
+  end: () => Promise<MigrationReport>,
+  everyMs: number,
+): AsyncGenerator<MigrationProgress> {
+  const stop = new AbortController();
+  const ended = end().then(
+    () => stop.abort(),
+    () => stop.abort(),
+  );
+  const began = Date.now();
+  const seen: Partial<Record<Side, Progress>> = {};
+  let phase: Phase = "preflight";
+  try {
+    while (!stop.signal.aborted) {
+      const [view, beats] = await Promise.all([viewOf(client, workflow), heartbeats(workflow)]);
+      for (const beat of beats) seen[beat.side] = beat;
+      for (const next of [view?.phase, seen.source?.phase, seen.destination?.phase]) {
+        if (next !== undefined && PHASES.indexOf(next) > PHASES.indexOf(phase)) phase = next;
+      }
+      yield progressOf(workload, operation, phase, seen, Date.now() - (view?.startedAt ?? began));
+      if (view?.state === "done") break;
+      await pause(everyMs, stop.signal);
+    }
+    if (!stop.signal.aborted) await ended;
+  } finally {
+    stop.abort();
+  }
+}
+
+function progressOf(
+  workload: string,
+  operation: string,
+  phase: Phase,
+  { source, destination }: Partial<Record<Side, Progress>>,
+  elapsedMs: number,
+): MigrationProgress {
+  // The side that moves bytes at the moment knows best.
+  const main = (source?.bytesSent ?? 0) >= (destination?.bytesSent ?? 0) ? source : destination;
+  const left = (main?.bytesTotal ?? 0) - (main?.bytesSent ?? 0);
+  const rate = main?.rateBytesPerSec ?? 0;
+  return {
+    workload,
+    operation,
+    phase,
+    ...(source === undefined ? {} : { source }),
+    ...(destination === undefined ? {} : { destination }),
+    bytesSent: main?.bytesSent ?? 0,
+    bytesTotal: main?.bytesTotal ?? 0,
+    rateBytesPerSec: rate,
+    ...(rate > 0 && left > 0 ? { etaMs: (left / rate) * 1000 } : {}),
+    elapsedMs,
+  };
+}
+
+async function heartbeats(workflow: WorkflowHandle): Promise<Progress[]> {
+  try {
+    const { raw } = await workflow.describe();
+    return (raw.pendingActivities ?? []).flatMap((activity) => {
+      const payload = activity.heartbeatDetails?.payloads?.[0];
+      if (payload === undefined || payload === null) return [];
+      const beat: unknown = defaultPayloadConverter.fromPayload(payload);
+      return isProgress(beat) ? [beat] : [];
+    });
+  } catch {
+    return [];
+  }
+}
+
+function isProgress(value: unknown): value is Progress {
+  if (typeof value !== "object" || value === null) return false;
+  const beat = value as Partial<Record<keyof Progress, unknown>>;
+  return (
+    isPhase(beat.phase) &&
+    (beat.side === "source" || beat.side === "destination") &&
+    typeof beat.bytesSent === "number" &&
+    typeof beat.bytesTotal === "number"
+  );
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
+}

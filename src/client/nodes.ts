@@ -1,0 +1,91 @@
+/** The nodes: every worker registers its node's entity at boot, so that a visibility query lists them. */
+import type { Client } from "@temporalio/client";
+import { QUERY, UPDATE, WORKFLOW, type AskRequest } from "../model/messages.js";
+import { nodeWorkflowId } from "../model/names.js";
+import type { NodeFacts } from "../model/node.js";
+import { FerryError, ferryError } from "../model/failure.js";
+import { asking, toFerryError } from "./failures.js";
+import { checkName } from "./requests.js";
+import type { FerryClient, NodeListing } from "./types.js";
+
+export interface Context {
+  client: Client;
+  address: string;
+}
+
+const ASK_TIMEOUT_MS = 15_000;
+
+/** Asks a node through its entity. @throws FerryError E_NODE_UNKNOWN, E_NODE_UNREACHABLE, or what the node says. */
+export async function askNode<Result>({ client, address }: Context, node: string, request: AskRequest): Promise<Result> {
+  try {
+    return await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
+      client.workflow.getHandle(nodeWorkflowId(node)).executeUpdate<Result, [AskRequest]>(UPDATE.ask, { args: [request] }),
+    );
+  } catch (error) {
+    const notFound = { code: "E_NODE_UNKNOWN" as const, message: `there is no node ${node}`, node };
+    throw toFerryError(error, { address, doing: `ask node ${node}`, notFound });
+  }
+}
+
+async function knownNodes({ client, address }: Context): Promise<string[]> {
+  return asking({ address, doing: "list the nodes" }, async () => {
+    const names: string[] = [];
+    const query = `WorkflowType = '${WORKFLOW.node}' AND ExecutionStatus = 'Running'`;
+    for await (const { workflowId } of client.workflow.list({ query })) names.push(workflowId.replace(/^node\//, ""));
+    return [...new Set(names)].sort();
+  });
+}
+
+/** @throws FerryError E_NODE_UNKNOWN that lists the nodes that there are. */
+export async function demandNode(context: Context, node: string): Promise<void> {
+  const { client, address } = context;
+  try {
+    const { status } = await client.workflow.getHandle(nodeWorkflowId(node)).describe();
+    if (status.name === "RUNNING") return;
+  } catch (error) {
+    if (!(error instanceof Error && error.name === "WorkflowNotFoundError")) {
+      throw toFerryError(error, { address, doing: `look up node ${node}` });
+    }
+  }
+  const known = await knownNodes(context);
+  throw ferryError("E_NODE_UNKNOWN", `there is no node ${node}`, {
+    node,
+    remedy:
+      known.length === 0
+        ? "no node has registered yet: start one with ferry node --name NAME, or a lab with ferry lab up"
+        : `choose one of: ${known.join(", ")}`,
+  });
+}
+
+export function nodesOf(context: Context): FerryClient["nodes"] {
+  const get = async (name: string): Promise<NodeListing> => {
+    checkName("node", name);
+    try {
+      const facts = await askNode<NodeFacts>(context, name, { ask: "describe" });
+      return { name, reachable: true, facts };
+    } catch (error) {
+      if (!(error instanceof FerryError) || error.code === "E_NODE_UNKNOWN") {
+        await demandNode(context, name);
+        throw error;
+      }
+      const facts = await lastFacts(context, name);
+      return { name, reachable: false, problem: error.message, ...(facts === undefined ? {} : { facts }) };
+    }
+  };
+  return {
+    get,
+    list: async () => Promise.all((await knownNodes(context)).map(get)),
+  };
+}
+
+/** What the node said of itself when it last answered. */
+async function lastFacts({ client }: Context, node: string): Promise<NodeFacts | undefined> {
+  try {
+    const state = await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
+      client.workflow.getHandle(nodeWorkflowId(node)).query<{ facts?: NodeFacts }>(QUERY.status),
+    );
+    return state.facts;
+  } catch {
+    return undefined;
+  }
+}

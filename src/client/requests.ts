@@ -1,0 +1,101 @@
+/** Requests from outside, checked: what is wrong is said with the field and the value. */
+import { z } from "zod";
+import { FerryError, type FailureCode } from "../model/failure.js";
+import { nameProblem } from "../model/names.js";
+import { DEFAULT_MAX_BLACKOUT_MS, MODES, type MigrateOptions } from "../model/plan.js";
+import { RUNTIMES } from "../model/workload.js";
+import type { RunRequest } from "./types.js";
+
+const IP = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/;
+const isIp = (text: string): boolean => {
+  const parts = IP.exec(text);
+  if (parts === null) return false;
+  return parts.slice(1, 5).every((part) => Number(part) <= 255) && Number(parts[5]) <= 32;
+};
+
+const word = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL character");
+
+const runSchema = z.strictObject({
+  name: z.string(),
+  node: z.string(),
+  command: z.array(word).min(1, "a command is needed").max(1000),
+  runtime: z.enum(RUNTIMES).optional(),
+  env: z
+    .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable's name has letters, digits and _"), word)
+    .optional(),
+  dir: word.refine((dir) => dir.startsWith("/"), "must be an absolute path inside the workload").optional(),
+  user: z
+    .string()
+    .regex(/^(?:[a-z_][a-z0-9_-]{0,31}|\d{1,10}(?::\d{1,10})?)$/, "must be a user name, uid or uid:gid")
+    .optional(),
+  limits: z
+    .strictObject({
+      memoryBytes: z
+        .int()
+        .min(2 ** 20, "at least 1 MiB")
+        .optional(),
+      cpus: z.number().positive().max(4096).optional(),
+    })
+    .optional(),
+  ip: z.string().refine(isIp, "must be an IPv4 address with prefix length, like 10.77.0.120/24").optional(),
+  mac: z
+    .string()
+    .regex(/^[0-9a-f][26ae](?::[0-9a-f]{2}){5}$/, "must be a locally administered unicast address, like 02:fe:0a:4d:00:78")
+    .optional(),
+  gateway: z.ipv4().optional(),
+});
+
+const migrateSchema = z.strictObject({
+  to: z.string(),
+  mode: z.enum(MODES).default("cold"),
+  dryRun: z.boolean().default(false),
+  maxBlackoutMs: z
+    .int()
+    .min(100, "at least 100 ms")
+    .max(24 * 3_600_000)
+    .default(DEFAULT_MAX_BLACKOUT_MS),
+  bandwidthBytesPerSec: z.int().min(1024, "at least 1024 bytes a second").optional(),
+});
+
+function parse<Schema extends z.ZodType>(schema: Schema, what: string, code: FailureCode, value: unknown): z.output<Schema> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map(({ path, message }) => {
+    const where = path.map(String).join(".");
+    return where === "" ? message : `${where}: ${message}`;
+  });
+  throw new FerryError({
+    code,
+    message: `the ${what} is not valid: ${problems.join("; ")}`,
+    remedy: "correct these fields and ask again",
+  });
+}
+
+export function checkName(kind: "workload" | "node", name: unknown): string {
+  const problem = nameProblem(kind, name);
+  if (problem !== undefined) throw new FerryError({ code: "E_NAME", message: problem });
+  return String(name);
+}
+
+/** Names are checked first, with the sentence that says the rule; then the rest. */
+export function checkRun(request: RunRequest): z.output<typeof runSchema> {
+  const given: Partial<RunRequest> | null = request;
+  checkName("workload", given?.name);
+  checkName("node", given?.node);
+  return parse(runSchema, `request to run ${request.name}`, "E_SPEC", request);
+}
+
+export function checkMigrate(name: string, request: unknown): { to: string; options: MigrateOptions } {
+  const { to } = (request ?? {}) as { to?: unknown };
+  checkName("node", to);
+  const { bandwidthBytesPerSec, to: node, ...rest } = parse(
+    migrateSchema,
+    `request to migrate ${name}`,
+    "E_REQUEST",
+    request,
+  );
+  return { to: node, options: { ...rest, ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }) } };
+}
+
+export const checkGrace = (graceMs: unknown): number =>
+  parse(z.int().min(0).max(3_600_000), "grace time in milliseconds", "E_REQUEST", graceMs);

@@ -1,0 +1,230 @@
+/** The workloads: one entity workflow each. */
+import { WithStartWorkflowOperation, type WorkflowExecutionInfo } from "@temporalio/client";
+import { TypedSearchAttributes, defineSearchAttributeKey } from "@temporalio/common";
+import type { LogChunk, Observation } from "../model/contract.js";
+import { FerryError, type FailureData } from "../model/failure.js";
+import {
+  QUERY,
+  UPDATE,
+  WORKFLOW,
+  type MigrateRequest,
+  type OperationStarted,
+  type RemoveRequest,
+  type StartRequest,
+  type StopRequest,
+  type WorkloadInput,
+} from "../model/messages.js";
+import { WORKFLOW_TASK_QUEUE, workloadWorkflowId, type SearchAttributeName } from "../model/names.js";
+import { WORKLOAD_STATES, type WorkloadSpec, type WorkloadState, type WorkloadStatus } from "../model/workload.js";
+import { bareIp, chooseIp, macOf } from "./addresses.js";
+import { asking, refuse, toFerryError, type Asked } from "./failures.js";
+import { migrationHandle } from "./migration.js";
+import { askNode, demandNode, type Context } from "./nodes.js";
+import { checkGrace, checkMigrate, checkName, checkRun } from "./requests.js";
+import type { FerryClient, RunRequest, WorkloadHandle, WorkloadListing } from "./types.js";
+
+const START_TIMEOUT_MS = 150_000;
+const UPDATE_TIMEOUT_MS = 60_000;
+const QUERY_TIMEOUT_MS = 10_000;
+const DEFAULT_GRACE_MS = 10_000;
+const DEFAULT_LOG_BYTES = 64 * 1024;
+
+const key = (name: SearchAttributeName) => defineSearchAttributeKey(name, "KEYWORD");
+
+export function workloadsOf(context: Context, nodes: FerryClient["nodes"]): FerryClient["workloads"] {
+  const { client, address } = context;
+  const get = (name: string): WorkloadHandle => workloadHandle(context, checkName("workload", name));
+
+  const executions = async (all: boolean): Promise<WorkflowExecutionInfo[]> =>
+    asking({ address, doing: "list the workloads" }, async () => {
+      const query = `WorkflowType = '${WORKFLOW.workload}'${all ? "" : " AND ExecutionStatus = 'Running'"}`;
+      const found: WorkflowExecutionInfo[] = [];
+      for await (const info of client.workflow.list({ query })) found.push(info);
+      return found;
+    });
+
+  const run = async (request: RunRequest): Promise<WorkloadHandle> => {
+    const checked = checkRun(request);
+    const { name, node } = checked;
+    await demandNode(context, node);
+    const before = await existing(get(name));
+    const taken = new Map<string, string>();
+    for (const info of await executions(false)) {
+      const ip = info.memo?.["ip"];
+      const owner = info.workflowId.replace(/^workload\//, "");
+      if (typeof ip === "string" && owner !== name) taken.set(bareIp(ip), owner);
+    }
+    const ip = checked.ip ?? before?.spec.network.ip ?? chooseIp(name, new Set(taken.keys()));
+    if (ip === undefined) {
+      throw refuse("E_IP_CONFLICT", "every address from 10.77.0.100 to 10.77.0.199 is taken", "give one with --ip");
+    }
+    const owner = taken.get(bareIp(ip));
+    if (owner !== undefined) {
+      throw refuse("E_IP_CONFLICT", `${bareIp(ip)} is the address of workload ${owner}`, "give another one with --ip");
+    }
+    if (before === undefined) await refuseIfElsewhere(nodes, name, node);
+    const spec: WorkloadSpec = {
+      name,
+      runtime: checked.runtime ?? "process",
+      command: checked.command,
+      env: checked.env ?? {},
+      dir: checked.dir ?? "/data",
+      user: checked.user ?? "root",
+      limits: {
+        ...(checked.limits?.memoryBytes === undefined ? {} : { memoryBytes: checked.limits.memoryBytes }),
+        ...(checked.limits?.cpus === undefined ? {} : { cpus: checked.limits.cpus }),
+      },
+      network: {
+        ip,
+        mac: checked.mac ?? before?.spec.network.mac ?? macOf(ip),
+        ...(checked.gateway === undefined ? {} : { gateway: checked.gateway }),
+      },
+    };
+    const input: WorkloadInput = { name };
+    const startWorkflowOperation = new WithStartWorkflowOperation<(input: WorkloadInput) => Promise<unknown>>(
+      WORKFLOW.workload,
+      {
+        workflowId: workloadWorkflowId(name),
+        taskQueue: WORKFLOW_TASK_QUEUE,
+        workflowIdConflictPolicy: "USE_EXISTING",
+        args: [input],
+        memo: { ip },
+        staticSummary: `workload ${name}: ${spec.command.join(" ").slice(0, 120)}`,
+        typedSearchAttributes: new TypedSearchAttributes([
+          { key: key("FerryWorkload"), value: name },
+          { key: key("FerryNode"), value: node },
+          { key: key("FerryRuntime"), value: spec.runtime },
+          { key: key("FerryState"), value: "starting" },
+        ]),
+      },
+    );
+    await asking({ address, doing: `run ${name} on ${node}` }, () =>
+      client.withDeadline(Date.now() + START_TIMEOUT_MS, () =>
+        client.workflow.executeUpdateWithStart<(input: WorkloadInput) => Promise<unknown>, WorkloadStatus, [StartRequest]>(
+          UPDATE.start,
+          { startWorkflowOperation, args: [{ spec, node }] },
+        ),
+      ),
+    );
+    return get(name);
+  };
+
+  return {
+    run,
+    get,
+    list: async (options) => (await executions(options?.all ?? false)).map(listing),
+  };
+}
+
+async function existing(handle: WorkloadHandle): Promise<WorkloadStatus | undefined> {
+  try {
+    const status = await handle.status();
+    return status.state === "removed" ? undefined : status;
+  } catch (error) {
+    if (error instanceof FerryError && error.code === "E_WORKLOAD_UNKNOWN") return undefined;
+    throw error;
+  }
+}
+
+/** A workload whose entity was lost may still run somewhere: it must not be started a second time elsewhere. */
+async function refuseIfElsewhere(nodes: FerryClient["nodes"], name: string, node: string): Promise<void> {
+  for (const other of await nodes.list()) {
+    if (other.name === node || !other.reachable) continue;
+    const held = other.facts?.workloads.find((w) => w.name === name && (w.state === "OWNER" || w.state === "RUNNING"));
+    if (held !== undefined) {
+      throw refuse(
+        "E_WORKLOAD_EXISTS",
+        `${name} runs on ${other.name} already (epoch ${held.epoch}), without an entity that looks after it`,
+        `run it with --node ${other.name} and the same command to take it over, or choose another name`,
+      );
+    }
+  }
+}
+
+function listing(info: WorkflowExecutionInfo): WorkloadListing {
+  const read = (name: SearchAttributeName): string | undefined => info.typedSearchAttributes.get(key(name));
+  const state = read("FerryState");
+  const mode = read("FerryMode");
+  return {
+    name: info.workflowId.replace(/^workload\//, ""),
+    node: read("FerryNode") ?? "?",
+    runtime: read("FerryRuntime") ?? "?",
+    state: isState(state) ? state : "starting",
+    startedAt: info.startTime,
+    ...(mode === undefined ? {} : { mode }),
+  };
+}
+
+const isState = (state: string | undefined): state is WorkloadState =>
+  (WORKLOAD_STATES as readonly (string | undefined)[]).includes(state);
+
+function workloadHandle(context: Context, name: string): WorkloadHandle {
+  const { client, address } = context;
+  const handle = client.workflow.getHandle(workloadWorkflowId(name));
+  const notFound: FailureData = {
+    code: "E_WORKLOAD_UNKNOWN",
+    message: `there is no workload ${name}`,
+    workload: name,
+    remedy: "see which workloads there are: ferry ps",
+  };
+  const asked = (doing: string): Asked => ({ address, doing: `${doing} ${name}`, notFound });
+  const update = <Result, Request>(doing: string, update_: string, request: Request, timeoutMs: number) =>
+    asking(asked(doing), () =>
+      client.withDeadline(Date.now() + timeoutMs, () =>
+        handle.executeUpdate<Result, [Request]>(update_, { args: [request] }),
+      ),
+    );
+  const query = <Result>(doing: string, query_: string): Promise<Result> =>
+    asking(asked(doing), () =>
+      client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () => handle.query<Result>(query_)),
+    );
+  const status = (): Promise<WorkloadStatus> => query("read the state of", QUERY.status);
+
+  return {
+    name,
+    status,
+    inspect: async () => {
+      const now = await status();
+      try {
+        const observation = await askNode<Observation>(context, now.node, { ask: "observe", workload: name });
+        // The entity is not told when the workload ends by itself; the node knows.
+        const ended = now.state === "running" && observation.processes === 0;
+        return { status: ended ? { ...now, state: "exited" } : now, observation };
+      } catch (error) {
+        return { status: now, problem: toFerryError(error, asked("inspect")).message };
+      }
+    },
+    migrate: async (request) => {
+      const { to, options } = checkMigrate(name, request);
+      await demandNode(context, to);
+      const started = await update<OperationStarted, MigrateRequest>(
+        "migrate",
+        UPDATE.migrate,
+        { to, options },
+        UPDATE_TIMEOUT_MS,
+      );
+      return migrationHandle({ ...context, workload: name }, started);
+    },
+    migration: async () => {
+      const last = await query<OperationStarted | null>("read the last migration of", QUERY.lastMigration);
+      return last === null ? undefined : migrationHandle({ ...context, workload: name }, last);
+    },
+    logs: async (options) => {
+      const { node } = await status();
+      return askNode<LogChunk>(context, node, {
+        ask: "log",
+        workload: name,
+        offset: options?.offset ?? -DEFAULT_LOG_BYTES,
+        maxBytes: Math.min(options?.maxBytes ?? DEFAULT_LOG_BYTES, 2 * DEFAULT_LOG_BYTES),
+      });
+    },
+    stop: async (options) => {
+      const graceMs = checkGrace(options?.graceMs ?? DEFAULT_GRACE_MS);
+      return update<WorkloadStatus, StopRequest>("stop", UPDATE.stop, { graceMs }, UPDATE_TIMEOUT_MS * 3 + graceMs);
+    },
+    remove: async (options) => {
+      const request = { force: options?.force ?? false, graceMs: DEFAULT_GRACE_MS };
+      await update<void, RemoveRequest>("remove", UPDATE.remove, request, UPDATE_TIMEOUT_MS * 3);
+    },
+  };
+}

@@ -1,0 +1,225 @@
+/** The agent of one simulated node: the verbs of NodeAgent over a SimulatedWorld, with the faults that were ordered. */
+import type {
+  Inquiry,
+  LogChunk,
+  NodeAgent,
+  Observation,
+  OperationRef,
+  SideOutcome,
+  SourceFacts,
+  Step,
+} from "../../model/contract.js";
+import { FerryError, ferryError, type Side } from "../../model/failure.js";
+import { forget, holdsOf, mayRun, runningHold } from "../../model/ownership.js";
+import type { NodeFacts } from "../../model/node.js";
+import type { Finding } from "../../model/plan.js";
+import { burnHere, pump, recordOf, refuseHere, remember, takeBack } from "./engine.js";
+import type { SimulatedWorld, Verb } from "./world.js";
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+export interface SimulatedAgent extends NodeAgent {
+  /** Findings that the next preflights on this node report. */
+  readonly findings: Finding[];
+  /** Starts again after `world.crash`: reads the journal and goes on with what is open. */
+  restart(): void;
+}
+
+export function createSimulatedAgent(world: SimulatedWorld, name: string): SimulatedAgent {
+  const node = world.node(name);
+  const findings: Finding[] = [];
+  const refs = new Map<string, OperationRef>();
+
+  const down = (): FerryError => ferryError("E_AGENT_DOWN", `the agent of ${name} does not answer`, { node: name });
+
+  /** One call: meets the ordered fault, if any. */
+  const call = async <Result>(verb: Verb, workload: string | undefined, effect: () => Result): Promise<Result> => {
+    world.calls.push({ node: name, verb, ...(workload === undefined ? {} : { workload }) });
+    if (!node.up) throw down();
+    const { life } = node;
+    const fault = world.meet(name, verb, workload);
+    const failure = fault?.failure === undefined ? down() : new FerryError(fault.failure);
+    if (fault?.when === "hang") await pause(fault.hangMs ?? 60_000);
+    if (fault?.when === "before") throw failure;
+    await pause(1);
+    if (!node.up || node.life !== life) throw down();
+    const result = effect();
+    if (fault?.when === "after") throw failure;
+    return result;
+  };
+
+  const observation = (workload: string): Observation => {
+    const trees = node.trees.filter((tree) => tree.workload === workload);
+    const spec = node.specs.get(workload);
+    return {
+      holds: holdsOf(node.ledger, workload),
+      processes: trees.length,
+      memoryBytes: trees.length * 4096,
+      logBytes: 0,
+      ...(spec === undefined ? {} : { spec }),
+    };
+  };
+
+  const inquiry = (ref: OperationRef): Inquiry => {
+    const side: Side = ref.source === name ? "source" : "destination";
+    const record = node.records.get(ref.operation);
+    const hold = node.hold(ref.workload, side === "source" ? ref.epoch : ref.to);
+    return {
+      ...(hold === undefined ? {} : { state: hold.state }),
+      holds: holdsOf(node.ledger, ref.workload),
+      processes: node.trees.filter((tree) => tree.workload === ref.workload).length,
+      ...(side === "source" && record?.token !== undefined ? { token: record.token } : {}),
+      ...(record?.failure === undefined ? {} : { failure: record.failure }),
+      ...(record?.outcome === undefined ? {} : { outcome: record.outcome }),
+    };
+  };
+
+  const ensure = async (side: Side, verb: Verb, ref: OperationRef, waitMs: number): Promise<Step<SideOutcome>> => {
+    const until = Date.now() + waitMs;
+    do {
+      const outcome = await call(verb, ref.workload, () => {
+        node.litter.add(ref.operation);
+        refs.set(ref.operation, ref);
+        const record = recordOf(node, ref);
+        if (record.outcome === undefined) pump(world, side, ref);
+        return record.outcome;
+      });
+      if (outcome !== undefined) return { done: true, result: outcome };
+      await pause(5);
+    } while (Date.now() < until);
+    const progress = { bytesSent: 1, bytesTotal: 2, pagesSent: 0, pagesTotal: 0, rateBytesPerSec: 1000 };
+    return { done: false, progress: { ...progress, phase: "transfer", side, at: Date.now() } };
+  };
+
+  const facts = (): NodeFacts => ({
+    node: name,
+    version: "simulated",
+    linkHost: "127.0.0.1",
+    linkPort: 1,
+    kernel: "simulated",
+    arch: "simulated",
+    criuVersion: "none",
+    cpus: 1,
+    memoryTotalBytes: 2 ** 30,
+    memoryAvailableBytes: 2 ** 30,
+    diskAvailableBytes: 2 ** 30,
+    bootId: "simulated",
+    workloads: [...node.ledger.keys()].flatMap((workload) => {
+      const hold = runningHold(node.ledger, workload);
+      return hold === undefined ? [] : [{ name: workload, epoch: hold.epoch, state: hold.state }];
+    }),
+  });
+
+  return {
+    findings,
+    restart: () => {
+      node.up = true;
+      for (const ref of refs.values()) pump(world, ref.source === name ? "source" : "destination", ref);
+    },
+    describeNode: () => call("describeNode", undefined, facts),
+    startWorkload: ({ spec, epoch, operation }) =>
+      call("startWorkload", spec.name, () => {
+        const { name: workload } = spec;
+        if (node.hold(workload, epoch)?.operation !== operation) {
+          node.journal({ workload, epoch, state: "OWNER", operation });
+        }
+        node.specs.set(workload, spec);
+        world.set(node, { workload, epoch, state: "running" });
+        return { pid: 1, epoch };
+      }),
+    stopWorkload: ({ workload, epoch }) =>
+      call("stopWorkload", workload, () => {
+        if (node.hold(workload, epoch)?.state === "OWNER") node.journal({ workload, epoch, state: "STOPPED" });
+        world.drop(node, workload, epoch);
+        return observation(workload);
+      }),
+    removeWorkload: ({ workload }) =>
+      call("removeWorkload", workload, () => {
+        if (holdsOf(node.ledger, workload).some((hold) => mayRun(hold.state))) {
+          throw ferryError("E_STATE", `${workload} runs on ${name}`, { node: name });
+        }
+        node.ledger = forget(node.ledger, workload);
+        node.specs.delete(workload);
+      }),
+    observeWorkload: ({ workload }) => call("observeWorkload", workload, () => observation(workload)),
+    readLog: ({ workload, offset }) =>
+      call("readLog", workload, (): LogChunk => {
+        const text = `log of ${workload} on ${name}\n`;
+        const from = offset < 0 ? Math.max(0, text.length + offset) : Math.min(offset, text.length);
+        return { text: text.slice(from), offset: from, nextOffset: text.length, sizeBytes: text.length };
+      }),
+    preflightSource: ({ ref }) =>
+      call("preflightSource", ref.workload, (): SourceFacts => {
+        const spec = node.specs.get(ref.workload);
+        if (spec === undefined) throw ferryError("E_WORKLOAD_UNKNOWN", `${name} has no ${ref.workload}`, { node: name });
+        return {
+          findings: findings.filter((f) => f.side === "source"),
+          node: facts(),
+          spec,
+          memoryBytes: 4096,
+          volumeBytes: 0,
+          processes: 1,
+          threads: 1,
+          cpuFlags: [],
+          files: [],
+        };
+      }),
+    preflightDestination: ({ ref }) =>
+      call("preflightDestination", ref.workload, () => findings.filter((f) => f.side === "destination")),
+    reserve: ({ ref, spec }) =>
+      call("reserve", ref.workload, () => {
+        if (node.hold(ref.workload, ref.to)?.state === "TOMBSTONE") {
+          throw ferryError("E_TOMBSTONED", `${name} has refused epoch ${ref.to}`, { node: name });
+        }
+        if (node.hold(ref.workload, ref.to) === undefined) {
+          node.journal({
+            workload: ref.workload,
+            epoch: ref.to,
+            state: "RESERVED",
+            operation: ref.operation,
+            peer: ref.source,
+          });
+        }
+        node.specs.set(ref.workload, spec);
+        node.litter.add(ref.operation);
+        return { agent: { host: "127.0.0.1", port: 1 }, mover: { host: "127.0.0.1", port: 2 } };
+      }),
+    takeOver: (input, waitMs) => {
+      remember(recordOf(node, input.ref), input);
+      return ensure("destination", "takeOver", input.ref, waitMs);
+    },
+    handOver: (input, waitMs) => {
+      remember(recordOf(node, input.ref), input);
+      return ensure("source", "handOver", input.ref, waitMs);
+    },
+    inquire: (ref) => call("inquire", ref.workload, () => inquiry(ref)),
+    burn: (ref) =>
+      call("burn", ref.workload, () => {
+        const state = node.hold(ref.workload, ref.epoch)?.state;
+        if (state === "OWNER" || state === "FROZEN") {
+          burnHere(node, ref);
+          takeBack(world, node, ref);
+        }
+        return inquiry(ref);
+      }),
+    refuse: (ref) =>
+      call("refuse", ref.workload, () => {
+        const state = node.hold(ref.workload, ref.to)?.state;
+        if (state === undefined || state === "RESERVED" || state === "RECEIVED" || state === "PREPARED") {
+          refuseHere(world, node, ref);
+        }
+        return inquiry(ref);
+      }),
+    deliver: ({ ref, token }) =>
+      call("deliver", ref.workload, () => {
+        recordOf(node, ref).token = token;
+        pump(world, "destination", ref);
+        return inquiry(ref);
+      }),
+    cleanup: (ref) =>
+      call("cleanup", ref.workload, () => {
+        node.litter.delete(ref.operation);
+        refs.delete(ref.operation);
+      }),
+  };
+}

@@ -1,0 +1,85 @@
+/** How a worker makes its node known, and what it needs of the server's namespace. */
+import { Client } from "@temporalio/client";
+import type { NativeConnection } from "@temporalio/worker";
+import type { Logger as Pino } from "pino";
+import type { NodeAgent } from "../model/contract.js";
+import { ferryError } from "../model/failure.js";
+import { SIGNAL, WORKFLOW, type NodeInput } from "../model/messages.js";
+import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeWorkflowId } from "../model/names.js";
+import type { NodeFacts } from "../model/node.js";
+
+/** temporal.api.enums.v1.IndexedValueType */
+const KEYWORD = 2;
+const ATTEMPTS = 20;
+const PAUSE_MS = 1_000;
+
+/**
+ * Ferry's search attributes: added when missing, since a workflow that sets one that is not there can't go on.
+ * @throws FerryError E_TOOL when they are missing and can't be added.
+ */
+export async function ensureSearchAttributes(connection: NativeConnection, namespace: string, log: Pino): Promise<void> {
+  const { operatorService } = connection;
+  let missing: string[];
+  try {
+    const { customAttributes } = await operatorService.listSearchAttributes({ namespace });
+    missing = SEARCH_ATTRIBUTES.filter((name) => customAttributes[name] === undefined);
+  } catch (error) {
+    // A server that doesn't let us look: whoever runs it has been told in the manual.
+    log.warn({ error: String(error) }, "can't read the namespace's search attributes");
+    return;
+  }
+  if (missing.length === 0) return;
+  try {
+    await operatorService.addSearchAttributes({
+      namespace,
+      searchAttributes: Object.fromEntries(missing.map((name) => [name, KEYWORD])),
+    });
+    log.info({ missing, namespace }, "added search attributes");
+  } catch (error) {
+    // Another worker may have been quicker.
+    const { customAttributes } = await operatorService.listSearchAttributes({ namespace });
+    const still = missing.filter((name) => customAttributes[name] === undefined);
+    if (still.length === 0) return;
+    throw ferryError("E_TOOL", `namespace ${namespace} lacks the search attributes ${still.join(", ")} and this worker may not add them: ${String(error)}`, {
+      remedy: `let an operator run: temporal operator search-attribute create --namespace ${namespace} ${still.map((name) => `--name ${name} --type Keyword`).join(" ")}`,
+    });
+  }
+}
+
+/** In the background: the worker serves meanwhile, and a server that hiccups is asked again. */
+export function registerNode(client: Client, agent: NodeAgent, node: string, stop: AbortSignal, log: Pino): void {
+  const attempt = async (round: number): Promise<void> => {
+    if (stop.aborted) return;
+    const facts = await agent.describeNode().catch((): null => null);
+    try {
+      const input: NodeInput = { node };
+      await client.workflow.signalWithStart<(input: NodeInput) => Promise<void>, [NodeFacts | null]>(WORKFLOW.node, {
+        workflowId: nodeWorkflowId(node),
+        taskQueue: WORKFLOW_TASK_QUEUE,
+        args: [input],
+        signal: SIGNAL.online,
+        signalArgs: [facts],
+        staticSummary: `node ${node}`,
+      });
+      log.info({ agentAnswers: facts !== null }, "node is registered");
+    } catch (error) {
+      if (stop.aborted) return;
+      log.warn({ error: error instanceof Error ? error.message : String(error) }, "the node is not registered yet");
+      if (round >= ATTEMPTS) return;
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      await attempt(round + 1);
+    }
+  };
+  void attempt(0);
+}
+
+/** Best effort: a worker that is killed can't say so either, and a probe tells the truth anyway. */
+export async function signOff(client: Client, node: string, log: Pino): Promise<void> {
+  try {
+    await client.withDeadline(Date.now() + 1_000, () =>
+      client.workflow.getHandle(nodeWorkflowId(node)).signal(SIGNAL.offline),
+    );
+  } catch (error) {
+    log.debug({ error: String(error) }, "could not sign off");
+  }
+}

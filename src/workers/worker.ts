@@ -1,0 +1,192 @@
+/**
+ * The worker of a node: unprivileged, may die and restart at any time.
+ *
+ * Two Temporal workers in one process: activities of this node (queue `node:<name>`, they ask the agent), and workflow
+ * tasks (queue `ferry`, shared by all nodes). It waits for a server that is down, registers its node, and on SIGTERM
+ * detaches from long steps and leaves the agent working.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { Client } from "@temporalio/client";
+import { NativeConnection, Runtime, Worker, makeTelemetryFilterString, type WorkerOptions } from "@temporalio/worker";
+import type { Logger as Pino } from "pino";
+import { createNodeActivities } from "../activities/index.js";
+import { createAgentClient } from "../agent/client.js";
+import type { NodeAgent } from "../model/contract.js";
+import { FerryError } from "../model/failure.js";
+import { WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../model/names.js";
+import { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
+import { logFields } from "./interceptor.js";
+import { SdkLogger, openLog } from "./log.js";
+import { ensureSearchAttributes, registerNode, signOff } from "./register.js";
+
+export { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
+
+/** A cancel reaches an activity with a heartbeat, and heartbeats are throttled to this. */
+const HEARTBEAT_THROTTLE_MS = 200;
+/** When a worker dies, its cached workflows wait this long for it before another worker takes them. */
+const STICKY_MS = 2_000;
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 10_000;
+
+export interface RunWorkerOptions {
+  /** Ends the worker like SIGTERM. */
+  signal?: AbortSignal;
+  /** Instead of the agent behind `agentSocket`: tests. */
+  agent?: NodeAgent;
+  /** Do not touch the process's signal handlers. */
+  embedded?: boolean;
+}
+
+/**
+ * Runs until SIGTERM, SIGINT or `signal`. Waits for Temporal when it is down, at boot and later.
+ * @throws FerryError E_REQUEST for a wrong configuration.
+ */
+export async function runWorker(input: WorkerConfigInput, options: RunWorkerOptions = {}): Promise<void> {
+  const config = parseWorkerConfig(input);
+  const log = openLog(config);
+  const agent = options.agent ?? createAgentClient(config.agentSocket);
+  const stop = stopSignal(options);
+  installRuntime(config, log);
+  log.info({ address: config.address, namespace: config.namespace, pid: process.pid }, "worker starts");
+  let pause = FIRST_PAUSE_MS;
+  while (!stop.aborted) {
+    const began = Date.now();
+    try {
+      await serve(config, agent, log, stop);
+    } catch (error) {
+      if (error instanceof FerryError) throw error;
+      if (stop.aborted) break;
+      if (Date.now() - began > LONGEST_PAUSE_MS) pause = FIRST_PAUSE_MS;
+      log.warn(
+        { error: error instanceof Error ? error.message : String(error), address: config.address, retryInMs: pause },
+        "no connection to Temporal: trying again",
+      );
+      await sleep(pause, stop);
+      pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
+    }
+  }
+  log.info("worker has stopped");
+}
+
+/** One life of the two workers: from a connection until they are told to stop, or fail. */
+async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: AbortSignal): Promise<void> {
+  const connection = await NativeConnection.connect(connectionOptions(config));
+  try {
+    const { node, namespace } = config;
+    const client = new Client({ connection, namespace });
+    await ensureSearchAttributes(connection, namespace, log);
+    const common = {
+      connection,
+      namespace,
+      shutdownGraceTime: config.shutdownGraceMs,
+      shutdownForceTime: config.shutdownForceMs,
+    };
+    const activities = await Worker.create({
+      ...common,
+      taskQueue: nodeTaskQueue(node),
+      activities: { ...createNodeActivities({ agent, node }) },
+      maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
+      defaultHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
+      maxConcurrentActivityTaskExecutions: 100,
+      interceptors: { activity: [logFields(node)] },
+      identity: `${process.pid}@${node}`,
+    });
+    const workflows = await Worker.create({
+      ...common,
+      ...workflowSource(),
+      taskQueue: WORKFLOW_TASK_QUEUE,
+      stickyQueueScheduleToStartTimeout: STICKY_MS,
+      maxCachedWorkflows: 200,
+      workflowThreadPoolSize: 1,
+      identity: `${process.pid}@${node}`,
+    });
+    const workers = [activities, workflows];
+    const shutdown = (): void => {
+      for (const worker of workers) if (worker.getState() === "RUNNING") worker.shutdown();
+    };
+    stop.addEventListener("abort", shutdown);
+    try {
+      // Each one that ends takes the other along: half a worker is worse than none.
+      const running = workers.map((worker) => worker.run().finally(shutdown));
+      if (stop.aborted) shutdown();
+      else registerNode(client, agent, node, stop, log);
+      const ended = await Promise.allSettled(running);
+      const failed = ended.find((end) => end.status === "rejected");
+      if (failed?.status === "rejected") throw failed.reason;
+    } finally {
+      stop.removeEventListener("abort", shutdown);
+    }
+    if (stop.aborted) await signOff(client, node, log);
+  } finally {
+    await connection.close().catch(() => undefined);
+  }
+}
+
+/** The bundle that `npm run build` made; in a tree that was not bundled, the compiled sources. */
+function workflowSource(): Pick<WorkerOptions, "workflowBundle" | "workflowsPath"> {
+  for (const candidate of ["../../workflows.bundle.js", "../../../dist/workflows.bundle.js"]) {
+    const codePath = fileURLToPath(new URL(candidate, import.meta.url));
+    if (existsSync(codePath)) return { workflowBundle: { codePath } };
+  }
+  return { workflowsPath: fileURLToPath(new URL("../workflows/index.js", import.meta.url)) };
+}
+
+function connectionOptions(config: WorkerConfig): NonNullable<Parameters<typeof NativeConnection.connect>[0]> {
+  const { address, tls, apiKey } = config;
+  return {
+    address,
+    ...(apiKey === undefined ? {} : { apiKey }),
+    ...(tls === undefined
+      ? {}
+      : {
+          tls: {
+            ...(tls.caFile === undefined ? {} : { serverRootCACertificate: readFileSync(tls.caFile) }),
+            ...(tls.serverName === undefined ? {} : { serverNameOverride: tls.serverName }),
+            ...(tls.certFile === undefined || tls.keyFile === undefined
+              ? {}
+              : { clientCertPair: { crt: readFileSync(tls.certFile), key: readFileSync(tls.keyFile) } }),
+          },
+        }),
+  };
+}
+
+let installed = false;
+function installRuntime(config: WorkerConfig, log: Pino): void {
+  if (installed) return;
+  installed = true;
+  Runtime.install({
+    logger: new SdkLogger(log),
+    // Signals are ours: SIGTERM must detach from the agent's work, in our order.
+    shutdownSignals: [],
+    telemetryOptions: {
+      logging: {
+        forward: {},
+        filter: makeTelemetryFilterString({ core: config.logLevel === "trace" ? "DEBUG" : "WARN", other: "ERROR" }),
+      },
+    },
+  });
+}
+
+function stopSignal(options: RunWorkerOptions): AbortSignal {
+  const stop = new AbortController();
+  options.signal?.addEventListener("abort", () => stop.abort());
+  if (options.signal?.aborted === true) stop.abort();
+  if (options.embedded !== true) {
+    for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, () => stop.abort());
+  }
+  return stop.signal;
+}
+
+function sleep(ms: number, stop: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      stop.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    stop.addEventListener("abort", done);
+    if (stop.aborted) done();
+  });
+}

@@ -1,0 +1,107 @@
+/**
+ * How workflows call nodes: proxies with timeouts for each kind of step, and any failure as Ferry's data.
+ */
+import {
+  ActivityCancellationType,
+  ActivityFailure,
+  ApplicationFailure,
+  ChildWorkflowFailure,
+  isCancellation,
+  proxyActivities,
+  TerminatedFailure,
+  TimeoutFailure,
+} from "@temporalio/workflow";
+import type { NodeActivities } from "../model/contract.js";
+import { failureClass, isFailureCode, type FailureData } from "../model/failure.js";
+import { isFailureData, type Tuning } from "../model/messages.js";
+import { nodeTaskQueue } from "../model/names.js";
+
+type ActivityOptions = Parameters<typeof proxyActivities>[0];
+export type NodeProxy = ReturnType<typeof proxyActivities<NodeActivities>>;
+
+const base = (node: string, summary: string): ActivityOptions => ({
+  taskQueue: nodeTaskQueue(node),
+  summary: `${summary} @ ${node}`,
+  cancellationType: ActivityCancellationType.TRY_CANCEL,
+});
+
+/** A step that is over soon. Retried a little, when the agent is away. */
+export const shortly = (node: string, tuning: Tuning, summary: string): NodeProxy =>
+  proxyActivities<NodeActivities>({
+    ...base(node, summary),
+    scheduleToStartTimeout: tuning.scheduleToStartMs,
+    startToCloseTimeout: tuning.startToCloseMs,
+    retry: { initialInterval: tuning.backoffMs, backoffCoefficient: 2, maximumInterval: "2 s", maximumAttempts: 3 },
+  });
+
+/** A question that is asked again by the caller, so never by the server. */
+export const once = (node: string, tuning: Tuning, summary: string): NodeProxy =>
+  proxyActivities<NodeActivities>({
+    ...base(node, summary),
+    scheduleToStartTimeout: tuning.scheduleToStartMs,
+    startToCloseTimeout: tuning.startToCloseMs,
+    retry: { maximumAttempts: 1 },
+  });
+
+/** A step that goes on for as long as it takes: whoever dies meanwhile, the next worker asks the agent again. */
+export const patiently = (node: string, tuning: Tuning, summary: string): NodeProxy =>
+  proxyActivities<NodeActivities>({
+    ...base(node, summary),
+    scheduleToStartTimeout: tuning.longScheduleToStartMs,
+    startToCloseTimeout: "24 hours",
+    heartbeatTimeout: tuning.heartbeatMs,
+    retry: { initialInterval: tuning.backoffMs, backoffCoefficient: 1.5, maximumInterval: "5 s", maximumAttempts: 5 },
+  });
+
+/** A failure of ours, thrown inside a workflow: a plain Error would only fail the task and hang. */
+export const failure = (data: FailureData): ApplicationFailure => ApplicationFailure.nonRetryable(data.message, data.code, data);
+
+/** Whatever a call threw, as data. `node` says who was asked. */
+export function readFailure(error: unknown, node?: string): FailureData {
+  const at = node === undefined ? {} : { node };
+  if (isCancellation(error)) {
+    return { code: "E_CANCELLED", message: "cancelled by request", ...at };
+  }
+  if (error instanceof ActivityFailure || error instanceof ChildWorkflowFailure) {
+    return error.cause === undefined ? { code: "E_INTERNAL", message: error.message, ...at } : readFailure(error.cause, node);
+  }
+  if (error instanceof TimeoutFailure) return timeoutFailure(error, node);
+  if (error instanceof TerminatedFailure) {
+    return { code: "E_IN_DOUBT", message: "the workflow of the operation was terminated", ...at };
+  }
+  if (error instanceof ApplicationFailure) {
+    const data = error.details?.[0];
+    if (isFailureCode(error.type) && isFailureData(data)) return { ...at, ...data };
+    return { code: "E_INTERNAL", message: error.message, ...at };
+  }
+  return { code: "E_INTERNAL", message: error instanceof Error ? error.message : String(error), ...at };
+}
+
+function timeoutFailure(error: TimeoutFailure, node: string | undefined): FailureData {
+  const name = node ?? "the node";
+  const at = node === undefined ? {} : { node };
+  const remedy = `see whether node ${name} is up and its worker runs: ferry nodes`;
+  return error.timeoutType === "SCHEDULE_TO_START"
+    ? { code: "E_NODE_UNREACHABLE", message: `no worker of ${name} took the task: the node is out of reach`, remedy, ...at }
+    : { code: "E_NODE_UNREACHABLE", message: `the worker of ${name} took the task and did not answer in time`, remedy, ...at };
+}
+
+/** Nobody answered, as opposed to an answer that says no. */
+export const isSilence = (data: FailureData): boolean =>
+  data.code === "E_NODE_UNREACHABLE" || data.code === "E_AGENT_DOWN";
+
+/** The request was wrong or refused: nothing was begun, so there is nothing to undo. */
+export const isRefusal = (data: FailureData): boolean =>
+  failureClass(data.code) === "user" || failureClass(data.code) === "protocol";
+
+export type Answer<Result> = { answer: Result; failure?: never } | { answer?: never; failure: FailureData };
+
+/** The answer or the failure; only a cancel is thrown. */
+export async function tryAsk<Result>(node: string, call: () => Promise<Result>): Promise<Answer<Result>> {
+  try {
+    return { answer: await call() };
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    return { failure: readFailure(error, node) };
+  }
+}

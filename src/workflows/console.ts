@@ -1,0 +1,75 @@
+/** What the Temporal UI shows: search attributes and Markdown details. Shown only, never read back for a decision. */
+import { defineSearchAttributeKey } from "@temporalio/common";
+import { setCurrentDetails, upsertSearchAttributes } from "@temporalio/workflow";
+import type { MigrationView } from "../model/messages.js";
+import type { SearchAttributeName } from "../model/names.js";
+import type { WorkloadStatus } from "../model/workload.js";
+
+export const KEYS = {
+  FerryWorkload: defineSearchAttributeKey("FerryWorkload", "KEYWORD"),
+  FerryNode: defineSearchAttributeKey("FerryNode", "KEYWORD"),
+  FerryRuntime: defineSearchAttributeKey("FerryRuntime", "KEYWORD"),
+  FerryState: defineSearchAttributeKey("FerryState", "KEYWORD"),
+  FerryMode: defineSearchAttributeKey("FerryMode", "KEYWORD"),
+} as const satisfies Record<SearchAttributeName, unknown>;
+
+export type Shown = Partial<Record<SearchAttributeName, string>>;
+
+/** Search attributes that only reach the server when they changed. */
+export function attributes(): (next: Shown) => void {
+  const sent: Shown = {};
+  return (next) => {
+    const changed = (Object.keys(next) as SearchAttributeName[]).filter((name) => sent[name] !== next[name]);
+    if (changed.length === 0) return;
+    Object.assign(sent, next);
+    upsertSearchAttributes(changed.map((name) => ({ key: KEYS[name], value: next[name] ?? null })));
+  };
+}
+
+const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
+const time = (ms: number): string => new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC");
+
+const STATES: Record<MigrationView["state"], string> = {
+  working: "under way",
+  undoing: "going back to the source",
+  "in-doubt": "**in doubt**: a node does not answer; at most one copy runs meanwhile",
+  stuck: "**stuck**: a step that must succeed fails, a person should look",
+  done: "done",
+};
+
+export function showMigration(view: MigrationView): void {
+  const lines = [
+    `### ${view.workload}: ${view.source} → ${view.destination}, ${view.mode}`,
+    "",
+    `${STATES[view.state]} since ${time(view.since)}, phase **${view.phase}**`,
+  ];
+  if (view.problem !== undefined) lines.push("", `**Problem:** ${view.problem}`);
+  if (view.remedy !== undefined) lines.push("", `**What to do:** ${view.remedy}`);
+  if (view.phases.length > 0) {
+    lines.push("", "| phase | side | since | ms |", "|---|---|---|---|");
+    for (const phase of view.phases) {
+      lines.push(`| ${phase.name} | ${phase.side} | ${time(phase.startedAt)} | ${phase.durationMs.toFixed(1)} |`);
+    }
+  } else {
+    lines.push("", "Bytes and rate of the moment are in the heartbeats of the pending activities.");
+  }
+  setCurrentDetails(lines.join("\n"));
+}
+
+export function showWorkload(status: WorkloadStatus): void {
+  const { spec } = status;
+  const lines = [
+    `### ${status.name}: ${status.state} on ${status.node}`,
+    "",
+    "| | |",
+    "|---|---|",
+    `| node | ${status.node} |`,
+    `| epoch | ${status.epoch} |`,
+    `| runtime | ${status.runtime} |`,
+    `| address | ${spec.network.ip} (${spec.network.mac}) |`,
+    `| command | \`${cell(spec.command.join(" "))}\` |`,
+  ];
+  if (status.operation !== undefined) lines.push(`| under way | \`${status.operation}\` |`);
+  if (status.problem !== undefined) lines.push("", `**Last problem:** ${status.problem}`);
+  setCurrentDetails(lines.join("\n"));
+}

@@ -1,0 +1,378 @@
+/**
+ * The migration of a workload: the saga, as one table of steps.
+ *
+ * Every step means "ensure"; a step with an undo is taken as begun before it is called. Up to the commit point
+ * (RELEASED in the source's journal, inside "hand over") a failure or a cancel goes back; after it, only forward. No
+ * step decides that: when it did not simply go well, both journals are asked (settle.ts).
+ *
+ * No step lies inside the blackout: takeOver is armed first, and from the freeze on both agents talk to each other.
+ */
+import {
+  CancellationScope,
+  getExternalWorkflowHandle,
+  isCancellation,
+  setHandler,
+  defineQuery,
+  workflowInfo,
+} from "@temporalio/workflow";
+import { CONTRACT_SCHEMA, type SideOutcome, type SourceFacts } from "../model/contract.js";
+import type { FailureData, Side } from "../model/failure.js";
+import {
+  QUERY,
+  SIGNAL,
+  type HandOver,
+  type MigrateInput,
+  type MigrationView,
+  type OperationNews,
+} from "../model/messages.js";
+import { operationId } from "../model/names.js";
+import type { Phase } from "../model/phase.js";
+import { blockers, type Finding, type MigratePlan } from "../model/plan.js";
+import type { MigrationReport } from "../model/report.js";
+import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
+import { failure, patiently, readFailure, shortly } from "./calls.js";
+import { attributes, showMigration } from "./console.js";
+import { knock } from "./knock.js";
+import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
+import { clearUp, settleHandOver, type Doubt, type Settled } from "./settle.js";
+
+interface Step {
+  name: string;
+  side: Side | "both";
+  phase: Phase;
+  /** Activities that it calls, and the one that undoes it. */
+  activities: readonly string[];
+  undo?: "refuse" | "burn";
+  /** Ends the migration early when it returns an outcome. */
+  run: (saga: Saga) => Promise<"planned" | "refused" | undefined>;
+}
+
+/** name | side | phase | activities | undo | action */
+export const STEPS: readonly Step[] = [
+  step("observe", "both", "preflight", ["observeWorkload"], undefined, observe),
+  step("settle what is left", "both", "preflight", ["inquire"], undefined, settleLeftovers),
+  step("preflight", "both", "preflight", ["preflightSource", "preflightDestination"], undefined, preflight),
+  step("reserve", "destination", "reserve", ["reserve"], "refuse", reserve),
+  step("hand over", "both", "arm", ["takeOver", "handOver"], "burn", handOver),
+];
+
+function step(
+  name: string,
+  side: Step["side"],
+  phase: Phase,
+  activities: readonly string[],
+  undo: Step["undo"],
+  run: Step["run"],
+): Step {
+  return { name, side, phase, activities, ...(undo === undefined ? {} : { undo }), run };
+}
+
+interface Saga {
+  readonly input: MigrateInput;
+  handOver: HandOver;
+  facts?: SourceFacts;
+  findings: Finding[];
+  plan?: MigratePlan;
+  sourceOutcome?: SideOutcome;
+  destinationOutcome?: SideOutcome;
+  /** Steps with an undo that were begun: if there are any, both journals are asked before anything is said. */
+  begun: Step[];
+  failures: FailureData[];
+  reasons: string[];
+  leftovers: HandOver[];
+  view: MigrationView;
+  tell: (change: Partial<MigrationView>) => void;
+}
+
+export async function migrate(input: MigrateInput): Promise<MigrationReport> {
+  const saga = begin(input);
+  let early: "planned" | "refused" | undefined;
+  try {
+    for (const next of STEPS) {
+      saga.tell({ phase: next.phase });
+      if (next.undo !== undefined) saga.begun.push(next);
+      early = await next.run(saga);
+      if (early !== undefined) return finish(saga, early);
+    }
+  } catch (error) {
+    saga.failures.push(readFailure(error));
+    if (saga.begun.length === 0) {
+      return finish(saga, isCancellation(error) ? "rolled-back" : "refused");
+    }
+    return await CancellationScope.nonCancellable(() => unwind(saga));
+  }
+  return CancellationScope.nonCancellable(() => complete(saga));
+}
+
+async function observe(saga: Saga): Promise<undefined> {
+  const { input } = saga;
+  const { schema, workload, source, destination } = saga.handOver.ref;
+  const look = (node: string) =>
+    shortly(node, input.tuning, "read the journal").observeWorkload({ schema, workload });
+  const [here, there] = await Promise.all([
+    look(source),
+    look(destination).catch(async (error: unknown) => {
+      const data = readFailure(error, destination);
+      if (data.code === "E_NODE_UNREACHABLE") await knock(destination);
+      throw error;
+    }),
+  ]);
+  const hold = running(here.holds);
+  saga.handOver.ref.epoch = hold?.epoch ?? input.epoch;
+  saga.handOver.ref.to = nextEpoch(saga.handOver.ref.epoch, here.holds, there.holds);
+  const refs = leftovers(schema, workload, { node: source, seen: here }, { node: destination, seen: there });
+  saga.leftovers = refs
+    .filter((ref) => ref.operation !== saga.handOver.ref.operation)
+    .map((ref) => ({ ref, options: input.options, spec: input.spec }));
+  if (highestSequence(here.holds) > input.sequence) {
+    saga.reasons.push(`${source} knows of later operations on ${workload}: this entity was started anew`);
+  }
+  return undefined;
+}
+
+/** A hand-over whose workflow was terminated is settled before a new one begins: else two would be under way. */
+async function settleLeftovers(saga: Saga): Promise<undefined> {
+  const older = saga.input.unsettled;
+  const open = [...(older === undefined ? [] : [older]), ...saga.leftovers].filter(
+    (handOver, i, all) => all.findIndex((h) => h.ref.operation === handOver.ref.operation) === i,
+  );
+  if (open.length === 0) return undefined;
+  for (const handOver of open) {
+    const settled = await settleHandOver(handOver, saga.input.tuning, (doubt) => tellDoubt(saga, doubt));
+    saga.reasons.push(`settled ${handOver.ref.operation} first: ${settled.verdict}, ${settled.why}`);
+    await clearUp(handOver, saga.input.tuning, settled.verdict === "moved", settled.outstanding);
+    if (settled.verdict === "moved") {
+      throw failure({
+        code: "E_STATE",
+        message: `${handOver.ref.workload} was moved to ${handOver.ref.destination} by ${handOver.ref.operation}, which was settled just now`,
+        remedy: "ask for the migration again, from where it runs now",
+      });
+    }
+  }
+  saga.tell({ state: "working" });
+  return observe(saga);
+}
+
+async function preflight(saga: Saga): Promise<"planned" | "refused" | undefined> {
+  const { ref, options } = saga.handOver;
+  const { tuning } = saga.input;
+  const facts = await shortly(ref.source, tuning, "preflight").preflightSource({ ref, options });
+  saga.facts = facts;
+  saga.findings = [...facts.findings];
+  const there = await shortly(ref.destination, tuning, "preflight").preflightDestination({ ref, options, facts });
+  saga.findings = [...facts.findings, ...there];
+  saga.plan = planOf(saga.handOver, facts, saga.findings);
+  saga.reasons.push(...saga.plan.reasons);
+  const blocked = blockers(saga.findings);
+  if (blocked.length > 0) {
+    saga.failures.push({
+      code: "E_PREFLIGHT",
+      message: `preflight found ${blocked.length === 1 ? "a reason" : `${blocked.length} reasons`} against it: ${blocked.map((f) => f.message).join("; ")}`,
+      remedy: blocked.flatMap((f) => f.remedy ?? []).join("; ") || "see the findings",
+    });
+    return "refused";
+  }
+  return options.dryRun ? "planned" : undefined;
+}
+
+async function reserve(saga: Saga): Promise<undefined> {
+  const { ref, options, spec } = saga.handOver;
+  const { memoryBytes, volumeBytes } = saga.facts ?? { memoryBytes: 0, volumeBytes: 0 };
+  // The entity must know of it before the node does, should this workflow be terminated.
+  await news(saga, { handOver: saga.handOver });
+  const reservation = await shortly(ref.destination, saga.input.tuning, "reserve").reserve({
+    ref,
+    options,
+    spec,
+    memoryBytes,
+    volumeBytes,
+  });
+  saga.handOver = { ...saga.handOver, reservation };
+  await news(saga, { handOver: saga.handOver });
+  return undefined;
+}
+
+/** Both at once, the destination armed first. Whoever says no ends the waiting for the other. */
+async function handOver(saga: Saga): Promise<undefined> {
+  const { ref, options, spec, reservation } = saga.handOver;
+  if (reservation === undefined) throw failure({ code: "E_INTERNAL", message: "hand over without a reservation" });
+  const scope = new CancellationScope();
+  try {
+    await scope.run(async () => {
+      const taking = patiently(ref.destination, saga.input.tuning, "take over, armed")
+        .takeOver({ ref, options, spec })
+        .then((outcome) => {
+          saga.destinationOutcome = outcome;
+          if (!hasRun(outcome)) throw failure(sideFailure("destination", ref.destination, outcome));
+        });
+      const handing = patiently(ref.source, saga.input.tuning, "freeze and hand over")
+        .handOver({ ref, options, reservation })
+        .then((outcome) => {
+          saga.sourceOutcome = outcome;
+          if (outcome.state !== "GONE") throw failure(sideFailure("source", ref.source, outcome));
+        });
+      await Promise.all([taking, handing]);
+    });
+  } finally {
+    scope.cancel();
+  }
+  return undefined;
+}
+
+const hasRun = (outcome: SideOutcome): boolean => outcome.state === "OWNER" || outcome.state === "RUNNING";
+
+/** Both sides said that it went well. */
+async function complete(saga: Saga): Promise<MigrationReport> {
+  saga.tell({ phase: "cleanup", phases: phases(saga.sourceOutcome, saga.destinationOutcome) });
+  const left = await clearUp(saga.handOver, saga.input.tuning, true, []);
+  if (left.length > 0) saga.reasons.push(`${left.join(" and ")} did not clear up yet: a sweep goes on asking`);
+  return finish(saga, "moved");
+}
+
+/** Something did not go well, or a person cancelled: ask, go where the journals say, clear up. */
+async function unwind(saga: Saga): Promise<MigrationReport> {
+  const { ref } = saga.handOver;
+  const cancelled = saga.failures.some((f) => f.code === "E_CANCELLED");
+  const because = mainFailure(saga.failures)?.message;
+  saga.tell({ state: "undoing", ...(because === undefined ? {} : { problem: because }) });
+  const settled = await settleHandOver(saga.handOver, saga.input.tuning, (doubt) => tellDoubt(saga, doubt));
+  keep(saga, settled);
+  const moved = settled.verdict === "moved";
+  saga.tell({ phase: "cleanup", state: "undoing", phases: phases(saga.sourceOutcome, saga.destinationOutcome) });
+  const left = await clearUp(saga.handOver, saga.input.tuning, moved, settled.outstanding);
+  if (left.length > 0) saga.reasons.push(`${left.join(" and ")} did not clear up yet: a sweep goes on asking`);
+  saga.reasons.push(`settled by asking both journals: ${settled.why}`);
+  if (moved && cancelled) saga.reasons.push("the cancel came after the commit point: the migration went on to its end");
+  if (!moved) {
+    const hold = settled.source === undefined ? undefined : running(settled.source.holds);
+    if (hold !== undefined) saga.handOver.ref.epoch = hold.epoch;
+    for (const side of [settled.sourceOutcome, settled.destinationOutcome, settled.source, settled.destination]) {
+      if (side?.failure !== undefined && !saga.failures.some((f) => f.message === side.failure?.message)) {
+        saga.failures.push(side.failure);
+      }
+    }
+  } else {
+    saga.reasons.push(...saga.failures.map((f) => `on the way: ${f.message} [${f.code}]`));
+    saga.failures = [];
+  }
+  saga.view.problem = because ?? "";
+  return finish(saga, moved ? "moved" : ref.source === ref.destination ? "refused" : "rolled-back");
+}
+
+function keep(saga: Saga, settled: Settled): void {
+  if (settled.sourceOutcome !== undefined) saga.sourceOutcome = settled.sourceOutcome;
+  if (settled.destinationOutcome !== undefined) saga.destinationOutcome = settled.destinationOutcome;
+}
+
+function begin(input: MigrateInput): Saga {
+  const now = Date.now();
+  const { workload, source, destination, options, sequence } = input;
+  const operation = operationId(workload, "migrate", sequence);
+  const show = attributes();
+  const view: MigrationView = {
+    workload,
+    operation,
+    source,
+    destination,
+    mode: options.mode,
+    state: "working",
+    phase: "preflight",
+    startedAt: now,
+    since: now,
+    phases: [],
+  };
+  const saga: Saga = {
+    input,
+    handOver: {
+      ref: {
+        schema: CONTRACT_SCHEMA,
+        operation,
+        workload,
+        epoch: input.epoch,
+        to: input.epoch + 1,
+        source,
+        destination,
+      },
+      options,
+      spec: input.spec,
+    },
+    findings: [],
+    begun: [],
+    failures: [],
+    reasons: [],
+    leftovers: [],
+    view,
+    tell: (change) => {
+      if (change.state !== undefined && change.state !== view.state) view.since = Date.now();
+      Object.assign(view, change);
+      show({ FerryState: view.state });
+      showMigration(view);
+    },
+  };
+  setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
+  setHandler(defineQuery<MigrationReport>(QUERY.report), () =>
+    report(saga, view.state === "stuck" ? "stuck" : "in-doubt"),
+  );
+  saga.tell({});
+  return saga;
+}
+
+function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {
+  const { ref } = saga.handOver;
+  const moved = outcome === "moved";
+  const failures = [...saga.failures];
+  if ((outcome === "in-doubt" || outcome === "stuck") && saga.view.problem !== undefined) {
+    failures.unshift({
+      code: outcome === "stuck" ? "E_STUCK" : "E_IN_DOUBT",
+      message: saga.view.problem,
+      ...(saga.view.remedy === undefined ? {} : { remedy: saga.view.remedy }),
+    });
+  }
+  const made = assembleReport({
+    handOver: saga.handOver,
+    outcome,
+    node: moved ? ref.destination : ref.source,
+    epoch: moved ? (saga.destinationOutcome?.epoch ?? ref.to) : ref.epoch,
+    startedAt: saga.view.startedAt,
+    endedAt: Date.now(),
+    findings: saga.findings,
+    failures,
+    reasons: saga.reasons,
+    ...(saga.plan === undefined ? {} : { plan: saga.plan }),
+    ...(saga.sourceOutcome === undefined ? {} : { sourceOutcome: saga.sourceOutcome }),
+    ...(saga.destinationOutcome === undefined ? {} : { destinationOutcome: saga.destinationOutcome }),
+  });
+  return outcome === "in-doubt" || outcome === "stuck" ? { ...made, ...(failures[0] && { failure: failures[0] }) } : made;
+}
+
+function finish(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {
+  const made = report(saga, outcome);
+  saga.tell({ state: "done", phase: "done", phases: made.phases });
+  return made;
+}
+
+function tellDoubt(saga: Saga, doubt: Doubt): void {
+  const changed = doubt.state !== saga.view.state || doubt.problem !== saga.view.problem;
+  saga.tell(doubt);
+  if (changed) {
+    // Not waited for: the entity may be gone, and asking the nodes must not wait for it.
+    void news(saga, {});
+  }
+}
+
+/** Tells the entity. One that is gone is no reason to stop. */
+async function news(saga: Saga, more: Pick<OperationNews, "handOver">): Promise<void> {
+  const { parent } = workflowInfo();
+  if (parent === undefined) return;
+  const body: OperationNews = {
+    operation: saga.handOver.ref.operation,
+    state: saga.view.state,
+    ...more,
+    ...(saga.view.problem === undefined ? {} : { problem: saga.view.problem }),
+  };
+  try {
+    await getExternalWorkflowHandle(parent.workflowId).signal(SIGNAL.operation, body);
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+  }
+}

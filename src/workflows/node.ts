@@ -1,0 +1,119 @@
+/**
+ * The entity `node/<name>`: started (or told) by the node's worker at every boot, so that a visibility query is the
+ * registry of nodes. Reads on the node go through it, so that the histories of workloads and migrations stay short;
+ * its own is cut by continue-as-new.
+ */
+import {
+  ApplicationFailure,
+  CancellationScope,
+  allHandlersFinished,
+  condition,
+  continueAsNew,
+  defineQuery,
+  defineSignal,
+  defineUpdate,
+  proxyActivities,
+  setCurrentDetails,
+  setHandler,
+  workflowInfo,
+} from "@temporalio/workflow";
+import { CONTRACT_SCHEMA, type LogChunk, type NodeActivities, type Observation } from "../model/contract.js";
+import { QUERY, SIGNAL, UPDATE, type AskRequest, type NodeInput } from "../model/messages.js";
+import { nodeTaskQueue } from "../model/names.js";
+import type { NodeFacts } from "../model/node.js";
+import { failure, readFailure } from "./calls.js";
+import { attributes } from "./console.js";
+
+/** A node that can't answer a question within this long is out of reach. */
+const PROBE_MS = 3_000;
+/** Updates that one run of a workflow takes (the server's limit is 2000, this leaves room). */
+const MAX_ASKS = 1_000;
+
+export async function node(input: NodeInput): Promise<void> {
+  const state = input.carried ?? { online: true, since: Date.now() };
+  const show = attributes();
+  let asks = 0;
+  const tell = (): void => {
+    show({ FerryNode: input.node, FerryState: state.online ? "online" : "offline" });
+    setCurrentDetails(details(input.node, state));
+  };
+
+  setHandler(defineQuery<NonNullable<NodeInput["carried"]>>(QUERY.status), () => state);
+  setHandler(defineSignal<[NodeFacts | null]>(SIGNAL.online), (facts) => {
+    Object.assign(state, { online: true, since: Date.now(), ...(facts === null ? {} : { facts }) });
+    tell();
+  });
+  setHandler(defineSignal(SIGNAL.offline), () => {
+    Object.assign(state, { online: false, since: Date.now() });
+    tell();
+  });
+  setHandler(defineSignal(SIGNAL.knock), () => undefined);
+  setHandler(
+    defineUpdate<NodeFacts | Observation | LogChunk, [AskRequest]>(UPDATE.ask),
+    async (request) => {
+      asks += 1;
+      const answer = await CancellationScope.nonCancellable(() => ask(input.node, request));
+      if (request.ask === "describe") state.facts = answer as NodeFacts;
+      return answer;
+    },
+    {
+      validator: (request) => {
+        if (!["describe", "observe", "log"].includes(request.ask)) {
+          throw failure({ code: "E_REQUEST", message: `a node can't be asked for ${JSON.stringify(request.ask)}` });
+        }
+      },
+    },
+  );
+
+  tell();
+  await CancellationScope.nonCancellable(() =>
+    condition(() => (workflowInfo().continueAsNewSuggested || asks >= MAX_ASKS) && allHandlersFinished()),
+  );
+  await continueAsNew<typeof node>({ node: input.node, carried: state });
+}
+
+async function ask(name: string, request: AskRequest): Promise<NodeFacts | Observation | LogChunk> {
+  const timeout = request.ask === "describe" ? (request.timeoutMs ?? PROBE_MS) : PROBE_MS * 3;
+  const there = proxyActivities<NodeActivities>({
+    taskQueue: nodeTaskQueue(name),
+    scheduleToCloseTimeout: timeout,
+    scheduleToStartTimeout: Math.min(timeout, PROBE_MS),
+    retry: { maximumAttempts: 1 },
+    summary: `${request.ask} @ ${name}`,
+  });
+  try {
+    switch (request.ask) {
+      case "describe":
+        return await there.describeNode();
+      case "observe":
+        return await there.observeWorkload({ schema: CONTRACT_SCHEMA, workload: request.workload });
+      case "log": {
+        const { workload, offset, maxBytes } = request;
+        return await there.readLog({ schema: CONTRACT_SCHEMA, workload, offset, maxBytes });
+      }
+    }
+  } catch (error) {
+    if (error instanceof ApplicationFailure) throw error;
+    throw failure(readFailure(error, name));
+  }
+}
+
+function details(name: string, state: NonNullable<NodeInput["carried"]>): string {
+  const since = new Date(state.since).toISOString();
+  const lines = [`### ${name}: its worker ${state.online ? "came up" : "went down"} at ${since}`];
+  const { facts } = state;
+  if (facts !== undefined) {
+    lines.push(
+      "",
+      "| | |",
+      "|---|---|",
+      `| kernel | ${facts.kernel} (${facts.arch}) |`,
+      `| criu | ${facts.criuVersion} |`,
+      `| cpus | ${facts.cpus} |`,
+      `| memory | ${Math.round(facts.memoryAvailableBytes / 2 ** 20)} of ${Math.round(facts.memoryTotalBytes / 2 ** 20)} MiB free |`,
+      `| link | ${facts.linkHost}:${facts.linkPort} |`,
+      `| agent | ${facts.version} |`,
+    );
+  }
+  return lines.join("\n");
+}

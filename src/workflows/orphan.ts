@@ -1,0 +1,59 @@
+/**
+ * Workflow `settle`: settles a hand-over whose migrate workflow was terminated (or failed) before it could answer.
+ * Started by the entity; nothing new begins before it has ended.
+ */
+import { CancellationScope, defineQuery, setHandler } from "@temporalio/workflow";
+import { QUERY, type MigrationView, type SettleInput } from "../model/messages.js";
+import { running } from "../model/settlement.js";
+import { attributes, showMigration } from "./console.js";
+import { clearUp, settleHandOver } from "./settle.js";
+
+export interface SettleResult {
+  verdict: "moved" | "rolled-back";
+  why: string;
+  node: string;
+  epoch: number;
+}
+
+export async function settle(input: SettleInput): Promise<SettleResult> {
+  const { handOver, tuning } = input;
+  const { ref, options } = handOver;
+  const now = Date.now();
+  const show = attributes();
+  const view: MigrationView = {
+    workload: ref.workload,
+    operation: ref.operation,
+    source: ref.source,
+    destination: ref.destination,
+    mode: options.mode,
+    state: "in-doubt",
+    phase: "cleanup",
+    startedAt: now,
+    since: now,
+    phases: [],
+    problem: `the workflow of ${ref.operation} ended before it could say how it went`,
+  };
+  const tell = (change: Partial<MigrationView>): void => {
+    if (change.state !== undefined && change.state !== view.state) view.since = Date.now();
+    Object.assign(view, change);
+    show({ FerryWorkload: ref.workload, FerryState: view.state, FerryMode: options.mode });
+    showMigration(view);
+  };
+  setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
+  tell({});
+  // A cancel changes nothing here: there is only one truth to find out.
+  return CancellationScope.nonCancellable(async () => {
+    const settled = await settleHandOver(handOver, tuning, tell);
+    const moved = settled.verdict === "moved";
+    await clearUp(handOver, tuning, moved, settled.outstanding);
+    const side = moved ? settled.destination : settled.source;
+    const hold = side === undefined ? undefined : running(side.holds);
+    tell({ state: "done", phase: "done" });
+    return {
+      verdict: settled.verdict,
+      why: settled.why,
+      node: moved ? ref.destination : ref.source,
+      epoch: hold?.epoch ?? (moved ? ref.to : ref.epoch),
+    };
+  });
+}
