@@ -15,6 +15,7 @@ born() {
   echo "$1"
 }
 
+echo "$$ $(born $$)" >"$pidfile.keeper"
 child=
 stop=
 trap 'stop=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM
