@@ -2,7 +2,7 @@
  * The node's own policy: what its administrator lets run here, whoever asks. Temporal and peers are input; this file is
  * authority. Without a file everything that the spec allows is allowed, except what is never allowed.
  */
-import { readFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { ferryError, type Side } from "../model/failure.js";
 import type { Finding } from "../model/plan.js";
@@ -34,11 +34,11 @@ const policySchema = z.strictObject({
 });
 export type Policy = z.infer<typeof policySchema>;
 
-/** No file: no restrictions of this node's own. Throws E_POLICY when the file is there and not readable or not valid. */
-export async function loadPolicy(file: string = POLICY_FILE): Promise<Policy> {
+/** Read anew each time: an administrator's change holds at once. No file: no restrictions of this node's own. Throws E_POLICY when the file is there and not readable or not valid. */
+export function loadPolicy(file: string = POLICY_FILE): Policy {
   let text: string;
   try {
-    text = await readFile(file, "utf8");
+    text = readFileSync(file, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return {};
     throw ferryError("E_POLICY", `the node's policy ${file} can't be read: ${String(error)}`, {

@@ -8,7 +8,7 @@ import { stat } from "node:fs/promises";
 import { cpuFlags as readCpuFlags } from "../../host/facts.js";
 import { run } from "../../host/exec.js";
 import { socketProtocol, socketsOf } from "../../host/sockets.js";
-import type { SourceFacts } from "../../model/contract.js";
+import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Hold } from "../../model/ownership.js";
@@ -39,6 +39,8 @@ export interface SourceContext {
   volumeDir: string;
   runDir: string;
   options: MigrateOptions;
+  /** When given, the journal must agree with it. */
+  ref?: OperationRef;
   /** Every hold of this workload in this node's journal. */
   holds: readonly Hold[];
   /** Mount points that the runtime hands to the engine by name (default /data). */
@@ -63,21 +65,42 @@ async function guarded(check: string, findings: Promise<Finding[]>): Promise<Fin
   }
 }
 
-function checkHolds(spec: WorkloadSpec, holds: readonly Hold[]): Finding[] {
+/** The source must be the owner, under the very epoch that the migration names. */
+function checkHolds(
+  spec: WorkloadSpec,
+  holds: readonly Hold[],
+  ref: OperationRef | undefined,
+  node: string,
+): Finding[] {
+  const findings: Finding[] = [];
+  if (ref !== undefined && ref.source === ref.destination) {
+    findings.push(block("destination", `source and destination are the same node, ${node}`, "choose another node"));
+  }
   const newest = holds
     .toSorted((a, b) => a.epoch - b.epoch)
     .findLast((hold) => hold.state !== "BURNED" && hold.state !== "TOMBSTONE");
   if (newest === undefined) {
-    return [block("ownership", `this node's journal has no hold of ${spec.name}`, "ask `ferry inspect` where it runs")];
+    findings.push(
+      block("ownership", `${node}'s journal knows nothing of ${spec.name}`, "ask `ferry inspect` where it runs"),
+    );
+  } else if (newest.state !== "OWNER" && newest.state !== "RUNNING") {
+    findings.push(
+      block(
+        "ownership",
+        `${node}'s journal says ${newest.state} (epoch ${newest.epoch}) of ${spec.name}, not OWNER`,
+        "another operation is not settled yet: wait for it, or migrate again to settle it",
+      ),
+    );
+  } else if (ref !== undefined && newest.epoch !== ref.epoch) {
+    findings.push(
+      block(
+        "epoch",
+        `the migration names epoch ${ref.epoch} of ${spec.name}, ${node} runs epoch ${newest.epoch}`,
+        "start the migration again: it takes the epoch that is true now",
+      ),
+    );
   }
-  if (newest.state === "OWNER" || newest.state === "RUNNING") return [];
-  return [
-    block(
-      "ownership",
-      `this node's journal says ${newest.state} (epoch ${newest.epoch}) of ${spec.name}, not OWNER`,
-      "another operation is not settled yet: wait for it, or migrate again to settle it",
-    ),
-  ];
+  return findings;
 }
 
 async function checkSockets(tree: Tree, spec: WorkloadSpec): Promise<Finding[]> {
@@ -145,7 +168,7 @@ export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> 
     early,
   ]);
   const findings = [
-    ...checkHolds(spec, ctx.holds),
+    ...checkHolds(spec, ctx.holds, ctx.ref, node.node),
     ...engine,
     ...(ctx.policy === undefined ? [] : checkPolicy(spec, ctx.policy, "source")),
     ...checkTree(tree),
