@@ -39,9 +39,22 @@ export async function makePki(): Promise<Pki> {
       await run("openssl", ["req", "-new", "-key", `${base}.key`, "-subj", "/CN=special", "-out", `${base}.csr`]);
       writeFileSync(`${base}.ext`, `subjectAltName=${san ?? `URI:ferry://node/${node}`}\n`);
       await run("openssl", [
-        ...["x509", "-req", "-in", `${base}.csr`, "-out", `${base}.crt`, "-set_serial", "7"],
-        ...["-CA", `${issuerBase}.crt`, "-CAkey", `${issuerBase}.key`],
-        ...["-days", String(days ?? 30), "-extfile", `${base}.ext`],
+        "x509",
+        "-req",
+        "-in",
+        `${base}.csr`,
+        "-out",
+        `${base}.crt`,
+        "-set_serial",
+        "7",
+        "-CA",
+        `${issuerBase}.crt`,
+        "-CAkey",
+        `${issuerBase}.key`,
+        "-days",
+        String(days ?? 30),
+        "-extfile",
+        `${base}.ext`,
       ]);
       chmodSync(`${base}.key`, 0o600);
       return { node, caFile: join(authorityDir, "ca.crt"), certFile: `${base}.crt`, keyFile: `${base}.key` };
