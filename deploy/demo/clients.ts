@@ -54,6 +54,8 @@ export async function untilRedisAnswers(place: Place, withinMs: number): Promise
 export interface CounterEnd {
   answers: number;
   connections: number;
+  /** Connections that broke (one that could not be made anew is not counted in `connections`). */
+  breaks: number;
   errors: number;
 }
 
@@ -138,9 +140,14 @@ export async function startCounter(place: Place, key: string, file: string): Pro
     },
     async stop() {
       child.stdin.write("stop\n");
-      const { answers, connections, errors } = await event("stopped");
+      const { answers, connections, breaks, errors } = await event("stopped");
       if (!ended) await once(child, "exit");
-      return { answers: Number(answers), connections: Number(connections), errors: Number(errors) };
+      return {
+        answers: Number(answers),
+        connections: Number(connections),
+        breaks: Number(breaks),
+        errors: Number(errors),
+      };
     },
     kill: () => void child.kill("SIGKILL"),
   };

@@ -4,7 +4,7 @@
  *
  * It never hides a broken connection: it says so, connects again and goes on, so that the verdict can count it.
  * Orders come on standard input, one a line: pause, resume, stop. Events go to standard output as JSON lines:
- * connected, paused, resumed, disconnected {why}, stopped {answers, connections, errors}.
+ * connected, paused, resumed, disconnected {why}, stopped {answers, connections, breaks, errors}.
  */
 import { createWriteStream } from "node:fs";
 import { connect, type Socket } from "node:net";
@@ -21,6 +21,7 @@ const now = (): number => performance.timeOrigin + performance.now();
 
 let answers = 0;
 let connections = 0;
+let breaks = 0;
 let errors = 0;
 let state: "counting" | "pausing" | "paused" | "stopping" = "counting";
 let sentAt: number | undefined;
@@ -64,6 +65,7 @@ function open(): void {
   const end = (why: string): void => {
     if (ended || state === "stopping") return;
     ended = true;
+    breaks += 1;
     socket = undefined;
     sentAt = undefined;
     say("disconnected", { why });
@@ -75,7 +77,7 @@ function open(): void {
 
 function finish(): void {
   out.end(() => {
-    say("stopped", { answers, connections, errors });
+    say("stopped", { answers, connections, breaks, errors });
     process.stdout.write("", () => process.exit(0));
   });
 }

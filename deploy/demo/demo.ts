@@ -31,7 +31,7 @@ export interface DemoOptions {
   /** Keys of about one KiB each. */
   keys?: number;
   /** One line of the story. */
-  say(line: string): void;
+  say: (line: string) => void;
   /** Shows a migration while it runs and gives its report. */
   watch(workload: WorkloadHandle, to: string, mode: Mode): Promise<MigrationReport>;
 }
@@ -46,11 +46,10 @@ const PORT = 6379;
 const KEY = "counter";
 /** Quiet time on both sides of a move, so that the picture shows what is normal. */
 const SETTLE_MS = 3000;
-const REDIS = [
-  "redis-server",
-  ...["--save", "", "--appendonly", "no", "--protected-mode", "no", "--bind", "0.0.0.0", "--dir", "/data"],
-  ...["--enable-debug-command", "yes"],
-];
+const REDIS =
+  'redis-server --save "" --appendonly no --protected-mode no --bind 0.0.0.0 --dir /data --enable-debug-command yes'
+    .split(" ")
+    .map((word) => (word === '""' ? "" : word));
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -106,6 +105,7 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
       moves,
       asked: plan.length,
       connections: end.connections,
+      breaks: end.breaks,
       errors: end.errors,
     });
     const picture = latencyPicture(samples, moves);
@@ -153,7 +153,7 @@ async function digest(place: Place, counter: Counter): Promise<string> {
 async function liveCopies(host: DemoHost): Promise<number> {
   let copies = 0;
   for (const node of host.nodes) {
-    const [file = "nsenter", ...args] = [...host.enter(node), "pgrep", "-x", "-c", "redis-server"];
+    const [file, ...args] = [...host.enter(node), "pgrep", "-x", "-c", "redis-server"];
     // pgrep -c prints 0 and exits with 1 when there is none
     const { stdout } = await run(file, args, { doing: `counting redis processes on ${node}`, allow: [1] });
     copies += Number(stdout.trim());

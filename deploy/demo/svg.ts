@@ -6,14 +6,13 @@ const escape = (text: string): string =>
 const n = (value: number): string => String(Math.round(value * 10) / 10);
 
 function element(shape: Shape): string {
-  switch (shape.kind) {
-    case "rect":
-      return `<rect x="${n(shape.x)}" y="${n(shape.y)}" width="${n(shape.width)}" height="${n(shape.height)}" fill="${shape.fill}"/>`;
-    case "line":
-      return `<line x1="${n(shape.x1)}" y1="${n(shape.y1)}" x2="${n(shape.x2)}" y2="${n(shape.y2)}" stroke="${shape.stroke}" stroke-width="${shape.width}"/>`;
-    case "text":
-      return `<text x="${n(shape.x)}" y="${n(shape.y)}" font-size="${shape.size}" text-anchor="${shape.anchor}" fill="${shape.fill}"${shape.bold === true ? ' font-weight="600"' : ""}>${escape(shape.text)}</text>`;
+  if (shape.kind === "rect") {
+    return `<rect x="${n(shape.x)}" y="${n(shape.y)}" width="${n(shape.width)}" height="${n(shape.height)}" fill="${shape.fill}"/>`;
   }
+  if (shape.kind === "line") {
+    return `<line x1="${n(shape.x1)}" y1="${n(shape.y1)}" x2="${n(shape.x2)}" y2="${n(shape.y2)}" stroke="${shape.stroke}" stroke-width="${shape.width}"/>`;
+  }
+  return `<text x="${n(shape.x)}" y="${n(shape.y)}" font-size="${shape.size}" text-anchor="${shape.anchor}" fill="${shape.fill}"${shape.bold === true ? ' font-weight="600"' : ""}>${escape(shape.text)}</text>`;
 }
 
 export const toSvg = ({ width, height, title, shapes }: Picture): string =>

@@ -82,7 +82,15 @@ export const longestLatency = (samples: readonly Sample[], from: number, to: num
 export function moveResult(report: MigrationReport, samples: readonly Sample[], from: number, to: number): MoveResult {
   const { mode, source, destination, outcome, blackoutMs, residualMs, totalMs } = report;
   return {
-    ...{ mode, source, destination, outcome, blackoutMs, residualMs, totalMs, from, to },
+    mode,
+    source,
+    destination,
+    outcome,
+    blackoutMs,
+    residualMs,
+    totalMs,
+    from,
+    to,
     clientGapMs: longestLatency(samples, from, to),
   };
 }
@@ -90,6 +98,7 @@ export function moveResult(report: MigrationReport, samples: readonly Sample[], 
 export function judge(input: {
   samples: readonly Sample[];
   connections: number;
+  breaks: number;
   errors: number;
   digests: readonly string[];
   /** Live copies found after each move, on all nodes together. */
@@ -98,10 +107,10 @@ export function judge(input: {
   /** How many moves there should have been. */
   asked: number;
 }): Verdict {
-  const { samples, connections, errors, digests, copies, moves, asked } = input;
+  const { samples, connections, breaks, errors, digests, copies, moves, asked } = input;
   const { missing, duplicates } = countSequence(samples);
   const liveCopies = copies.find((count) => count !== 1) ?? copies.at(-1) ?? 0;
-  const connectionIntact = connections === 1 && errors === 0 && samples.length > 0;
+  const connectionIntact = connections === 1 && breaks === 0 && errors === 0 && samples.length > 0;
   const memoryIntact = digests.length > 1 && digests.every((digest) => digest === digests[0]);
   const problems = [
     ...moves
@@ -109,6 +118,7 @@ export function judge(input: {
       .map((m) => `the ${m.mode} move to ${m.destination} ended as ${m.outcome}`),
     ...(moves.length < asked ? [`only ${moves.length} of ${asked} moves were made`] : []),
     ...(samples.length === 0 ? ["the client got no answer at all"] : []),
+    ...(breaks === 0 ? [] : [`the connection broke ${breaks} times`]),
     ...(connections === 1 ? [] : [`the client needed ${connections} connections`]),
     ...(errors === 0 ? [] : [`the client got ${errors} error answers`]),
     ...(missing === 0 ? [] : [`${missing} values never reached the client`]),

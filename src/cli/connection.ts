@@ -22,36 +22,59 @@ export const withConnection = (command: Command): Command =>
     .option("--address <host:port>", "Temporal frontend to talk to instead of a lab", parseAddress)
     .option("--namespace <name>", "Temporal namespace");
 
-/** Options that only the environment gives, so that keys are not in anybody's process list. */
-async function secrets(env: CliIo["env"]): Promise<Pick<ConnectOptions, "tls" | "apiKey">> {
-  const file = async (name: string): Promise<Buffer | undefined> => {
-    const path = env[name];
-    if (path === undefined || path === "") return undefined;
-    try {
-      return await readFile(path);
-    } catch (error) {
-      throw ferryError("E_REQUEST", `${name} names a file that can't be read: ${path}`, {
-        remedy: `point ${name} at a readable PEM file, or unset it`,
-        cause: { code: "E_REQUEST", message: error instanceof Error ? error.message : String(error) },
-      });
-    }
-  };
-  const ca = await file("FERRY_TEMPORAL_TLS_CA");
-  const cert = await file("FERRY_TEMPORAL_TLS_CERT");
-  const key = await file("FERRY_TEMPORAL_TLS_KEY");
-  const apiKey = env["FERRY_TEMPORAL_API_KEY"];
-  const tls = { ...(ca && { ca }), ...(cert && { cert }), ...(key && { key }) };
-  return { ...(Object.keys(tls).length > 0 && { tls }), ...(apiKey !== undefined && apiKey !== "" && { apiKey }) };
+/** Where Temporal is and how to get in; keys come from the environment only, so that they are in no process list. */
+export interface Target {
+  address: string;
+  namespace?: string;
+  /** Names of PEM files. */
+  tls?: { caFile?: string; certFile?: string; keyFile?: string };
+  apiKey?: string;
 }
 
-/** Connection options, shared by every command that talks to Temporal. */
-export async function connectOptions(flags: ConnectionFlags, env: CliIo["env"]): Promise<ConnectOptions> {
-  const namespace = flags.namespace ?? env["FERRY_TEMPORAL_NAMESPACE"];
-  const common = { ...(await secrets(env)), ...(namespace !== undefined && namespace !== "" && { namespace }) };
-  const given = flags.address ?? (flags.lab === undefined ? env["FERRY_TEMPORAL_ADDRESS"] : undefined);
-  if (given !== undefined && given !== "") return { address: given, ...common };
+/** Throws E_STATE when no address is given and no lab is up. */
+export async function targetOf(flags: ConnectionFlags, env: CliIo["env"]): Promise<Target> {
+  const set = (name: string): string | undefined => (env[name] === "" ? undefined : env[name]);
+  const namespace = flags.namespace ?? set("FERRY_TEMPORAL_NAMESPACE");
+  const [caFile, certFile, keyFile] = [
+    set("FERRY_TEMPORAL_TLS_CA"),
+    set("FERRY_TEMPORAL_TLS_CERT"),
+    set("FERRY_TEMPORAL_TLS_KEY"),
+  ];
+  const apiKey = set("FERRY_TEMPORAL_API_KEY");
+  const tls = { ...(caFile && { caFile }), ...(certFile && { certFile }), ...(keyFile && { keyFile }) };
+  const more = {
+    ...(namespace !== undefined && { namespace }),
+    ...(Object.keys(tls).length > 0 && { tls }),
+    ...(apiKey !== undefined && { apiKey }),
+  };
+  const given = flags.address ?? (flags.lab === undefined ? set("FERRY_TEMPORAL_ADDRESS") : undefined);
+  if (given !== undefined) return { address: given, ...more };
   const { labAddress } = await import("./lab-state.js");
-  return { address: await labAddress(flags.lab, env), ...common };
+  return { address: await labAddress(flags.lab, env), ...more };
+}
+
+async function pem(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw ferryError("E_REQUEST", `can't read the certificate or key ${path}`, {
+      remedy: "point FERRY_TEMPORAL_TLS_CA, _CERT and _KEY at readable PEM files, or unset them",
+      cause: { code: "E_REQUEST", message: error instanceof Error ? error.message : String(error) },
+    });
+  }
+}
+
+async function connectOptions({ tls, ...target }: Target): Promise<ConnectOptions> {
+  if (tls === undefined) return target;
+  const { caFile, certFile, keyFile } = tls;
+  return {
+    ...target,
+    tls: {
+      ...(caFile !== undefined && { ca: await pem(caFile) }),
+      ...(certFile !== undefined && { cert: await pem(certFile) }),
+      ...(keyFile !== undefined && { key: await pem(keyFile) }),
+    },
+  };
 }
 
 /** Runs `use` with a client and closes it, whatever happens. */
@@ -60,7 +83,7 @@ export async function withClient<T>(
   flags: ConnectionFlags,
   use: (client: FerryClient) => Promise<T>,
 ): Promise<T> {
-  const options = await connectOptions(flags, context.io.env);
+  const options = await connectOptions(await targetOf(flags, context.io.env));
   const { connect } = await import("../client/index.js");
   const client = await connect(options);
   try {

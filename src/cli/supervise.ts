@@ -22,9 +22,9 @@ const YOUNG_MS = 30_000;
 
 export async function supervise(children: readonly Supervised[]): Promise<void> {
   const running = new Map<string, ChildProcess>();
-  let stopping = false;
+  const stopping = new AbortController();
   const stop = (signal: NodeJS.Signals): void => {
-    stopping = true;
+    stopping.abort();
     for (const child of running.values()) child.kill(signal);
   };
   const signals = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
@@ -35,7 +35,7 @@ export async function supervise(children: readonly Supervised[]): Promise<void> 
   };
   const keep = async ({ title, args, uid }: Supervised): Promise<void> => {
     let pauseMs = FIRST_PAUSE_MS;
-    while (!stopping) {
+    while (!stopping.signal.aborted) {
       const started = Date.now();
       const child = spawn(process.execPath, [join(packageRoot(), "bin", "ferry.js"), ...args], {
         stdio: "inherit",
@@ -50,7 +50,7 @@ export async function supervise(children: readonly Supervised[]): Promise<void> 
       });
       running.delete(title);
       // a signal that arrived between exit and here is seen by the loop's condition
-      if (stopping) return;
+      if (stopping.signal.aborted) return;
       pauseMs = Date.now() - started > YOUNG_MS ? FIRST_PAUSE_MS : Math.min(pauseMs * 2, MAX_PAUSE_MS);
       say({ level: "warn", msg: `the ${title} ended: ${ended}; starting it again`, pauseMs });
       await new Promise((resolve) => setTimeout(resolve, pauseMs));

@@ -19,23 +19,27 @@ import {
 
 const sample = (value: number, sentAt: number, latencyMs = 0.2): Sample => ({ value, sentAt, latencyMs });
 const move = (more: Partial<MoveResult> = {}): MoveResult => ({
-  ...{
-    mode: "cold",
-    source: "node-a",
-    destination: "node-b",
-    outcome: "moved",
-    blackoutMs: 200,
-    clientGapMs: 400,
-    residualMs: 0,
-    totalMs: 900,
-    from: 10,
-    to: 900,
-  },
+  mode: "cold",
+  source: "node-a",
+  destination: "node-b",
+  outcome: "moved",
+  blackoutMs: 200,
+  clientGapMs: 400,
+  residualMs: 0,
+  totalMs: 900,
+  from: 10,
+  to: 900,
   ...more,
 });
 const good = {
   samples: [sample(1, 0), sample(2, 5), sample(3, 20, 400)],
-  ...{ connections: 1, errors: 0, digests: ["d", "d", "d"], copies: [1, 1], moves: [move(), move()], asked: 2 },
+  connections: 1,
+  breaks: 0,
+  errors: 0,
+  digests: ["d", "d", "d"],
+  copies: [1, 1],
+  moves: [move(), move()],
+  asked: 2,
 };
 
 describe("the verdict", () => {
@@ -51,6 +55,7 @@ describe("the verdict", () => {
       [{ samples: [sample(1, 0), sample(2, 1), sample(2, 2)] }, /1 values came twice/],
       [{ samples: [] }, /no answer/],
       [{ connections: 2 }, /2 connections/],
+      [{ breaks: 1 }, /broke 1 times/],
       [{ errors: 1 }, /1 error/],
       [{ digests: ["d", "e", "d"] }, /digest/],
       [{ digests: [] }, /digest/],

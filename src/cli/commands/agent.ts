@@ -1,7 +1,10 @@
 /** `ferry agent`: the node's root daemon. */
-import type { Command } from "commander";
+import { InvalidArgumentError, type Command } from "commander";
 import type { CommandContext } from "../io.js";
 import { parseCount, parseNodeName } from "../parse.js";
+
+const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface AgentFlags {
   node: string;
@@ -14,7 +17,7 @@ export interface AgentFlags {
   linkHost: string;
   linkPort?: number;
   tlsDir?: string;
-  logLevel?: string;
+  logLevel?: LogLevel;
   logFile?: string;
 }
 
@@ -33,8 +36,17 @@ export const withAgentFlags = (command: Command): Command =>
 
 export const withLogFlags = (command: Command): Command =>
   command
-    .option("--log-level <level>", "debug, info, warn or error (default: info)")
+    .option("--log-level <level>", "debug, info, warn or error (default: info)", logLevelOf)
     .option("--log-file <path>", "where JSON log lines go (default: standard output)");
+
+/** Throws InvalidArgumentError when it is not one. */
+export function logLevelOf(text: string): LogLevel {
+  const level = LOG_LEVELS.find((known) => known === text);
+  if (level !== undefined) return level;
+  throw new InvalidArgumentError(
+    `${JSON.stringify(text.slice(0, 60))} is not a log level. Known: ${LOG_LEVELS.join(", ")}.`,
+  );
+}
 
 /** The agent's configuration as its own strict parser expects it: only what was given. */
 export function agentConfigOf(flags: AgentFlags): Record<string, unknown> {

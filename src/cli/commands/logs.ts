@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { WorkloadHandle } from "../../client/types.js";
 import type { LogChunk } from "../../model/contract.js";
-import { isRetryable, toFailure } from "../../model/failure.js";
+import { isRetryable, toFailure, type FailureCode } from "../../model/failure.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import { onInterrupt, pause } from "../interrupt.js";
 import type { CommandContext } from "../io.js";
@@ -17,6 +17,8 @@ interface LogsFlags extends ConnectionFlags {
 /** Bytes asked for at a time. */
 const CHUNK = 64 * 1024;
 const FOLLOW_EVERY_MS = 500;
+/** What passes by itself: a follower waits for it. */
+const PASSING: readonly FailureCode[] = ["E_NODE_UNREACHABLE", "E_TEMPORAL_DOWN"];
 
 export function register(program: Command, context: CommandContext): void {
   withConnection(program.command("logs"))
@@ -62,7 +64,7 @@ async function follow(workload: WorkloadHandle, from: number, context: CommandCo
         away = false;
       } catch (error) {
         const failure = toFailure(error);
-        const passing = isRetryable(failure.code) || failure.code === "E_NODE_UNREACHABLE";
+        const passing = isRetryable(failure.code) || PASSING.includes(failure.code);
         if (!passing) throw error;
         if (!away) context.err(`ferry: ${failure.message}; going on when it answers`);
         away = true;

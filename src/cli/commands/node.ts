@@ -1,7 +1,7 @@
 /** `ferry node`: agent and worker of one node as children, each restarted when it dies. */
 import type { Command } from "commander";
 import { ferryError } from "../../model/failure.js";
-import { connectOptions, withConnection, type ConnectionFlags } from "../connection.js";
+import { targetOf, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
 import { parseCount, parseNodeName } from "../parse.js";
 import { withAgentFlags, withLogFlags, type AgentFlags } from "./agent.js";
@@ -35,7 +35,7 @@ export function register(program: Command, context: CommandContext): void {
           remedy: "start it as root, or start only the worker: ferry worker --node NAME",
         });
       }
-      const { address, namespace } = await connectOptions(flags, context.io.env);
+      const { address, namespace } = await targetOf(flags, context.io.env);
       const { supervise } = await import("../supervise.js");
       const socket = flags.socket ?? "/run/ferry/agent.sock";
       const option = (key: string, value: string | number | undefined): string[] =>
@@ -45,7 +45,10 @@ export function register(program: Command, context: CommandContext): void {
         {
           title: "agent",
           args: [
-            ...["agent", "--node", name, "--socket", socket, "--link-host", flags.linkHost],
+            "agent",
+            ...option("--node", name),
+            ...option("--socket", socket),
+            ...option("--link-host", flags.linkHost),
             ...option("--socket-gid", flags.socketGid ?? flags.workerUid),
             ...option("--state", flags.state),
             ...option("--run", flags.run),
@@ -59,7 +62,10 @@ export function register(program: Command, context: CommandContext): void {
         {
           title: "worker",
           args: [
-            ...["worker", "--node", name, "--agent-socket", socket, "--address", address],
+            "worker",
+            ...option("--node", name),
+            ...option("--agent-socket", socket),
+            ...option("--address", address),
             ...option("--namespace", namespace),
             ...logs,
           ],

@@ -1,14 +1,14 @@
 /** `ferry worker`: the node's Temporal worker. */
 import type { Command } from "commander";
-import { connectOptions, withConnection, type ConnectionFlags } from "../connection.js";
+import { targetOf, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
 import { parseNodeName } from "../parse.js";
-import { withLogFlags } from "./agent.js";
+import { withLogFlags, type LogLevel } from "./agent.js";
 
 interface WorkerFlags extends ConnectionFlags {
   node: string;
   agentSocket: string;
-  logLevel?: string;
+  logLevel?: LogLevel;
   logFile?: string;
 }
 
@@ -25,15 +25,12 @@ export function register(program: Command, context: CommandContext): void {
       "\nExamples:\n  ferry worker --node node-a --address 192.0.2.1:7233\n  ferry worker --node node-a --log-level debug --log-file /var/log/ferry/worker.log",
     )
     .action(async (flags: WorkerFlags) => {
-      const { address, namespace, tls, apiKey } = await connectOptions(flags, context.io.env);
+      const target = await targetOf(flags, context.io.env);
       const { runWorker } = await import("../../workers/worker.js");
       await runWorker({
         node: flags.node,
         agentSocket: flags.agentSocket,
-        address,
-        ...(namespace !== undefined && { namespace }),
-        ...(tls !== undefined && { tls }),
-        ...(apiKey !== undefined && { apiKey }),
+        ...target,
         ...(flags.logLevel !== undefined && { logLevel: flags.logLevel }),
         ...(flags.logFile !== undefined && { logFile: flags.logFile }),
       });

@@ -44,14 +44,14 @@ export const printable = (text: string): string => text.replace(/[\u0000-\u001f\
 const ESCAPES = /\u001b\[[0-9;]*m/g;
 
 /** Columns that a text takes (our escape sequences take none). */
-export const columns = (text: string): number => [...text.replace(ESCAPES, "")].length;
+export const columns = (text: string): number => Array.from(text.replace(ESCAPES, "")).length;
 
 export const padEnd = (text: string, width: number): string => text + " ".repeat(Math.max(0, width - columns(text)));
 export const padStart = (text: string, width: number): string => " ".repeat(Math.max(0, width - columns(text))) + text;
 
 /** Cut to the width with an ellipsis; expects text without escape sequences. */
 export function cut(text: string, width: number, style: Style): string {
-  const characters = [...text];
+  const characters = Array.from(text);
   if (characters.length <= width) return text;
   const dots = style.unicode ? "…" : "...";
   return characters.slice(0, Math.max(0, width - dots.length)).join("") + dots;
