@@ -12,7 +12,11 @@ after(() => rmSync(root, { recursive: true, force: true }));
 let count = 0;
 const fresh = (): string => join(root, `b${count++}`);
 const code = (expected: string) => (error: unknown) => error instanceof FerryError && error.code === expected;
-const hold = (epoch: number, state: "OWNER" | "FROZEN" | "BURNED" | "RELEASED" | "TOMBSTONE" | "RESERVED" | "STOPPED", more = {}) => ({
+const hold = (
+  epoch: number,
+  state: "OWNER" | "FROZEN" | "BURNED" | "RELEASED" | "TOMBSTONE" | "RESERVED" | "STOPPED",
+  more = {},
+) => ({
   workload: "redis",
   epoch,
   state,
@@ -40,7 +44,11 @@ test("an illegal move is refused and nothing is written", () => {
   const before = book.entries;
   assert.throws(() => book.record(hold(1, "OWNER")), code("E_STATE"), "frozen goes back only after a burn");
   book.record(hold(2, "BURNED"));
-  assert.throws(() => book.record(hold(1, "RELEASED", { to: 2, digest: "d" })), FerryError, "a burned epoch is never released");
+  assert.throws(
+    () => book.record(hold(1, "RELEASED", { to: 2, digest: "d" })),
+    FerryError,
+    "a burned epoch is never released",
+  );
   book.record(hold(1, "OWNER"));
   assert.throws(() => book.record(hold(2, "RESERVED")), code("E_BURNED"));
   assert.equal(book.entries, before + 2);

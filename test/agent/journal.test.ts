@@ -68,7 +68,9 @@ test("a flipped bit anywhere in a whole line is damage, and the line is named", 
     assert.throws(
       () => openJournal(dir),
       (error) =>
-        error instanceof FerryError && error.code === "E_JOURNAL_CORRUPT" && (at >= firstEnd || error.message.includes("line 1")),
+        error instanceof FerryError &&
+        error.code === "E_JOURNAL_CORRUPT" &&
+        (at >= firstEnd || error.message.includes("line 1")),
       `byte ${at}`,
     );
   }

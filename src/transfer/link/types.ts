@@ -69,7 +69,7 @@ export interface SessionTuning {
   windowBytes?: number;
   /**
    * Payloads are lent: their memory is used again once the frame listener has returned (its promise resolved), so what
-   * is to be kept must be copied. For page traffic, where fresh memory for every frame costs a third of the speed.
+   * is to be kept must be copied. For page traffic, where fresh memory for every frame costs a fifth of the speed.
    */
   lendPayloads?: boolean;
 }

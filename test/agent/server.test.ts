@@ -1,0 +1,110 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { request } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import type { Server } from "node:http";
+import { callAgent, createAgentClient } from "../../src/agent/client.js";
+import { quarantined } from "../../src/agent/quarantine.js";
+import { serveAgent } from "../../src/agent/server.js";
+import type { Verb } from "../../src/agent/verbs.js";
+import { CONTRACT_SCHEMA } from "../../src/model/contract.js";
+import { FerryError } from "../../src/model/failure.js";
+
+const dir = mkdtempSync(join(tmpdir(), "ferry-agent-"));
+const socketPath = join(dir, "agent.sock");
+const ref = {
+  schema: CONTRACT_SCHEMA,
+  operation: "redis.migrate.1",
+  workload: "redis",
+  epoch: 1,
+  to: 2,
+  source: "node-a",
+  destination: "node-b",
+};
+let server: Server;
+
+before(async () => {
+  // A quarantined agent answers every well-formed request with one known failure: what is tested is the edge.
+  server = await serveAgent(quarantined({ code: "E_JOURNAL_CORRUPT", message: "damaged at line 7" }), {
+    socketPath,
+    log: () => undefined,
+  });
+});
+after(() => {
+  server.close();
+  rmSync(dir, { recursive: true, force: true });
+});
+
+const refused = async (verb: string, input: unknown, expected: string): Promise<FerryError> => {
+  let seen: unknown;
+  await callAgent(socketPath, verb as Verb, input).catch((error: unknown) => (seen = error));
+  assert.ok(seen instanceof FerryError, `${verb} was not refused`);
+  assert.equal(seen.code, expected);
+  return seen;
+};
+
+test("the socket is not open to everybody", () => {
+  assert.equal(statSync(socketPath).mode & 0o007, 0);
+});
+
+test("a well-formed request reaches the agent, and its failure comes back as it is", async () => {
+  const error = await refused("inquire", ref, "E_JOURNAL_CORRUPT");
+  assert.match(error.message, /line 7/);
+});
+
+test("hostile inputs are named field by field and never reach the agent", async () => {
+  const bad: [unknown, RegExp][] = [
+    [{ ...ref, workload: "../etc" }, /workload/],
+    [{ ...ref, workload: "a b" }, /workload/],
+    [{ ...ref, workload: "ü" }, /workload/],
+    [{ ...ref, workload: "x".repeat(300) }, /workload/],
+    [{ ...ref, operation: "../../x" }, /operation/],
+    [{ ...ref, epoch: -1 }, /epoch/],
+    [{ ...ref, epoch: 1.5 }, /epoch/],
+    [{ ...ref, epoch: "1" }, /epoch/],
+    [{ ...ref, to: 1 }, /later/],
+    [{ ...ref, schema: 99 }, /schema/],
+    [{ ...ref, extra: 1 }, /extra/i],
+    [{}, /operation/],
+    [[], /input/],
+    [null, /./],
+    ["text", /./],
+  ];
+  for (const [input, expected] of bad) assert.match((await refused("inquire", input, "E_REQUEST")).message, expected);
+});
+
+test("an unknown verb, another method and a body that is not JSON are refused", async () => {
+  await refused("selfdestruct", {}, "E_REQUEST");
+  await refused("constructor", {}, "E_REQUEST");
+  const raw = (method: string, body: string): Promise<string> =>
+    new Promise((resolve, reject) => {
+      const outgoing = request({ socketPath, path: "/v1/inquire", method }, (incoming) => {
+        let text = "";
+        incoming.on("data", (chunk: Buffer) => (text += chunk.toString()));
+        incoming.on("end", () => resolve(text));
+      });
+      outgoing.on("error", reject);
+      outgoing.end(body);
+    });
+  assert.match(await raw("GET", ""), /E_REQUEST/);
+  assert.match(await raw("POST", "{not json"), /E_REQUEST/);
+  assert.match(await raw("POST", "x".repeat(5 * 1024 * 1024)).catch(() => "E_REQUEST"), /E_REQUEST/);
+  await refused("inquire", ref, "E_JOURNAL_CORRUPT");
+});
+
+test("an agent that is not there is E_AGENT_DOWN, which says what to look at", async () => {
+  const away = createAgentClient(join(dir, "nobody.sock"));
+  await assert.rejects(
+    away.describeNode(),
+    (error) => error instanceof FerryError && error.code === "E_AGENT_DOWN" && error.data.remedy !== undefined,
+  );
+});
+
+test("a second agent on the same socket is refused", async () => {
+  await assert.rejects(
+    serveAgent(quarantined({ code: "E_INTERNAL", message: "" }), { socketPath, log: () => undefined }),
+    (error) => error instanceof FerryError && error.code === "E_JOURNAL_LOCKED",
+  );
+});
