@@ -143,10 +143,25 @@ async function inspectTask(vpid: number, pid: number): Promise<Task | undefined>
   };
 }
 
+/**
+ * Links of another mount namespace are paths from the top of all its mounts: above the workload's root when the agent
+ * itself runs in a chroot. Everything here (and mountinfo) speaks of paths from the workload's root.
+ */
+function belowRoot(task: Task, top: string): Task {
+  const cut = (path: string): string =>
+    path === top ? "/" : path.startsWith(`${top}/`) ? path.slice(top.length) : path;
+  return {
+    ...task,
+    files: task.files.map((file) => ({ ...file, link: cut(file.link) })),
+    mapped: task.mapped.map((file) => ({ ...file, path: cut(file.path) })),
+    links: task.links.map((link) => ({ ...link, path: cut(link.path) })),
+  };
+}
+
 /** Reads every process of the tree. `pids`: pid inside the namespace -> pid on the node. */
 export async function inspectTree(pids: Readonly<Record<string, number>>): Promise<Tree> {
   const own = await namespaces("self");
-  const tasks: Task[] = [];
+  let tasks: Task[] = [];
   const vanished: number[] = [];
   const entries = Object.entries(pids);
   // A few at a time: a hundred processes with a hundred files each would be ten thousand reads at once.
@@ -161,7 +176,10 @@ export async function inspectTree(pids: Readonly<Record<string, number>>): Promi
   }
   tasks.sort((a, b) => a.vpid - b.vpid);
   const inside = new Set(tasks.map((task) => task.pid));
-  const root = tasks.find((task) => !inside.has(task.stat.ppid));
+  const isRoot = (task: Task): boolean => !inside.has(task.stat.ppid);
+  const top = tasks.find(isRoot)?.links.find((link) => link.name === "root")?.path ?? "/";
+  if (top !== "/") tasks = tasks.map((task) => belowRoot(task, top));
+  const root = tasks.find(isRoot);
   const mounts = root === undefined ? [] : parseMountinfo((await readProc(root.pid, "mountinfo")) ?? "");
   return { tasks, vanished, mounts, own, ...(root === undefined ? {} : { root }) };
 }
