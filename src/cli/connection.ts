@@ -64,7 +64,8 @@ async function pem(path: string): Promise<Buffer> {
   }
 }
 
-async function connectOptions({ tls, ...target }: Target): Promise<ConnectOptions> {
+/** The target with its PEM files read. Throws E_REQUEST that names the one that can't be. */
+export async function connectOptions({ tls, ...target }: Target): Promise<ConnectOptions> {
   if (tls === undefined) return target;
   const { caFile, certFile, keyFile } = tls;
   return {

@@ -1,6 +1,6 @@
 /** `ferry worker`: the node's Temporal worker. */
 import type { Command } from "commander";
-import { targetOf, withConnection, type ConnectionFlags } from "../connection.js";
+import { connectOptions, targetOf, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
 import { parseNodeName } from "../parse.js";
 import { withLogFlags, type LogLevel } from "./agent.js";
@@ -25,7 +25,7 @@ export function register(program: Command, context: CommandContext): void {
       "\nExamples:\n  ferry worker --node node-a --address 192.0.2.1:7233\n  ferry worker --node node-a --log-level debug --log-file /var/log/ferry/worker.log",
     )
     .action(async (flags: WorkerFlags) => {
-      const target = await targetOf(flags, context.io.env);
+      const target = await connectOptions(await targetOf(flags, context.io.env));
       const { runWorker } = await import("../../workers/worker.js");
       await runWorker({
         node: flags.node,

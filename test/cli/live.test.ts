@@ -1,0 +1,169 @@
+/** The commands against a real Temporal server, with simulated nodes behind it: what they print and how they exit. */
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import type { WorkloadListing } from "../../src/client/types.js";
+import type { MigrationReport } from "../../src/model/report.js";
+import type { WorkloadStatus } from "../../src/model/workload.js";
+import { skipWithoutTemporal } from "../support/temporal.js";
+import { Stage } from "../workflows/support.js";
+import { ferry as ferryAt, type Run } from "./support.js";
+
+describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
+  let stage: Stage;
+  const ferry = (...argv: string[]): Promise<Run> => ferryAt(argv, { FERRY_TEMPORAL_ADDRESS: stage.server.address });
+  const good = async (...argv: string[]): Promise<string> => {
+    const { code, stdout, stderr } = await ferry(...argv);
+    assert.equal(code, 0, `ferry ${argv.join(" ")}: ${stdout}${stderr}`);
+    return stdout;
+  };
+  const until = async (argv: string[], words: RegExp): Promise<string> => {
+    const deadline = Date.now() + 10_000;
+    for (;;) {
+      const { stdout } = await ferry(...argv);
+      if (words.test(stdout)) return stdout;
+      if (Date.now() > deadline) assert.match(stdout, words);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  };
+  const nodeOf = async (name: string): Promise<string> =>
+    (JSON.parse(await good("inspect", name, "--json")) as { status: WorkloadStatus }).status.node;
+
+  before(async () => {
+    stage = await Stage.up();
+    await until(["nodes"], /node-b/);
+  });
+  after(() => stage.down());
+
+  test("run, ps, inspect, nodes, logs, stop, rm", async () => {
+    const shown = await good(
+      "run",
+      "web",
+      "--node",
+      "node-a",
+      "--env",
+      "A=1",
+      "--limit",
+      "cpu=1.5",
+      "--",
+      "sleep",
+      "--json",
+    );
+    assert.match(shown, /^web\n/);
+    assert.match(shown, /command +sleep --json/);
+    assert.match(await until(["ps"], /web/), /^web +node-a +running +process +10\.77\.0\.\d+\/24 +1 /m);
+    const listed = JSON.parse(await good("ps", "--json")) as (WorkloadListing & WorkloadStatus)[];
+    assert.deepEqual(listed.find(({ name }) => name === "web")?.spec.limits, { cpus: 1.5 });
+    assert.match(await good("inspect", "web"), /epoch 1 +OWNER +runs here/);
+    assert.match(await good("nodes"), /node-a +up/);
+    assert.equal(await good("logs", "web"), "log of web on node-a\n");
+    assert.equal(await good("logs", "web", "--tail", "7"), "node-a\n");
+    assert.match((await ferry("rm", "web")).stderr, /web is running on node-a[\s\S]*what to do: /);
+    assert.match(await good("stop", "web", "--grace", "1s"), /web is stopped on node-a/);
+    assert.equal(await good("rm", "web"), "removed web\n");
+    const gone = await ferry("inspect", "web", "--json");
+    assert.equal(gone.code, 2);
+    assert.equal((JSON.parse(gone.stdout) as { error: { code: string } }).error.code, "E_WORKLOAD_UNKNOWN");
+  });
+
+  test("run twice: the same is fine, another spec is refused", async () => {
+    await good("run", "twice", "--node", "node-a", "--", "true");
+    await good("run", "twice", "--node", "node-a", "--", "true");
+    const other = await ferry("run", "twice", "--node", "node-a", "--", "false");
+    assert.equal(other.code, 2);
+    assert.match(other.stderr, /E_WORKLOAD_EXISTS[\s\S]*what to do: /);
+  });
+
+  test("migrate: plain lines and the report, exit code 0; --json is one document", async () => {
+    await good("run", "moves", "--node", "node-a", "--", "true");
+    const shown = await good("migrate", "moves", "--to", "node-b");
+    assert.match(shown, /^\[.*\] preflight: /);
+    assert.match(shown, /moved moves from node-a to node-b, cold, epoch 2/);
+    const report = JSON.parse(
+      await good("migrate", "moves", "--to", "node-a", "--mode", "postcopy", "--json"),
+    ) as MigrationReport;
+    assert.deepEqual([report.outcome, report.mode, report.destination], ["moved", "postcopy", "node-a"]);
+    const lines = (await good("migrate", "moves", "--to", "node-b", "--json", "--progress")).trim().split("\n");
+    const parsed = lines.map((line) => JSON.parse(line) as { progress?: object; report?: MigrationReport });
+    assert.ok(parsed.slice(0, -1).every(({ progress }) => progress !== undefined));
+    assert.equal(parsed.at(-1)?.report?.outcome, "moved");
+    assert.match((await ferry("cancel", "moves")).stderr, /no migration of moves is under way/);
+  });
+
+  test("--dry-run prints the plan and touches nothing", async () => {
+    await good("run", "plan", "--node", "node-a", "--", "true");
+    assert.match(
+      await good("migrate", "plan", "--to", "node-b", "--dry-run"),
+      /^plan: move plan from node-a to node-b, cold[\s\S]*nothing was touched/,
+    );
+    assert.equal(await nodeOf("plan"), "node-a");
+  });
+
+  test("a blocker refuses: every reason, exit code 2, dry or not", async () => {
+    await good("run", "stays", "--node", "node-a", "--", "true");
+    const { findings } = stage.agent("node-b");
+    findings.push({
+      level: "block",
+      check: "criu version",
+      side: "destination",
+      message: "older than the source's",
+      remedy: "upgrade it",
+    });
+    try {
+      for (const more of [[], ["--dry-run"]]) {
+        const { code, stdout } = await ferry("migrate", "stays", "--to", "node-b", ...more);
+        assert.equal(code, 2);
+        assert.match(stdout, /criu version: older than the source's\n +what to do: upgrade it/);
+      }
+    } finally {
+      findings.length = 0;
+    }
+    assert.equal(await nodeOf("stays"), "node-a");
+  });
+
+  test("a failure before the commit: exit code 1, it runs on the source", async () => {
+    await good("run", "fails", "--node", "node-a", "--", "true");
+    const failure = { code: "E_NO_SPACE", message: "the disk is full", remedy: "free some" } as const;
+    stage.world.order({ node: "node-b", verb: "reserve", when: "before", times: 1, workload: "fails", failure });
+    const { code, stdout } = await ferry("migrate", "fails", "--to", "node-b");
+    assert.equal(code, 1, stdout);
+    assert.match(stdout, /fails was not moved: it runs on node-a[\s\S]*the disk is full/);
+    assert.equal(await nodeOf("fails"), "node-a");
+  });
+
+  test("what can't be: unknown node, same node, unknown workload; exit code 2", async () => {
+    await good("run", "odd", "--node", "node-a", "--", "true");
+    const cases: [string[], RegExp][] = [
+      [["migrate", "odd", "--to", "node-z"], /node-z[\s\S]*what to do: /],
+      [["migrate", "odd", "--to", "node-a"], /E_SAME_NODE/],
+      [["migrate", "nobody", "--to", "node-b"], /E_WORKLOAD_UNKNOWN/],
+      [["logs", "nobody"], /E_WORKLOAD_UNKNOWN/],
+      [["stop", "nobody"], /E_WORKLOAD_UNKNOWN/],
+      [["rm", "nobody"], /E_WORKLOAD_UNKNOWN/],
+      [["cancel", "nobody"], /E_WORKLOAD_UNKNOWN/],
+      [["run", "new", "--node", "node-z", "--", "true"], /node-z/],
+      [["run", "new", "--node", "node-a", "--ip", "1.2.3", "--", "true"], /IPv4/],
+      [["run", "new", "--node", "node-a", "--dir", "data", "--", "true"], /absolute path/],
+      [["run", "new", "--node", "node-a", "--user", "../root", "--", "true"], /user/],
+    ];
+    for (const [argv, words] of cases) {
+      const { code, stderr } = await ferry(...argv);
+      assert.equal(code, 2, `${argv.join(" ")}: ${stderr}`);
+      assert.match(stderr, words);
+    }
+  });
+
+  test("--detach, then cancel from elsewhere", async () => {
+    await good("run", "back", "--node", "node-a", "--", "true");
+    stage.world.order({ node: "node-b", verb: "takeOver", when: "hang", times: 50, workload: "back", hangMs: 400 });
+    const started = JSON.parse(await good("migrate", "back", "--to", "node-b", "--detach", "--json")) as {
+      operation: string;
+    };
+    assert.match(started.operation, /^back\.migrate\.\d+$/);
+    const again = await ferry("migrate", "back", "--to", "node-b");
+    assert.equal(again.code, 2);
+    assert.match(again.stderr, /E_BUSY/);
+    const { code, stdout } = await ferry("cancel", "back");
+    assert.equal(code, 0, stdout);
+    assert.match(stdout, /back was not moved: it runs on node-a/);
+  });
+});
