@@ -16,7 +16,7 @@ export interface MoverConfig {
   node: string;
   peer: string;
   side: "source" | "destination";
-  /** Epoch that is handed over to: part of the link's hello, both sides must name the same. Default 0. */
+  /** Epoch that is handed over to: part of the link's hello, both sides must name the same. Default 1. */
   to?: number;
   /** Unix socket of the control protocol. */
   controlSocket: string;

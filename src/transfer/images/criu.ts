@@ -127,7 +127,8 @@ export function parsePagemap(file: string, image: Buffer, shared = false): Pagem
       end = start + pages * PAGE;
       if (end > USER_END) throw imageProblem(file, `${where} ends above the addresses of user space`);
       if ((flags & PE_PARENT) !== 0) throw imageProblem(file, `${where} lies in a parent image: chains are not taken`);
-      if ((flags & ~(PE_LAZY | PE_PRESENT)) !== 0 || flags === 0) throw imageProblem(file, `${where} has flags ${flags}`);
+      if ((flags & ~(PE_LAZY | PE_PRESENT)) !== 0 || flags === 0)
+        throw imageProblem(file, `${where} has flags ${flags}`);
       return { start, pages, lazy: (flags & PE_LAZY) !== 0, present: (flags & PE_PRESENT) !== 0 };
     });
     return { pagesId, entries };

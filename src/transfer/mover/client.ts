@@ -79,7 +79,8 @@ export async function killMover(dir: string): Promise<void> {
     return;
   }
   for (let waited = 0; waited < 5000 && moverPid(dir) === pid; waited += 5) await sleep(5);
-  if (moverPid(dir) === pid) throw ferryError("E_STUCK", `mover ${pid} does not die`, { remedy: `look at process ${pid}` });
+  if (moverPid(dir) === pid)
+    throw ferryError("E_STUCK", `mover ${pid} does not die`, { remedy: `look at process ${pid}` });
   rmSync(join(dir, PID_FILE), { force: true });
 }
 

@@ -29,7 +29,7 @@ export const configSchema = z.strictObject({
   node: z.string().refine(isNodeName, "not a node name"),
   peer: z.string().refine(isNodeName, "not a node name"),
   side: z.enum(["source", "destination"]),
-  to: count.optional(),
+  to: z.number().int().positive().optional(),
   controlSocket: path,
   imagesDir: path,
   storeDir: path,
@@ -149,7 +149,7 @@ export const FRAMES = {
   missing: z.strictObject({ id: count, runs: z.array(slotRun).max(10_000), received: count }),
   fault: z.strictObject({ slot: count, pages: count }),
   // volume streams, on the bulk session
-  "volume-open": z.strictObject({ stream: count, kind: z.enum(["tree", "content"]), final: z.boolean() }),
+  "volume-open": z.strictObject({ stream: count, kind: z.enum(["tree", "content"]), listed: z.boolean() }),
   "volume-data": z.strictObject({ stream: count }),
   "volume-eof": z.strictObject({ stream: count }),
   "volume-exit": z.strictObject({

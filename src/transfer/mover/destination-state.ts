@@ -1,0 +1,41 @@
+/** What a destination mover leaves for its successor, beside the page store (tmpfs: gone with what it describes). */
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+
+const FILE = "mover-state.json";
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const schema = z.strictObject({
+  /** Where the source dials: kept over restarts. */
+  port: z.number().int().min(0).max(65535),
+  /** Set together, once the images are complete and the page store exists. */
+  images: z
+    .strictObject({ digest: sha256, areas: sha256, bytes: z.number().int().nonnegative(), slots: z.number().int() })
+    .optional(),
+  volumeFinal: z.boolean(),
+  filling: z.boolean(),
+});
+export interface DestinationState {
+  port: number;
+  images?: { digest: string; areas: string; bytes: number; slots: number } | undefined;
+  volumeFinal: boolean;
+  filling: boolean;
+}
+
+/** Throws on a file that is there and not ours; none is the state of a first start. */
+export function loadState(dir: string): DestinationState {
+  let text: string;
+  try {
+    text = readFileSync(join(dir, FILE), "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return { port: 0, volumeFinal: false, filling: false };
+  }
+  return schema.parse(JSON.parse(text));
+}
+
+export function saveState(dir: string, state: DestinationState): void {
+  const path = join(dir, FILE);
+  writeFileSync(`${path}.new`, JSON.stringify(state), { mode: 0o600 });
+  renameSync(`${path}.new`, path);
+}

@@ -1,0 +1,359 @@
+/** The destination's mover: takes images, volume and pages in, answers faults from the store, keeps its state on tmpfs. */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import type { DestinationMoverRequest, DestinationMoverStatus, MoverConfig } from "../../model/mover.js";
+import { readImageSet } from "../images/areas.js";
+import { ImageReceiver, needSpace } from "../images/receive.js";
+import type { Frame, Hello, LinkSession } from "../link/index.js";
+import { PAGE_SIZE, type FaultService, type FaultStatus, type PageStore } from "../pages/api.js";
+import { createStore, openStore, startFaultService } from "../pages/index.js";
+import { VolumeReceiver } from "../volume/receiver.js";
+import { loadState, saveState, type DestinationState } from "./destination-state.js";
+import { isFrameType, type FrameMeta } from "./messages.js";
+import { parseMeta, type Log } from "./process.js";
+
+/** criu restore connects to it; the name is criu's. */
+const FAULT_SOCKET = "lazy-pages.socket";
+/** Runs of missing slots in one answer. */
+const MISSING_RUNS = 4096;
+const NO_FAULTS: FaultStatus = { tasks: 0, faults: 0, filled: 0, allFilled: false };
+
+export class DestinationMover {
+  readonly #config: MoverConfig;
+  readonly #log: Log;
+  readonly #changed: (urgent: boolean) => void;
+  readonly #state: DestinationState;
+  readonly #images: ImageReceiver;
+  readonly #volume: VolumeReceiver;
+  readonly #sessions = new Map<Hello["purpose"], LinkSession>();
+  #store: PageStore | undefined;
+  #service: FaultService | undefined;
+  #failure: FailureData | undefined;
+  /** The set of images under way was refused: its remaining pieces are not looked at. */
+  #refusing = false;
+  /** Digest of the images that have arrived and were compared with the manifest; not yet ready. */
+  #arrived: string | undefined;
+  /** Slots that somebody waits for and that are not here, by slot: pages. */
+  readonly #awaited = new Map<number, number>();
+
+  constructor(config: MoverConfig, log: Log, changed: (urgent: boolean) => void) {
+    this.#config = config;
+    this.#log = log;
+    this.#changed = changed;
+    this.#state = loadState(config.storeDir);
+    this.#images = new ImageReceiver(config.imagesDir);
+    this.#volume = new VolumeReceiver(
+      { dir: config.volumeDir, onChange: changed, log: (message, fields) => log("info", message, fields) },
+      this.#state.volumeFinal,
+    );
+  }
+
+  get port(): number {
+    return this.#state.port;
+  }
+
+  listening(port: number): void {
+    this.#state.port = port;
+    this.#save();
+  }
+
+  /** Goes on where an earlier process of this operation stood. */
+  async resume(): Promise<void> {
+    if (this.#state.images === undefined) {
+      // A store without images that were declared complete belongs to an attempt that was cut short.
+      for (const name of ["areas", "pages", "states"]) rmSync(join(this.#config.storeDir, name), { force: true });
+      return;
+    }
+    await this.#serve(openStore(this.#config.storeDir));
+    if (this.#state.filling) this.#service?.fill();
+    this.#log("info", "took over", { received: this.#store?.received, slots: this.#state.images.slots });
+  }
+
+  status(): DestinationMoverStatus {
+    const faults = this.#service?.status() ?? NO_FAULTS;
+    const received = this.#store?.received ?? 0;
+    const { images } = this.#state;
+    const total = this.#store?.table.slots ?? images?.slots ?? 0;
+    const failure =
+      faults.failure === undefined
+        ? this.#failure
+        : { code: "E_PAGES" as const, message: `the page daemon: ${faults.failure}` };
+    return {
+      side: "destination",
+      pid: process.pid,
+      port: this.#state.port,
+      connected: this.#sessions.size === 3,
+      images: {
+        received: images !== undefined && this.#service !== undefined,
+        ...(images === undefined ? {} : { digest: images.digest }),
+        bytes: images?.bytes ?? this.#images.bytes,
+      },
+      volume: {
+        bytesReceived: this.#volume.bytesReceived,
+        finalDone: this.#volume.finalDone,
+        durable: this.#volume.durable,
+      },
+      pages: {
+        total,
+        received,
+        filled: faults.filled,
+        faults: faults.faults,
+        allReceived: images !== undefined && this.#store !== undefined && received === total,
+        allFilled: faults.allFilled,
+      },
+      tasks: faults.tasks,
+      ...(faults.guardPid === undefined ? {} : { guardPid: faults.guardPid }),
+      ...(failure === undefined
+        ? {}
+        : { failure: { side: "destination" as const, node: this.#config.node, ...failure } }),
+    };
+  }
+
+  async handle(request: DestinationMoverRequest): Promise<void> {
+    switch (request.verb) {
+      case "status":
+        return;
+      case "fill":
+        if (this.#service === undefined) throw ferryError("E_STATE", "fill was asked before the images were here");
+        this.#state.filling = true;
+        this.#save();
+        this.#service.fill();
+        return;
+      case "reset":
+        await this.#service?.reset();
+        this.#changed(true);
+        return;
+      case "exit":
+        return;
+    }
+  }
+
+  /** Why this caller gets no session, or undefined. */
+  accept(hello: Hello, peer: string): FailureData | undefined {
+    const { operation, workload } = this.#config;
+    if (peer !== this.#config.peer) {
+      return { code: "E_PEER_ID", message: `this mover works with ${this.#config.peer}, not with ${peer}` };
+    }
+    if (hello.operation !== operation || hello.workload !== workload || hello.to !== (this.#config.to ?? 1)) {
+      return { code: "E_REQUEST", message: `this mover works on ${operation}, not on ${hello.operation}` };
+    }
+    return undefined;
+  }
+
+  attach(session: LinkSession): void {
+    const { purpose } = session.hello;
+    // The source dials again when it has lost the link; this side may not have noticed yet.
+    this.#sessions.get(purpose)?.destroy();
+    this.#sessions.set(purpose, session);
+    session.onClose((failure) => {
+      if (this.#sessions.get(purpose) !== session) return;
+      this.#sessions.delete(purpose);
+      if (purpose === "bulk") this.#volume.close();
+      if (failure !== undefined) this.#log("warn", `${purpose} session lost`, { failure });
+      this.#changed(true);
+    });
+    switch (purpose) {
+      case "control":
+        session.onFrame((frame) => this.#onControl(session, frame));
+        void this.#tellState(session).catch(() => undefined);
+        break;
+      case "bulk":
+        this.#volume.attach(session);
+        session.onFrame((frame) => this.#onBulk(session, frame));
+        break;
+      case "fault":
+        session.onFrame((frame) => {
+          if (frame.type !== "pages") throw ferryError("E_FRAME", `fault frame ${frame.type} was not expected`);
+          this.#takePages(parseMeta("pages", frame.meta), frame.payload);
+        });
+        for (const [slot, pages] of this.#awaited) this.#ask(slot, pages);
+        break;
+    }
+    this.#changed(true);
+  }
+
+  async close(): Promise<void> {
+    this.#volume.close();
+    this.#images.abandon();
+    await Promise.all([...this.#sessions.values()].map((session) => session.close()));
+    await this.#service?.close();
+    this.#store?.close();
+  }
+
+  async #onControl(session: LinkSession, { type, meta, payload }: Frame): Promise<void> {
+    if (!isFrameType(type)) throw ferryError("E_FRAME", `control frame ${type} is not known`);
+    try {
+      switch (type) {
+        case "images-begin":
+          if (this.#state.images !== undefined) throw ferryError("E_IMAGE_DIGEST", "images of this operation are here");
+          this.#failure = undefined;
+          this.#refusing = false;
+          this.#arrived = undefined;
+          this.#images.begin(parseMeta(type, meta));
+          return;
+        case "file":
+          if (!this.#refusing) this.#images.piece(parseMeta(type, meta), payload);
+          this.#changed(false);
+          return;
+        case "manifest":
+          if (!this.#refusing) this.#arrived = this.#images.finish(parseMeta(type, meta).files);
+          return;
+        case "ready":
+          if (!this.#refusing) await this.#ready(parseMeta(type, meta));
+          await this.#tellState(session);
+          return;
+        case "complete":
+          this.#log("info", "the source has sent every page");
+          return;
+        case "refused":
+          this.#fail(parseMeta(type, meta).failure);
+          return;
+        default:
+          throw ferryError("E_FRAME", `control frame ${type} was not expected`);
+      }
+    } catch (error) {
+      const failure = toFailure(error, "E_IMAGE_INCOMPLETE");
+      if (failure.code === "E_FRAME" || session.closed) throw error;
+      this.#refusing = true;
+      this.#fail(failure);
+      await session.send("refused", { what: "images", failure });
+    }
+  }
+
+  /** All images are here: understand them, make the store, listen for criu. */
+  async #ready({ digest, areas }: FrameMeta<"ready">): Promise<void> {
+    if (this.#arrived !== digest) throw ferryError("E_IMAGE_DIGEST", "the manifest is not the one that was announced");
+    const set = readImageSet(this.#config.imagesDir);
+    if (set.areasDigest !== areas) {
+      throw ferryError("E_IMAGE_DIGEST", "the areas in the images are not those that the source has counted");
+    }
+    needSpace(this.#config.storeDir, set.table.slots * PAGE_SIZE, "the workload's pages");
+    await this.#serve(createStore(this.#config.storeDir, set.table));
+    this.#state.images = { digest, areas, bytes: this.#images.bytes, slots: set.table.slots };
+    this.#save();
+    this.#changed(true);
+    this.#log("info", "images received", {
+      tasks: set.tasks.length,
+      slots: set.table.slots,
+      bytes: this.#images.bytes,
+    });
+  }
+
+  async #serve(store: PageStore): Promise<void> {
+    const service = await startFaultService({
+      store,
+      storeDir: this.#config.storeDir,
+      socketPath: join(this.#config.imagesDir, FAULT_SOCKET),
+      log: (message: string, fields?: object) => this.#log("info", `pages: ${message}`, fields),
+    });
+    this.#store = store;
+    this.#service = service;
+    service.onMissing((slot, pages) => {
+      if (this.#awaited.has(slot)) return;
+      this.#awaited.set(slot, pages);
+      this.#ask(slot, pages);
+    });
+    service.onChange(() => this.#changed(true));
+  }
+
+  #ask(slot: number, pages: number): void {
+    // Without a session it is asked when there is one again.
+    this.#sessions
+      .get("fault")
+      ?.send("fault", { slot, pages })
+      .catch(() => undefined);
+  }
+
+  async #tellState(session: LinkSession): Promise<void> {
+    const { images } = this.#state;
+    if (this.#refusing) return;
+    await session.send("state", { digest: images?.digest ?? null, areas: images?.areas ?? null });
+  }
+
+  async #onBulk(session: LinkSession, { type, meta, payload }: Frame): Promise<void> {
+    switch (type) {
+      case "pages":
+        this.#takePages(parseMeta(type, meta), payload);
+        await session.send("credit", { frames: 1 });
+        return;
+      case "need": {
+        const { id } = parseMeta(type, meta);
+        const store = this.#store;
+        if (store === undefined) throw ferryError("E_FRAME", "pages were asked for before the images were here");
+        const runs = store.missing(MISSING_RUNS).map(({ slot, pages }) => [slot, pages]);
+        await session.send("missing", { id, runs, received: store.received });
+        return;
+      }
+      case "volume-open":
+        this.#volume.open(parseMeta(type, meta));
+        return;
+      case "volume-data":
+        await this.#volume.data(parseMeta(type, meta).stream, payload);
+        return;
+      case "volume-eof":
+        this.#volume.eof(parseMeta(type, meta).stream);
+        return;
+      case "volume-final":
+        this.#volume.final();
+        this.#state.volumeFinal = true;
+        this.#save();
+        this.#changed(true);
+        return;
+      default:
+        throw ferryError("E_FRAME", `bulk frame ${type} was not expected`);
+    }
+  }
+
+  #takePages({ slot, runs }: FrameMeta<"pages">, payload: Buffer): void {
+    const [store, service] = [this.#store, this.#service];
+    if (store === undefined || service === undefined) throw ferryError("E_FRAME", "pages came before the images");
+    const content = runs.reduce((sum, run, index) => (index % 2 === 0 ? sum + run : sum), 0);
+    const pages = runs.reduce((sum, run) => sum + run, 0);
+    if (content * PAGE_SIZE !== payload.length || slot + pages > store.table.slots) {
+      throw ferryError("E_FRAME", `${pages} pages from slot ${slot} on: ${payload.length} bytes do not fit`);
+    }
+    let at = slot;
+    let offset = 0;
+    try {
+      for (const [index, run] of runs.entries()) {
+        if (run === 0) continue;
+        if (index % 2 === 0) {
+          store.write(at, payload.subarray(offset, offset + run * PAGE_SIZE));
+          offset += run * PAGE_SIZE;
+        } else {
+          store.writeZero(at, run);
+        }
+        at += run;
+      }
+    } catch (error) {
+      // A full store must not look like a broken link, or the source would send for ever.
+      const failure = toFailure(error, "E_PAGES");
+      this.#fail(failure);
+      void this.#sessions
+        .get("control")
+        ?.send("refused", { what: "pages", failure })
+        .catch(() => undefined);
+      throw new FerryError(failure);
+    }
+    if (this.#awaited.size > 0) {
+      for (const [first, count] of this.#awaited) {
+        let here = 0;
+        while (here < count && store.has(first + here)) here += 1;
+        if (here === count) this.#awaited.delete(first);
+      }
+    }
+    service.arrived(slot, pages);
+    this.#changed(store.received === store.table.slots);
+  }
+
+  #fail(failure: FailureData): void {
+    this.#failure = failure;
+    this.#log("error", failure.message, { failure });
+    this.#changed(true);
+  }
+
+  #save(): void {
+    saveState(this.#config.storeDir, this.#state);
+  }
+}

@@ -1,0 +1,228 @@
+/** The source's mover: `node source-main.js CONFIG`. See model/mover.ts for what it does and when. */
+import { ferryError, FerryError, toFailure, type FailureData } from "../../model/failure.js";
+import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
+import { readImageSet, type ImageSet } from "../images/areas.js";
+import { sendImages } from "../images/send.js";
+import type { Frame, LinkSession } from "../link/index.js";
+import { auditPages, openTree, type TreeReader } from "../pages/source.js";
+import { VolumeSender } from "../volume/sender.js";
+import { serveControl } from "./control.js";
+import { Limiter } from "./limiter.js";
+import { Links, type Sessions } from "./links.js";
+import { sourceRequest, isFrameType, type FrameMeta } from "./messages.js";
+import { PageSender } from "./page-sender.js";
+import { parseMeta, startProcess } from "./process.js";
+
+const { config, log } = startProcess("source");
+const limiter = new Limiter(config.bandwidthBytesPerSec);
+let failure: FailureData | undefined;
+let images: SourceMoverStatus["images"] = { sent: false, bytes: 0 };
+/** What is being moved, once criu has written it. */
+let cargo: { set: ImageSet; reader: TreeReader; pages: PageSender; counted: Promise<void> } | undefined;
+let sending: Promise<void> | undefined;
+/** What the destination said on the present control session. */
+let answer: { state?: FrameMeta<"state">; refused?: FailureData; waiter?: () => void } = {};
+
+const links = new Links({
+  identity: { node: config.node, ...config.tls },
+  peer: config.peer,
+  hello: { operation: config.operation, workload: config.workload, to: config.to ?? 1 },
+  onUp,
+  onDown: (sessions, why) => {
+    log("warn", "link lost", { failure: why });
+    volume.detach(sessions.bulk);
+    answer.waiter?.();
+    changed(true);
+  },
+  log: (message, fields) => log("warn", message, fields),
+});
+const volume = new VolumeSender({
+  dir: config.volumeDir,
+  take: (bytes) => limiter.take(bytes),
+  session: async () => (await links.ready()).bulk,
+  onChange: (urgent) => changed(urgent),
+  log: (message, fields) => log("info", message, fields),
+});
+
+function status(): SourceMoverStatus {
+  return {
+    side: "source",
+    pid: process.pid,
+    connected: links.sessions !== undefined,
+    volume: { bytesSent: volume.bytesSent, passes: volume.passes, finalDone: volume.finalDone },
+    images,
+    pages: {
+      total: cargo?.pages.total ?? 0,
+      sent: cargo?.pages.sent ?? 0,
+      bytesSent: cargo?.pages.bytesSent ?? 0,
+      allSent: cargo?.pages.allSent ?? false,
+      allAcked: cargo?.pages.allAcked ?? false,
+    },
+    ...(failure === undefined ? {} : { failure }),
+  };
+}
+
+function fail(what: FailureData): void {
+  failure = { side: "source", node: config.node, ...what };
+  log("error", failure.message, { failure });
+  void links.sessions?.control.send("refused", { what: "pages", failure }).catch(() => undefined);
+  changed(true);
+}
+
+function onUp(sessions: Sessions): void {
+  answer = {};
+  sessions.control.onFrame((frame) => onControl(frame));
+  sessions.bulk.onFrame((frame) => onBulk(frame));
+  sessions.fault.onFrame((frame) => onFault(sessions.fault, frame));
+  volume.attach(sessions.bulk);
+  changed(true);
+  // After a loss: offer again what the destination may have lost, then push what it lacks.
+  if (cargo !== undefined && images.sent && failure === undefined) {
+    deliver(cargo, sessions).catch((error: unknown) => {
+      if (!sessions.control.closed) fail(toFailure(error));
+    });
+  }
+}
+
+function onControl({ type, meta }: Frame): void {
+  if (type === "state") answer.state = parseMeta("state", meta);
+  else if (type === "refused") {
+    const refused = parseMeta("refused", meta);
+    answer.refused = refused.failure;
+    if (refused.what === "pages") {
+      cargo?.pages.stop();
+      failure = { ...refused.failure, side: "destination", node: config.peer };
+      log("error", "the destination refuses the pages", { failure });
+      changed(true);
+    }
+  } else throw ferryError("E_FRAME", `control frame ${type} was not expected`);
+  answer.waiter?.();
+}
+
+function onBulk({ type, meta, payload }: Frame): Promise<void> | undefined {
+  if (!isFrameType(type)) throw ferryError("E_FRAME", `bulk frame ${type} was not expected`);
+  if (type === "credit") cargo?.pages.credit(parseMeta(type, meta).frames);
+  else if (type === "missing") cargo?.pages.missing(parseMeta(type, meta));
+  else if (type === "volume-data" || type === "volume-exit")
+    return volume.received(type, parseMeta(type, meta), payload);
+  else throw ferryError("E_FRAME", `bulk frame ${type} was not expected`);
+  return undefined;
+}
+
+function onFault(session: LinkSession, { type, meta }: Frame): Promise<void> | undefined {
+  if (type !== "fault") throw ferryError("E_FRAME", `fault frame ${type} was not expected`);
+  return cargo?.pages.fault(session, parseMeta("fault", meta));
+}
+
+/** Waits for the destination's word on this control session: what it has, or why it refuses. */
+async function heard(session: LinkSession, enough: () => boolean): Promise<void> {
+  while (!enough()) {
+    if (answer.refused !== undefined) {
+      throw new FerryError({ ...answer.refused, side: "destination", node: config.peer });
+    }
+    if (session.closed) throw ferryError("E_LINK_LOST", "the link was lost while the images were sent");
+    await new Promise<void>((resolve) => (answer.waiter = resolve));
+  }
+}
+
+/** Makes sure that the destination has these images and areas, then pushes pages in the background. */
+async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Promise<void> {
+  const { control } = sessions;
+  await heard(control, () => answer.state !== undefined);
+  if (answer.state?.digest == null) {
+    const sent = await sendImages(config.imagesDir, control);
+    images = { ...images, digest: sent.digest, bytes: sent.bytes };
+    delete answer.state;
+    await what.counted;
+    await control.send("ready", { digest: sent.digest, areas: what.set.areasDigest });
+    await heard(control, () => answer.state?.digest != null);
+  }
+  const state = answer.state;
+  if (state?.areas !== what.set.areasDigest || (images.digest !== undefined && state.digest !== images.digest)) {
+    throw ferryError("E_IMAGE_DIGEST", "the destination holds other images of this operation", {
+      side: "destination",
+      node: config.peer,
+      phase: "transfer",
+    });
+  }
+  if (state.digest !== null) images = { ...images, sent: true, digest: state.digest };
+  changed(true);
+  void what.pages.push(sessions);
+}
+
+async function startImages(pids: Record<string, number>): Promise<void> {
+  if (cargo === undefined) {
+    const set = readImageSet(config.imagesDir);
+    const reader = openTree(set.table, pids);
+    const counted = auditPages(set.tasks, pids);
+    counted.catch(() => undefined);
+    cargo = {
+      set,
+      reader,
+      counted,
+      pages: new PageSender({ reader, slots: set.table.slots, limiter, onChange: changed, onFailure: fail }),
+    };
+    log("info", "images read", {
+      tasks: set.tasks.length,
+      areas: set.table.areas.length,
+      lazyPages: set.table.slots,
+      presentPages: set.presentPages,
+    });
+  }
+  for (;;) {
+    const sessions = await links.ready();
+    try {
+      await deliver(cargo, sessions);
+      break;
+    } catch (error) {
+      if (!sessions.control.closed || answer.refused !== undefined) throw error;
+      log("warn", "link lost while images were sent, sending them again");
+    }
+  }
+}
+
+async function handle(request: SourceMoverRequest): Promise<void> {
+  switch (request.verb) {
+    case "status":
+      return;
+    case "connect":
+      await links.connect(request.host, request.port);
+      return;
+    case "presync":
+      await volume.presync(request.pids);
+      return;
+    case "finalSync":
+      await volume.finalSync(request.pids);
+      return;
+    case "sendImages": {
+      sending ??= startImages(request.pids);
+      try {
+        await sending;
+      } catch (error) {
+        sending = undefined;
+        throw error;
+      }
+      return;
+    }
+    case "limit":
+      limiter.set(request.bandwidthBytesPerSec ?? undefined);
+      return;
+    case "exit":
+      setImmediate(() => void exit());
+  }
+}
+
+async function exit(): Promise<void> {
+  setTimeout(() => process.exit(0), 1000).unref();
+  volume.close();
+  await links.close();
+  cargo?.reader.close();
+  await control.close();
+  process.exit(0);
+}
+
+const control = await serveControl({ path: config.controlSocket, schema: sourceRequest, status, handle });
+function changed(urgent: boolean): void {
+  control.changed(urgent);
+}
+log("info", "ready");
