@@ -1,5 +1,7 @@
 /** The commands against a real Temporal server, with simulated nodes behind it: what they print and how they exit. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { after, before, describe, test } from "node:test";
 import type { WorkloadListing } from "../../src/client/types.js";
 import type { MigrationReport } from "../../src/model/report.js";
@@ -165,5 +167,45 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     const { code, stdout } = await ferry("cancel", "back");
     assert.equal(code, 0, stdout);
     assert.match(stdout, /back was not moved: it runs on node-a/);
+  });
+
+  test("Ctrl-C during migrate: says that it goes on and how to call it back, exit code 130, ends at once", async () => {
+    await good("run", "detached", "--node", "node-a", "--", "true");
+    stage.world.order({ node: "node-b", verb: "takeOver", when: "hang", times: 50, workload: "detached", hangMs: 400 });
+    const script = `import { main } from ${JSON.stringify(new URL("../../src/cli/main.js", import.meta.url).href)}; process.exitCode = await main(process.argv.slice(1));`;
+    const child = spawn(
+      process.execPath,
+      ["--input-type=module", "-e", script, "migrate", "detached", "--to", "node-b"],
+      {
+        env: { FERRY_TEMPORAL_ADDRESS: stage.server.address, PATH: process.env["PATH"] },
+        stdio: ["ignore", "pipe", "pipe"],
+      },
+    );
+    let stderr = "";
+    child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+    await once(child.stdout, "data");
+    child.stdout.resume();
+    const asked = performance.now();
+    child.kill("SIGINT");
+    const [code] = (await once(child, "exit")) as [number | null];
+    assert.equal(code, 130, stderr);
+    assert.ok(performance.now() - asked < 1500, "it ends at once");
+    assert.match(stderr, /detached\.migrate\.\d+ goes on without us[\s\S]*ferry cancel detached/);
+    await until(["inspect", "detached"], /state +running/);
+  });
+
+  test("on a terminal: frames over each other, the cursor given back, then the report", async () => {
+    await good("run", "watched", "--node", "node-a", "--", "true");
+    const env = { FERRY_TEMPORAL_ADDRESS: stage.server.address, LANG: "C.UTF-8", NO_COLOR: "1" };
+    const { code, stdout } = await ferryAt(["migrate", "watched", "--to", "node-b"], env, { isTTY: true, columns: 60 });
+    assert.equal(code, 0, stdout);
+    const hide = stdout.lastIndexOf("\u001b[?25l");
+    assert.ok(hide >= 0 && stdout.indexOf("\u001b[?25h", hide) > hide, "the cursor is back");
+    assert.match(stdout, /migrate watched: node-a → node-b, cold/);
+    assert.match(stdout, /✓ preflight/);
+    const screen = stdout.slice(stdout.indexOf("\u001b[?25h"));
+    assert.match(screen, /✓ moved watched from node-a to node-b/);
+    // oxlint-disable-next-line no-control-regex -- NO_COLOR: no colours
+    assert.doesNotMatch(stdout, /\u001b\[[0-9;]*m/);
   });
 });

@@ -27,11 +27,15 @@ export interface Run {
 }
 
 /** `ferry ARGV` in this process. The environment is empty unless given: no lab of this machine is ever found. */
-export async function ferry(argv: readonly string[], env: Record<string, string> = {}): Promise<Run> {
+export async function ferry(
+  argv: readonly string[],
+  env: Record<string, string> = {},
+  terminal: { isTTY?: boolean; columns?: number } = {},
+): Promise<Run> {
   let stdout = "";
   let stderr = "";
   const code = await main(argv, {
-    stdout: { write: (text: string) => (stdout += text) },
+    stdout: { write: (text: string) => (stdout += text), ...terminal },
     stderr: { write: (text: string) => (stderr += text) },
     env: { FERRY_STATE: "/nonexistent/ferry-lab", ...env },
   });
