@@ -3,6 +3,7 @@
  * even when their sizes are equal.
  */
 import { open, type FileHandle } from "node:fs/promises";
+import { limited } from "./limit.js";
 
 const PT_NOTE = 4;
 const NT_GNU_BUILD_ID = 3;
@@ -65,7 +66,9 @@ async function buildIdOf(file: FileHandle): Promise<string | undefined> {
 }
 
 /** Build id in hexadecimal; undefined when the file is no ELF file, has none, or can't be read. */
-export async function elfBuildId(path: string): Promise<string | undefined> {
+export const elfBuildId = (path: string): Promise<string | undefined> => limited(() => readBuildId(path));
+
+async function readBuildId(path: string): Promise<string | undefined> {
   let file: FileHandle | undefined;
   try {
     file = await open(path, "r");

@@ -4,8 +4,10 @@
  * Parsers are pure and take the file's text. Names are hostile input: a command may contain `)` and newlines, a path may
  * contain spaces, newlines (octal escapes) and end in " (deleted)". Readers return undefined for a task that has vanished.
  */
+import { readFileSync, readlinkSync, type Stats } from "node:fs";
 import { readdir, readFile, readlink, stat } from "node:fs/promises";
-import type { Stats } from "node:fs";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { limited } from "./limit.js";
 
 /** Fields of /proc/<pid>/stat. */
 export interface TaskStat {
@@ -200,9 +202,9 @@ export interface OpenFile {
 
 const GONE = new Set(["ENOENT", "ESRCH"]);
 /** Runs a read of /proc; undefined when the task or descriptor has vanished meanwhile. */
-export async function ifThere<T>(read: Promise<T>): Promise<T | undefined> {
+export async function ifThere<T>(read: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await read;
+    return await limited(read);
   } catch (error) {
     if (GONE.has(String((error as NodeJS.ErrnoException).code))) return undefined;
     throw error;
@@ -210,35 +212,60 @@ export async function ifThere<T>(read: Promise<T>): Promise<T | undefined> {
 }
 
 export const readProc = (pid: number | "self", file: string): Promise<string | undefined> =>
-  ifThere(readFile(`/proc/${pid}/${file}`, "utf8"));
+  ifThere(() => readFile(`/proc/${pid}/${file}`, "utf8"));
 
-async function openFile(pid: number, fd: number): Promise<OpenFile | undefined> {
-  const at = `/proc/${pid}/fd/${fd}`;
-  const [link, info] = await Promise.all([ifThere(readlink(at)), readProc(pid, `fdinfo/${fd}`)]);
-  if (link === undefined || info === undefined) return undefined;
-  const file: OpenFile = { fd, link, info: parseFdInfo(info) };
-  if (link.startsWith("/")) {
-    const stats = await ifThere(stat(at));
-    if (stats) file.stats = stats;
+/** Reads that only touch procfs are synchronous: 5 us instead of 80 us through the thread pool. */
+function thereSync<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (GONE.has(String((error as NodeJS.ErrnoException).code))) return undefined;
+    throw error;
   }
-  return file;
 }
+
+const NO_INFO: FdInfo = { flags: 0, mountId: -1, locks: [], fields: new Map() };
+
+function openFile(pid: number, fd: number): OpenFile | undefined {
+  const link = thereSync(() => readlinkSync(`/proc/${pid}/fd/${fd}`));
+  if (link === undefined) return undefined;
+  // Nothing that matters stands there for a socket.
+  if (link.startsWith("socket:")) return { fd, link, info: NO_INFO };
+  const info = thereSync(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"));
+  return info === undefined ? undefined : { fd, link, info: parseFdInfo(info) };
+}
+
+/** How many descriptors are read before others get a turn on the event loop (a few milliseconds). */
+const PORTION = 32;
 
 /** Every open file of a process, by descriptor. */
 export async function openFiles(pid: number): Promise<OpenFile[]> {
-  const names = (await ifThere(readdir(`/proc/${pid}/fd`))) ?? [];
+  const names = (await ifThere(() => readdir(`/proc/${pid}/fd`))) ?? [];
   const files: OpenFile[] = [];
-  // In portions: a process may have a hundred thousand of them.
-  for (let at = 0; at < names.length; at += 256) {
-    const portion = await Promise.all(names.slice(at, at + 256).map((name) => openFile(pid, Number(name))));
-    files.push(...portion.filter((file) => file !== undefined));
+  // Many descriptors of one file are asked about once. stat may wait for a dead network file system: never synchronous.
+  const known = new Map<string, Promise<Stats | undefined>>();
+  for (const [index, name] of names.entries()) {
+    if (index % PORTION === PORTION - 1) await nextTurn();
+    const file = openFile(pid, Number(name));
+    if (file === undefined) continue;
+    files.push(file);
+    if (!file.link.startsWith("/")) continue;
+    const inode = file.info.fields.get("ino");
+    const key = inode === undefined ? name : `${file.info.mountId} ${inode} ${file.link}`;
+    if (!known.has(key))
+      known.set(
+        key,
+        ifThere(() => stat(`/proc/${pid}/fd/${name}`)),
+      );
+    const stats = await known.get(key);
+    if (stats) file.stats = stats;
   }
   return files;
 }
 
 /** A namespace of a task as the kernel names it, e.g. "net:[4026531840]". */
 export const namespaceOf = (pid: number | "self", kind: string): Promise<string | undefined> =>
-  ifThere(readlink(`/proc/${pid}/ns/${kind}`));
+  ifThere(() => readlink(`/proc/${pid}/ns/${kind}`));
 
 /** Text that came from a workload, for a message: control characters shown as escapes, cut at 200 characters. */
 export function shown(text: string): string {

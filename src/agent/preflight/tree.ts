@@ -89,7 +89,7 @@ async function mappedFiles(pid: number, maps: readonly MapEntry[]): Promise<Mapp
   const files = await Promise.all(
     [...first.values()].map(async (entry): Promise<MappedFile | undefined> => {
       const at = `/proc/${pid}/map_files/${entry.range}`;
-      const [path, stats] = await Promise.all([ifThere(readlink(at)), ifThere(stat(at))]);
+      const [path, stats] = await Promise.all([ifThere(() => readlink(at)), ifThere(() => stat(at))]);
       if (path === undefined) return undefined;
       return { path, perms: entry.perms, at, ...(stats === undefined ? {} : { stats }) };
     }),
@@ -99,13 +99,13 @@ async function mappedFiles(pid: number, maps: readonly MapEntry[]): Promise<Mapp
 
 async function link(pid: number, name: "cwd" | "root" | "exe"): Promise<Task["links"]> {
   const at = `/proc/${pid}/${name}`;
-  const [path, stats] = await Promise.all([ifThere(readlink(at)), ifThere(stat(at))]);
+  const [path, stats] = await Promise.all([ifThere(() => readlink(at)), ifThere(() => stat(at))]);
   if (path === undefined) return [];
   return [{ name, path, ...(stats === undefined ? {} : { stats }) }];
 }
 
 async function blockedThreads(pid: number): Promise<number> {
-  const ids = (await ifThere(readdir(`/proc/${pid}/task`))) ?? [];
+  const ids = (await ifThere(() => readdir(`/proc/${pid}/task`))) ?? [];
   const stats = await Promise.all(ids.map((id) => readProc(pid, `task/${id}/stat`)));
   return stats.filter((text) => parseStat(text ?? "")?.state === "D").length;
 }
