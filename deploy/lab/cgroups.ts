@@ -12,9 +12,11 @@ import { until, type LabState } from "./state.js";
 
 export const cgroupPath = (lab: LabState, ...parts: string[]): string => join(lab.cgroupRoot, lab.cgroup, ...parts);
 
-/** Makes the lab's cgroup; hands the memory and cpu controllers down where the v2 tree has them. */
-export async function makeCgroups(lab: LabState, nodes: readonly string[]): Promise<void> {
-  for (const folder of ["", ...nodes]) await mkdir(cgroupPath(lab, folder), { recursive: true });
+/** Makes the lab's cgroups; hands the memory and cpu controllers down to the nodes' where the v2 tree has them. */
+export async function makeCgroups(lab: LabState): Promise<void> {
+  const nodes = lab.hosts.filter((host) => host.kind === "node").map((host) => host.name);
+  const services = ["machine", ...lab.hosts.map((host) => host.name)].map((name) => `${name}.services`);
+  for (const folder of ["", ...nodes, ...services]) await mkdir(cgroupPath(lab, folder), { recursive: true });
   const controllers = (await readFile(join(lab.cgroupRoot, "cgroup.controllers"), "utf8")).split(/\s+/);
   for (const name of ["memory", "cpu"].filter((controller) => controllers.includes(controller))) {
     for (const folder of [lab.cgroupRoot, cgroupPath(lab), ...nodes.map((node) => cgroupPath(lab, node))]) {
@@ -80,8 +82,10 @@ async function removeTree(path: string): Promise<void> {
         return true;
       } catch (error) {
         if ((error as { code?: string }).code === "ENOENT") return true;
-        if ((error as { code?: string }).code === "EBUSY") return undefined;
-        throw error;
+        if ((error as { code?: string }).code !== "EBUSY") throw error;
+        // or was starting something while we killed (an `up` that was interrupted)
+        await writeFile(join(folder, "cgroup.kill"), "1").catch(() => undefined);
+        return undefined;
       }
     }, 5000);
     if (gone === undefined) {

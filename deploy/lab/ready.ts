@@ -6,13 +6,12 @@ import { createConnection } from "node:net";
 import { join } from "node:path";
 import { z } from "zod";
 import { ferryError, toFailure } from "../../src/model/failure.js";
-import { nodeTaskQueue, SEARCH_ATTRIBUTES } from "../../src/model/names.js";
+import { nodeTaskQueue } from "../../src/model/names.js";
 import { logDir, runDir, until, type LabHost, type LabState } from "./state.js";
 
 const ANSWER_MS = 60_000;
+/** TASK_QUEUE_TYPE_ACTIVITY of the server's interface. */
 const ACTIVITY_QUEUE = 2;
-const KEYWORD = 2;
-const ALREADY_EXISTS = 6;
 
 /** Last lines of a service's log, as evidence. */
 async function lastLines(lab: LabState, log: string): Promise<string[]> {
@@ -76,20 +75,6 @@ export async function temporalReady(lab: LabState, address: string): Promise<Con
   });
 }
 
-/** A server of somebody else's may not know Ferry's search attributes yet; ours gets them when it starts. */
-export async function ensureSearchAttributes(connection: Connection): Promise<void> {
-  for (const name of SEARCH_ATTRIBUTES) {
-    try {
-      await connection.operatorService.addSearchAttributes({
-        namespace: "default",
-        searchAttributes: { [name]: KEYWORD },
-      });
-    } catch (error) {
-      if ((error as { code?: unknown }).code !== ALREADY_EXISTS) throw error;
-    }
-  }
-}
-
 /** Whether something accepts connections on this unix socket. */
 export const socketAnswers = (path: string): Promise<boolean> =>
   new Promise((resolve) => {
@@ -127,6 +112,7 @@ export async function workerPolls(connection: Connection, node: string): Promise
   const { pollers } = await connection.workflowService.describeTaskQueue({
     namespace: "default",
     taskQueue: { name: nodeTaskQueue(node) },
+    // oxlint-disable-next-line typescript/no-unsafe-enum-assignment -- the enum lives in a package that is not ours to import
     taskQueueType: ACTIVITY_QUEUE,
   });
   return (pollers ?? []).length > 0;

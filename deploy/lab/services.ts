@@ -31,10 +31,8 @@ export interface LabService {
 const relayJs = join(import.meta.dirname, "relay.js");
 const tcp = (host: string, port: number): string => `tcp:${host}:${port}`;
 /** Relays find their sockets in the working directory: a unix path may be 107 bytes long only. */
-const relay = (lab: LabState, routes: unknown, ...more: string[]): string[] => [
-  ...["env", `--chdir=${runDir(lab)}`, process.execPath, relayJs, JSON.stringify(routes)],
-  ...more,
-];
+const relay = (lab: LabState, routes: unknown, ...more: string[]): string[] =>
+  ["env", `--chdir=${runDir(lab)}`, process.execPath, relayJs, JSON.stringify(routes)].concat(more);
 
 function temporalServices(lab: LabState): LabService[] {
   const inside = `${lab.prefix}.1`;
@@ -55,12 +53,12 @@ function temporalServices(lab: LabState): LabService[] {
   const near = names.map(({ name, port }) => ({ name, listen: `unix:${name}.sock`, connect: tcp(inside, port) }));
   const far = names.map(({ name, port }) => ({ name, listen: tcp("127.0.0.1", port), connect: `unix:${name}.sock` }));
   const server = [
-    ...["env", `HOME=${join(lab.directory, "temporal")}`, temporal.binary, "server", "start-dev"],
-    ...["--ip", inside, "--port", String(FRONTEND_PORT), "--ui-ip", inside, "--ui-port", String(UI_PORT)],
-    ...["--db-filename", join(lab.directory, "temporal", "temporal.db"), "--log-level", "warn", "--log-format", "json"],
-    ...SEARCH_ATTRIBUTES.flatMap((name) => ["--search-attribute", `${name}=Keyword`]),
-    ...DYNAMIC_CONFIG.flatMap((value) => ["--dynamic-config-value", value]),
-  ];
+    ["env", `HOME=${join(lab.directory, "temporal")}`, temporal.binary, "server", "start-dev"],
+    ["--ip", inside, "--port", String(FRONTEND_PORT), "--ui-ip", inside, "--ui-port", String(UI_PORT)],
+    ["--db-filename", join(lab.directory, "temporal", "temporal.db"), "--log-level", "warn", "--log-format", "json"],
+    SEARCH_ATTRIBUTES.flatMap((name) => ["--search-attribute", `${name}=Keyword`]),
+    DYNAMIC_CONFIG.flatMap((value) => ["--dynamic-config-value", value]),
+  ].flat(2);
   return [
     { host: "switch", name: "temporal", command: server },
     { host: "switch", name: "relay", command: relay(lab, near) },
@@ -71,19 +69,19 @@ function temporalServices(lab: LabState): LabService[] {
 function nodeServices(lab: LabState, node: LabHost): LabService[] {
   const ferry = ["/opt/node/bin/node", "/opt/ferry/bin/ferry.js"];
   const agent = [
-    ...[...ferry, "agent", "--node", node.name, "--state", "/var/lib/ferry", "--run", "/run/ferry"],
-    ...["--socket", "/run/ferry/agent.sock", "--socket-gid", String(WORKER_UID), "--bridge", "br0"],
-    ...["--cgroup-parent", `${lab.cgroup}/${node.name}`],
-    ...["--link-host", node.ip, "--link-port", String(LINK_PORT), "--tls-dir", "/etc/ferry"],
-  ];
+    [ferry, "agent", "--node", node.name, "--state", "/var/lib/ferry", "--run", "/run/ferry"],
+    ["--socket", "/run/ferry/agent.sock", "--socket-gid", String(WORKER_UID), "--bridge", "br0"],
+    ["--cgroup-parent", `${lab.cgroup}/${node.name}`],
+    ["--link-host", node.ip, "--link-port", String(LINK_PORT), "--tls-dir", "/etc/ferry"],
+  ].flat(2);
   const unprivileged = [
-    ...["setpriv", "--reuid", String(WORKER_UID), "--regid", String(WORKER_UID), "--clear-groups", "--no-new-privs"],
-    ...["--inh-caps=-all", "--bounding-set=-all"],
-  ];
+    ["setpriv", "--reuid", String(WORKER_UID), "--regid", String(WORKER_UID), "--clear-groups", "--no-new-privs"],
+    ["--inh-caps=-all", "--bounding-set=-all"],
+  ].flat(2);
   const worker = [
-    ...[...unprivileged, ...ferry, "worker", "--node", node.name, "--agent-socket", "/run/ferry/agent.sock"],
-    ...["--address", `${lab.prefix}.1:${FRONTEND_PORT}`],
-  ];
+    [unprivileged, ferry, "worker", "--node", node.name, "--agent-socket", "/run/ferry/agent.sock"],
+    ["--address", `${lab.prefix}.1:${FRONTEND_PORT}`],
+  ].flat(2);
   return [
     { host: node.name, name: "agent", command: agent },
     ...(lab.temporal.how === "none" ? [] : [{ host: node.name, name: "worker" as const, command: worker }]),
@@ -171,7 +169,13 @@ export async function startService(lab: LabState, service: LabService): Promise<
   const keeper = ["setsid", "--fork", "sh", labScriptFor(service), place.pidFile, place.log, ...service.command];
   const [file = "sh", ...args] = [...place.enter, ...keeper];
   const code = await new Promise<number | null>((resolve, reject) => {
-    const env = { PATH: NODE_PATH, LC_ALL: "C.UTF-8", HOME: "/root" };
+    const env = {
+      PATH: NODE_PATH,
+      LC_ALL: "C.UTF-8",
+      HOME: "/root",
+      // Tests of faults stop agents at chosen points (src/agent/failpoint.ts).
+      ...(process.env["FERRY_LAB_FAILPOINTS"] === undefined ? {} : { FERRY_FAILPOINTS: "/run/ferry-failpoints" }),
+    };
     const child = spawn(file, args, { stdio: "ignore", env, cwd: "/" });
     child.once("error", reject);
     child.once("exit", resolve);

@@ -9,7 +9,7 @@ import { rootfsPath } from "../setup/rootfs.js";
 import { findTemporal } from "../setup/temporal.js";
 import { destroyCgroups, makeCgroups } from "./cgroups.js";
 import { awaitPortGone, makeAuthority, startHost, wireHost, wireSwitch } from "./hosts.js";
-import { agentReady, ensureSearchAttributes, temporalAddresses, temporalReady, workerReady } from "./ready.js";
+import { agentReady, temporalAddresses, temporalReady, workerReady } from "./ready.js";
 import { labProblems } from "./requirements.js";
 import { labServices, startService, type LabService } from "./services.js";
 import {
@@ -135,10 +135,7 @@ async function bringUp(lab: LabState, log: (line: string) => void): Promise<void
     await mkdir(join(lab.directory, folder), { recursive: true, mode: 0o700 });
   }
   const nodes = lab.hosts.filter((host) => host.kind === "node");
-  await makeCgroups(
-    lab,
-    nodes.map((node) => node.name),
-  );
+  await makeCgroups(lab);
   await startHosts(lab);
   say(`${nodes.length} nodes and a client on ${lab.prefix}.0/24`);
 
@@ -186,7 +183,7 @@ export async function stopHost(lab: LabState, host: LabHost): Promise<void> {
 
 /** One host with its services, brought back after stopHost. */
 export async function bringBack(lab: LabState, host: LabHost): Promise<void> {
-  if (host.kind === "node") await makeCgroups(lab, [host.name]);
+  await makeCgroups(lab);
   await startHosts(lab);
   const services = labServices(lab).filter((service) => service.host === host.name);
   await Promise.all(services.map((service) => startService(lab, service)));
@@ -207,7 +204,6 @@ async function awaitServices(
     if (lab.address === undefined) return;
     const connection = await temporalReady(lab, lab.address);
     try {
-      if (lab.temporal.how === "address") await ensureSearchAttributes(connection);
       say(`Temporal at ${lab.address}${lab.uiUrl === undefined ? "" : `, its UI at ${lab.uiUrl}`}`);
       await Promise.all(hostsWith("worker").map((host) => workerReady(lab, connection, host)));
     } finally {

@@ -14,12 +14,12 @@ import { ferryError } from "../../src/model/failure.js";
 const SUITE = "forky";
 const PACKAGES = [
   // the engine and what the agent calls
-  ...["criu", "runc", "iproute2", "iputils-arping", "nftables", "util-linux-extra", "rsync", "acl", "attr", "tini"],
+  ["criu", "runc", "iproute2", "iputils-arping", "nftables", "util-linux-extra", "rsync", "acl", "attr", "tini"],
   // for people and for Node.js, which is bound in from the machine
-  ...["procps", "iputils-ping", "openssl", "ca-certificates", "libstdc++6"],
+  ["procps", "iputils-ping", "openssl", "ca-certificates", "libstdc++6"],
   // workloads to move
-  ...["redis-server", "python3", "nginx-light", "postgresql"],
-];
+  ["redis-server", "python3", "nginx-light", "postgresql"],
+].flat();
 const OPTIONS = [
   "--variant=minbase",
   "--mode=root",

@@ -45,7 +45,7 @@ export function canWriteProtectAsync(): boolean {
 /** A page of our own memory that is surely present: its contents and its page-aligned address. */
 function ownPage(): { memory: Buffer; address: bigint } {
   const memory = Buffer.alloc(4 * PAGE_BYTES, 1);
-  const start = BigInt(koffi.address(memory));
+  const start = koffi.address(memory);
   const page = BigInt(PAGE_BYTES);
   return { memory, address: ((start + page - 1n) / page) * page };
 }
@@ -60,7 +60,7 @@ export function canScanPagemap(): boolean {
     argument.writeBigUInt64LE(96n, 0); // size
     argument.writeBigUInt64LE(address, 16); // start
     argument.writeBigUInt64LE(address + BigInt(PAGE_BYTES), 24); // end
-    argument.writeBigUInt64LE(BigInt(koffi.address(vector)), 40); // vec
+    argument.writeBigUInt64LE(koffi.address(vector), 40); // vec
     argument.writeBigUInt64LE(4n, 48); // vec_len
     argument.writeBigUInt64LE(PAGE_IS_PRESENT, 72); // category_mask
     argument.writeBigUInt64LE(PAGE_IS_PRESENT, 88); // return_mask

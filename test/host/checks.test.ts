@@ -1,0 +1,72 @@
+/** Doctor's checks, on the machine that runs the tests. */
+import assert from "node:assert/strict";
+import { createServer } from "node:net";
+import { readdir } from "node:fs/promises";
+import { test } from "node:test";
+import { cgroup2Root } from "../../src/host/checks-system.js";
+import { healthy, renderChecks, runChecks, type Check } from "../../src/host/checks.js";
+
+test("every check has an answer and leaves nothing behind", async () => {
+  const checks = await runChecks();
+  assert.deepEqual(
+    checks.map((check) => check.name),
+    [
+      ...["system", "rights", "processor", "memory", "disk", "namespaces", "bridge", "overlay", "cgroup v2"],
+      ...["cgroup controllers", "criu", "criu check", "userfaultfd", "page tracking", "soft-dirty", "nftables"],
+      ...["rsync", "openssl", "Temporal"],
+    ],
+  );
+  for (const check of checks) {
+    assert.notEqual(check.value, "", check.name);
+    assert.notEqual(check.value, "could not be checked", `${check.name}: ${check.detail}`);
+    if (check.status === "fail" || check.status === "warn") {
+      assert.notEqual(check.remedy, "", `${check.name} must say what to do`);
+    }
+  }
+  const root = await cgroup2Root();
+  if (root !== undefined) {
+    assert.deepEqual(
+      (await readdir(root)).filter((name) => name === `ferry-doctor-${process.pid}`),
+      [],
+    );
+  }
+});
+
+test("only the checks that were asked for are run", async () => {
+  assert.deepEqual(
+    (await runChecks({ only: ["disk", "system"], directory: "/no/such/folder/yet" })).map((check) => check.name),
+    ["system", "disk"],
+  );
+});
+
+test("Temporal is reached by TCP, and a wrong address is named", async () => {
+  const temporal = async (temporalAddress?: string): Promise<Check> =>
+    (await runChecks({ only: ["Temporal"], ...(temporalAddress === undefined ? {} : { temporalAddress }) }))[0]!;
+  assert.equal((await temporal()).status, "skip");
+  for (const wrong of ["nonsense", ":7233", "host:", "host:0", "host:99999", "host:1e3x"]) {
+    assert.equal((await temporal(wrong)).status, "fail", wrong);
+  }
+  const server = createServer().listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const { port } = server.address() as { port: number };
+  assert.equal((await temporal(`127.0.0.1:${port}`)).status, "ok");
+  await new Promise((resolve) => server.close(resolve));
+  assert.equal((await temporal(`127.0.0.1:${port}`)).status, "fail");
+});
+
+test("the table shows what to do right below what fails", () => {
+  const lines = renderChecks([
+    { name: "disk", status: "ok", value: "9 GiB", detail: "", remedy: "" },
+    { name: "rights", status: "fail", value: "uid 7", detail: "needs root", remedy: "use sudo" },
+  ]);
+  assert.deepEqual(lines, [
+    "ok    disk    9 GiB",
+    "fail  rights  uid 7",
+    "              needs root",
+    "              what to do: use sudo",
+    "",
+    "1 ok, 0 to know, 1 missing, 0 skipped",
+  ]);
+  assert.equal(healthy([{ name: "x", status: "warn", value: "", detail: "", remedy: "" }]), true);
+  assert.equal(healthy([{ name: "x", status: "fail", value: "", detail: "", remedy: "" }]), false);
+});
