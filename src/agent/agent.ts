@@ -30,6 +30,7 @@ import { ferryError } from "../model/failure.js";
 import type { NodeFacts } from "../model/node.js";
 import { runningHold } from "../model/ownership.js";
 import type { Finding } from "../model/plan.js";
+import { specProblems } from "../model/spec-check.js";
 import type { ControlHub } from "./operations/control.js";
 import { HandOvers } from "./operations/hand-overs.js";
 import { specOf, volumeDir, type NodeContext } from "./operations/node-context.js";
@@ -118,6 +119,9 @@ export class FerryAgent implements NodeAgent {
           });
         }
       }
+      const problems = specProblems(spec);
+      if (problems.length > 0)
+        throw ferryError("E_SPEC", `${spec.name} can't be run: ${problems.join("; ")}`, { workload: spec.name });
       const refused = checkPolicy(spec, loadPolicy()).filter((f) => f.level === "block");
       if (refused.length > 0) {
         throw ferryError(

@@ -13,10 +13,12 @@ import type { HandOverInput, Inquiry, SideOutcome, Token } from "../../model/con
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import type { HoldState } from "../../model/ownership.js";
+import type { Phase } from "../../model/phase.js";
 import type { Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { signToken } from "../../transfer/link/index.js";
+import { failpoint } from "../failpoint.js";
 import { orAbort } from "../level.js";
 import { ControlDialer, peerFailure } from "./control.js";
 import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
@@ -119,6 +121,10 @@ export class HandOver {
   get workload(): string {
     return this.input.ref.workload;
   }
+  private async enter(phase: Phase): Promise<void> {
+    this.timer.begin(phase);
+    await failpoint(`source.${phase}`);
+  }
   progress(): Progress {
     return this.timer.progress();
   }
@@ -162,7 +168,7 @@ export class HandOver {
     this.watchPeer();
     if (this.options.local === true) this.engine = this.context.runtime.adoptFreeze(this.dirs);
     else await this.freeze(signal);
-    this.timer.begin("transfer");
+    await this.enter("transfer");
     const pids = await this.context.runtime.pids(this.name);
     const sent = await this.mover.request({ verb: "sendImages", pids }, signal);
     const { digest } = sent.images;
@@ -181,9 +187,9 @@ export class HandOver {
         side: "destination",
       });
     }
+    await this.enter("switch");
     // The commit point. From the check to the journal there is no await: nothing can come between.
     if (signal.aborted) throw signal.reason;
-    this.timer.begin("switch");
     const { ref } = this.input;
     this.record("RELEASED", { to: ref.to, digest });
     clearTimeout(this.deadline);
@@ -221,7 +227,7 @@ export class HandOver {
   /** Link, armed destination, the volume while the workload runs. */
   private async approach(signal: AbortSignal): Promise<void> {
     const { reservation } = this.input;
-    this.timer.begin("arm");
+    await this.enter("arm");
     this.control.start();
     await orAbort(this.mover.ensure(), signal);
     const armed = await this.control.level
@@ -239,7 +245,7 @@ export class HandOver {
     if (armed.destination?.armed !== true) throw this.destinationRefused(armed.destination?.failure);
     await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
     if (this.options.local === true) return;
-    this.timer.begin("presync");
+    await this.enter("presync");
     await this.mover.request({ verb: "presync" }, signal);
   }
 
@@ -247,7 +253,7 @@ export class HandOver {
     const { runtime } = this.context;
     const { options } = this.input;
     if (signal.aborted) throw signal.reason;
-    this.timer.begin("freeze");
+    await this.enter("freeze");
     this.record("FROZEN", { to: this.input.ref.to });
     const limit = options.maxBlackoutMs;
     this.deadline = setTimeout(() => {
@@ -268,7 +274,7 @@ export class HandOver {
     );
     if (started.reached["network-lock"] === undefined) throw await this.dumpFailed(engine);
     this.frozenAt = started.reached["network-lock"];
-    this.timer.begin("dump");
+    await this.enter("dump");
     // The tree stands still: the rest of the volume goes while criu dumps.
     const volume = this.mover.request({ verb: "finalSync" }, signal);
     volume.catch(() => undefined);
@@ -346,13 +352,13 @@ export class HandOver {
       try {
         await this.control.level.wait((l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER");
         if (options.mode === "postcopy" && this.options.local !== true) {
-          this.timer.begin("drain");
+          await this.enter("drain");
           await this.control.level.wait((l) => l.destination?.drained === true);
         }
       } finally {
         serving.abort(new Error("done"));
       }
-      this.timer.begin("release");
+      await this.enter("release");
       const outcome = this.assemble();
       await this.mover.end();
       await this.insist("killing the released copy", () => runtime.destroy(this.name, this.dirs));
@@ -369,9 +375,9 @@ export class HandOver {
     const { reservation } = this.input;
     while (!signal.aborted) {
       try {
-        const known = this.mover.status;
-        await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
-        if (known?.images.sent !== true || !this.mover.connected) {
+        const status = await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
+        // A new mover (the old one died) has sent nothing yet; the destination tells it what is still missing.
+        if (!status.images.sent) {
           const pids = await this.context.runtime.pids(this.name);
           await this.mover.request({ verb: "sendImages", pids }, signal);
         }

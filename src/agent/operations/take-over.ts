@@ -12,9 +12,11 @@ import type { Inquiry, ReserveInput, SideOutcome, Token } from "../../model/cont
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { DestinationMoverRequest, DestinationMoverStatus } from "../../model/mover.js";
 import type { HoldState } from "../../model/ownership.js";
+import type { Phase } from "../../model/phase.js";
 import type { Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import { verifyToken } from "../../transfer/link/index.js";
+import { failpoint } from "../failpoint.js";
 import { Level, orAbort } from "../level.js";
 import type { ControlHub, ControlTarget, DestinationState } from "./control.js";
 import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
@@ -111,6 +113,10 @@ export class TakeOver implements ControlTarget {
     );
   }
 
+  private async enter(phase: Phase): Promise<void> {
+    this.timer.begin(phase);
+    await failpoint(`destination.${phase}`);
+  }
   progress(): Progress {
     return this.timer.progress();
   }
@@ -191,7 +197,7 @@ export class TakeOver implements ControlTarget {
         return await this.giveUp(ferryError("E_TOMBSTONED", `epoch ${this.input.ref.to} was refused earlier`).data);
       }
       await this.prepare(state === "PREPARED");
-      this.timer.begin("switch");
+      await this.enter("switch");
       const token = await this.token.wait((value) => value !== undefined, { signal: this.refusal.signal });
       if (token === undefined) throw ferryError("E_INTERNAL", "no token");
       this.record("ACTIVE", token.digest);
@@ -222,18 +228,18 @@ export class TakeOver implements ControlTarget {
       }
       await orAbort(this.mover.ensure(), signal);
       this.armed = true;
-      this.timer.begin("arm");
+      await this.enter("arm");
       this.hub.publish(this.input.ref.operation);
       const received = await this.mover.wait((s) => s.images.received && (this.local || s.volume.finalDone), signal);
       const { digest } = received.images;
       if (digest === undefined)
         throw ferryError("E_IMAGE_INCOMPLETE", "the images came without a digest", { side: "destination" });
       this.record("RECEIVED", digest);
-      this.timer.begin("restore");
+      await this.enter("restore");
       if (again) await this.mover.request({ verb: "reset" }, signal);
       await this.restoreHeld(signal);
       if (this.input.options.mode !== "postcopy" || this.local) {
-        this.timer.begin("transfer");
+        await this.enter("transfer");
         await this.mover.wait((s) => s.pages.allReceived, signal);
       }
       this.record("PREPARED", digest);
@@ -309,7 +315,7 @@ export class TakeOver implements ControlTarget {
           await this.mover.request({ verb: "reset" });
           await this.restoreHeld();
         }
-        this.timer.begin("resume");
+        await this.enter("resume");
         const { resumedAt } = await runtime.release(this.incarnation, this.dirs);
         this.resumedAt = resumedAt;
         this.record("RUNNING");
@@ -350,7 +356,7 @@ export class TakeOver implements ControlTarget {
       this.failure = undefined;
       await runtime.openNetwork(this.incarnation);
       this.hub.publish(ref.operation);
-      this.timer.begin("drain");
+      await this.enter("drain");
       for (;;) {
         try {
           await this.mover.request({ verb: "fill" });

@@ -1,0 +1,292 @@
+/**
+ * Things die in every phase, for real: agents, workers, criu, movers, the page daemon, the link. After each: exactly one
+ * live copy, the client's connection and sequence intact, the keyspace as before, and the migration has moved or rolled
+ * back by itself.
+ */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, afterEach, before, test } from "node:test";
+import { labLink, labNode, labRun, labServicePid } from "../../deploy/lab/index.js";
+import { describeFailure } from "../../src/model/failure.js";
+import type { MigrationReport } from "../../src/client/index.js";
+import {
+  armFailpoint,
+  clearFailpoints,
+  copies,
+  fired,
+  goOn,
+  migrate,
+  reached,
+  startLab,
+  startWitness,
+  until,
+  type E2eLab,
+  type Witness,
+} from "./support.js";
+
+let e2e: E2eLab;
+let witness: Witness;
+let digest: string;
+before(async () => {
+  e2e = await startLab();
+  witness = await startWitness(e2e, "redis", "node-a", 30);
+  digest = await witness.digest();
+});
+after(async () => {
+  witness?.counter.kill();
+  await e2e?.down();
+});
+afterEach(() => clearFailpoints(e2e));
+
+const other = (node: string): string => (node === "node-a" ? "node-b" : "node-a");
+const why = (report: MigrationReport): string =>
+  [report.outcome, ...(report.failure === undefined ? [] : describeFailure(report.failure)), ...report.reasons].join(
+    "\n",
+  );
+
+/** Where it is now, and that it is there once, whole, and answering. */
+async function assertOneCopy(report: MigrationReport): Promise<void> {
+  assert.ok(report.outcome === "moved" || report.outcome === "rolled-back", why(report));
+  await until("one live copy", 10_000, async () => {
+    const alive = await copies(e2e);
+    return alive[report.node] === 1 && alive[other(report.node)] === 0;
+  });
+  assert.equal(await witness.digest(), digest, "the keyspace is as before");
+  const status = await witness.workload.status();
+  assert.equal(status.state, "running");
+  assert.equal(status.node, report.node);
+}
+
+const SOURCE = ["arm", "presync", "freeze", "dump", "transfer", "switch", "release"] as const;
+const DESTINATION = ["arm", "restore", "transfer", "switch", "resume", "drain"] as const;
+const BEFORE_COMMIT = [
+  "source.arm",
+  "source.presync",
+  "source.freeze",
+  "source.dump",
+  "source.transfer",
+  "source.switch",
+  "destination.restore",
+  "destination.transfer",
+];
+
+const points = [...SOURCE.map((p) => `source.${p}`), ...DESTINATION.map((p) => `destination.${p}`), "source.drain"];
+const modeOf = (point: string): "cold" | "postcopy" =>
+  point === "source.drain" || point === "destination.drain" ? "postcopy" : "cold";
+
+for (const point of points) {
+  test(`the ${point.split(".")[0]}'s agent is killed at ${point}`, async () => {
+    const { node } = await witness.workload.status();
+    const side = point.startsWith("source") ? node : other(node);
+    await armFailpoint(e2e, side, point, "kill");
+    const report = await migrate(witness.workload, other(node), modeOf(point));
+    assert.ok(await fired(e2e, side, point), `${point} was not reached: ${why(report)}`);
+    await assertOneCopy(report);
+  });
+}
+
+for (const point of [
+  "source.presync",
+  "source.transfer",
+  "source.switch",
+  "destination.restore",
+  "destination.switch",
+  "source.drain",
+]) {
+  test(`both workers are killed at ${point}, and the migration completes`, async () => {
+    const { node } = await witness.workload.status();
+    const side = point.startsWith("source") ? node : other(node);
+    await armFailpoint(e2e, side, point, "pause");
+    const running = migrate(witness.workload, other(node), modeOf(point));
+    await reached(e2e, side, point);
+    for (const name of ["node-a", "node-b"]) {
+      const pid = await labServicePid(e2e.state, name, "worker");
+      if (pid !== undefined) process.kill(pid, "SIGKILL");
+    }
+    await goOn(e2e, side, point);
+    const report = await running;
+    assert.equal(report.outcome, "moved", why(report));
+    await assertOneCopy(report);
+  });
+}
+
+for (const point of BEFORE_COMMIT) {
+  test(`cancelled by the user at ${point}, it runs on at the source`, async () => {
+    const { node } = await witness.workload.status();
+    const side = point.startsWith("source") ? node : other(node);
+    await armFailpoint(e2e, side, point, "pause");
+    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    await reached(e2e, side, point);
+    await handle.cancel();
+    // The cancel travels while the operation stands still; then it goes on into it.
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await goOn(e2e, side, point);
+    const report = await handle.result();
+    assert.equal(report.outcome, "rolled-back", why(report));
+    assert.equal(report.node, node);
+    await assertOneCopy(report);
+  });
+}
+
+test("cancelled after the commit point, it goes forward", async () => {
+  const { node } = await witness.workload.status();
+  await armFailpoint(e2e, node, "source.release", "pause");
+  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+  await reached(e2e, node, "source.release");
+  await handle.cancel();
+  await goOn(e2e, node, "source.release");
+  const report = await handle.result();
+  assert.equal(report.outcome, "moved", why(report));
+  await assertOneCopy(report);
+});
+
+/** Pids (in the node) of processes whose command line contains `words`. */
+async function kill(node: string, words: string): Promise<number> {
+  const { stdout } = await labRun(e2e.state, node, ["pgrep", "-f", words], { allow: [1] });
+  const pids = stdout.trim().split("\n").filter(Boolean);
+  for (const pid of pids) await labRun(e2e.state, node, ["kill", "-9", pid], { allow: [1] });
+  return pids.length;
+}
+
+test("criu is killed in the hold: restored locally, with the connection", async () => {
+  const { node } = await witness.workload.status();
+  await armFailpoint(e2e, node, "source.transfer", "pause");
+  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+  await reached(e2e, node, "source.transfer");
+  assert.ok((await kill(node, "criu dump")) > 0);
+  await handle.cancel();
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await goOn(e2e, node, "source.transfer");
+  const report = await handle.result();
+  assert.equal(report.outcome, "rolled-back", why(report));
+  assert.equal(report.node, node);
+  await assertOneCopy(report);
+});
+
+test("the destination's criu dies while it restores: rolled back", async () => {
+  const { node } = await witness.workload.status();
+  await armFailpoint(e2e, other(node), "destination.transfer", "pause");
+  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+  await reached(e2e, other(node), "destination.transfer");
+  assert.ok((await kill(other(node), "criu restore")) > 0);
+  await goOn(e2e, other(node), "destination.transfer");
+  const report = await handle.result();
+  await assertOneCopy(report);
+});
+
+for (const side of ["source", "destination"] as const) {
+  test(`the ${side}'s mover is killed in the blackout`, async () => {
+    const { node } = await witness.workload.status();
+    const at = side === "source" ? node : other(node);
+    const point = side === "source" ? "source.transfer" : "destination.restore";
+    await armFailpoint(e2e, at, point, "pause");
+    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    await reached(e2e, at, point);
+    assert.ok((await kill(at, `${side}-main.js`)) > 0);
+    await goOn(e2e, at, point);
+    await assertOneCopy(await handle.result());
+  });
+
+  test(`the ${side}'s mover is killed while post-copy drains: it goes on`, async () => {
+    const { node } = await witness.workload.status();
+    const at = side === "source" ? node : other(node);
+    await armFailpoint(e2e, other(node), "destination.drain", "pause");
+    const handle = await witness.workload.migrate({ to: other(node), mode: "postcopy" });
+    await reached(e2e, other(node), "destination.drain");
+    assert.ok((await kill(at, `${side}-main.js`)) > 0);
+    await goOn(e2e, other(node), "destination.drain");
+    const report = await handle.result();
+    assert.equal(report.outcome, "moved", why(report));
+    await assertOneCopy(report);
+  });
+}
+
+test("the page daemon is killed while post-copy drains: the workload waits and goes on", async () => {
+  const { node } = await witness.workload.status();
+  await armFailpoint(e2e, other(node), "destination.drain", "pause");
+  const handle = await witness.workload.migrate({ to: other(node), mode: "postcopy" });
+  await reached(e2e, other(node), "destination.drain");
+  assert.ok((await kill(other(node), "pages/daemon")) > 0);
+  await goOn(e2e, other(node), "destination.drain");
+  const report = await handle.result();
+  assert.equal(report.outcome, "moved", why(report));
+  await assertOneCopy(report);
+});
+
+for (const [point, where] of [
+  ["source.presync", "source"],
+  ["source.transfer", "source"],
+] as const) {
+  test(`the link is cut at ${point} for good: it runs on at the source`, async () => {
+    const { node } = await witness.workload.status();
+    const dropped = async (how: "add" | "delete"): Promise<void> => {
+      const rules =
+        how === "add"
+          ? `table inet cut { chain in { type filter hook input priority 0; tcp dport 1024-65535 ip saddr ${await ipOf(node)} drop; }; chain out { type filter hook output priority 0; ip daddr ${await ipOf(node)} tcp sport 1024-65535 drop; }; }`
+          : "delete table inet cut";
+      await labRun(e2e.state, other(node), ["nft", rules], {});
+    };
+    await armFailpoint(e2e, node, point, "pause");
+    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    await reached(e2e, node, point);
+    await dropped("add");
+    try {
+      await goOn(e2e, node, point);
+      const report = await handle.result();
+      assert.equal(report.outcome, "rolled-back", why(report));
+      assert.equal(report.node, node);
+      await assertOneCopy(report);
+    } finally {
+      await dropped("delete");
+    }
+    void where;
+  });
+}
+
+async function ipOf(node: string): Promise<string> {
+  const host = e2e.lab.hosts.find((h) => h.name === node);
+  assert.ok(host);
+  return host.ip;
+}
+
+test("the destination's cable is out for a second in the middle of it: it moves or rolls back", async () => {
+  const { node } = await witness.workload.status();
+  await armFailpoint(e2e, node, "source.presync", "pause");
+  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+  await reached(e2e, node, "source.presync");
+  await labLink(e2e.state, other(node), "down");
+  await goOn(e2e, node, "source.presync");
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await labLink(e2e.state, other(node), "up");
+  await assertOneCopy(await handle.result());
+});
+
+test("the destination's disk is full: refused or rolled back, in words", async () => {
+  const { node } = await witness.workload.status();
+  const root = `/proc/${(await labNode(e2e.state, other(node))).pid}/root`;
+  assert.ok(readFileSync(`${root}/proc/mounts`, "utf8").includes("/run"));
+  // /run is the node's tmpfs, where images and pages go: leave too little of it.
+  await labRun(e2e.state, other(node), ["mount", "-o", "remount,size=8m", "/run"], {});
+  try {
+    const report = await migrate(witness.workload, other(node), "cold");
+    assert.ok(report.outcome === "refused" || report.outcome === "rolled-back", why(report));
+    assert.match(why(report), /space|memory|full/i);
+    assert.equal((await copies(e2e))[node], 1);
+  } finally {
+    await labRun(e2e.state, other(node), ["mount", "-o", "remount,size=0", "/run"], {});
+  }
+});
+
+test("a second migration while one runs is refused", async () => {
+  const { node } = await witness.workload.status();
+  await armFailpoint(e2e, node, "source.presync", "pause");
+  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+  await reached(e2e, node, "source.presync");
+  await assert.rejects(witness.workload.migrate({ to: other(node), mode: "cold" }), /busy|running|under way|already/i);
+  await goOn(e2e, node, "source.presync");
+  await assertOneCopy(await handle.result());
+});
+
+test("through all of it the client saw one connection, every number once", async () => {
+  await witness.assertIntact();
+});

@@ -1,0 +1,182 @@
+/** A real lab with real services, and a redis with a counting client as the witness. */
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  redis,
+  startCounter,
+  untilRedisAnswers,
+  type Counter,
+  type CounterEnd,
+  type Place,
+} from "../../deploy/demo/clients.js";
+import { countSequence, parseSamples, type Sample } from "../../deploy/demo/verdict.js";
+import { labDown, labNode, labRun, labUp, readLab, type LabState } from "../../deploy/lab/index.js";
+import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
+import type { WorkloadHandle } from "../../src/client/types.js";
+import { describeFailure } from "../../src/model/failure.js";
+
+export interface E2eLab {
+  state: string;
+  lab: LabState;
+  client: FerryClient;
+  down(): Promise<void>;
+}
+
+/** Brings a lab of its own up (failpoints on) and connects the SDK to it. */
+export async function startLab(nodes = 2): Promise<E2eLab> {
+  process.env["FERRY_LAB_FAILPOINTS"] = "1";
+  const state = mkdtempSync(join(tmpdir(), "ferry-e2e-"));
+  try {
+    const lab = await labUp({ state, nodes });
+    assert.ok(lab.address);
+    const client = await connect({ address: lab.address });
+    return {
+      state,
+      lab,
+      client,
+      down: async () => {
+        await client.close();
+        await labDown({ state });
+        rmSync(state, { recursive: true, force: true });
+      },
+    };
+  } catch (error) {
+    await labDown({ state });
+    throw error;
+  }
+}
+
+export const REDIS = [
+  "redis-server",
+  "--save",
+  "",
+  "--appendonly",
+  "no",
+  "--protected-mode",
+  "no",
+  "--bind",
+  "0.0.0.0",
+  "--dir",
+  "/data",
+  "--enable-debug-command",
+  "yes",
+];
+
+export interface Witness {
+  workload: WorkloadHandle;
+  place: Place;
+  counter: Counter;
+  /** Digest of the whole keyspace (the counter's key at a fixed value). */
+  digest(): Promise<string>;
+  /** Ends the counter: one connection, no hole, no duplicate, no error. Answers what it saw. */
+  assertIntact(): Promise<{ end: CounterEnd; samples: Sample[] }>;
+}
+
+export const clientPid = async (e2e: E2eLab): Promise<number> => (await labNode(e2e.state, "client")).pid;
+
+/** A redis with `megabytes` of data and a client that counts over one connection. */
+export async function startWitness(e2e: E2eLab, name: string, node: string, megabytes: number): Promise<Witness> {
+  const workload = await e2e.client.workloads.run({ name, node, command: REDIS });
+  const status = await workload.status();
+  const place: Place = { pid: await clientPid(e2e), host: status.spec.network.ip.replace(/\/.*$/, ""), port: 6379 };
+  await untilRedisAnswers(place, 15_000);
+  if (megabytes > 0) await redis(place, [["DEBUG", "POPULATE", String(megabytes * 1000), "key", "900"]]);
+  const file = join(e2e.state.replace(/\/$/, "") + `-${name}.tsv`);
+  const counter = await startCounter(place, "counter", file);
+  return {
+    workload,
+    place,
+    counter,
+    async digest() {
+      await counter.pause();
+      const [value] = await redis(place, [["GET", "counter"]]);
+      const [, sum] = await redis(place, [
+        ["SET", "counter", "0"],
+        ["DEBUG", "DIGEST"],
+        ["SET", "counter", String(value)],
+      ]);
+      await counter.resume();
+      return String(sum);
+    },
+    async assertIntact() {
+      const end = await counter.stop();
+      const samples = parseSamples(readFileSync(file, "utf8"));
+      rmSync(file, { force: true });
+      const sequence = countSequence(samples);
+      assert.deepEqual(
+        { ...sequence, connections: end.connections, breaks: end.breaks, errors: end.errors },
+        { missing: 0, duplicates: 0, connections: 1, breaks: 0, errors: 0 },
+      );
+      assert.ok(samples.length > 0);
+      return { end, samples };
+    },
+  };
+}
+
+/** Processes of this name on each node that is up, by the nodes' own process lists. */
+export async function copies(e2e: E2eLab, program = "redis-server"): Promise<Record<string, number>> {
+  const found: Record<string, number> = {};
+  const lab = await readLab(e2e.state);
+  for (const host of lab?.hosts ?? []) {
+    if (host.kind !== "node") continue;
+    const { stdout } = await labRun(e2e.state, host.name, ["pgrep", "-x", "-c", program], { allow: [1] });
+    found[host.name] = Number(stdout.trim());
+  }
+  return found;
+}
+
+export async function migrate(
+  workload: WorkloadHandle,
+  to: string,
+  mode: "cold" | "postcopy",
+): Promise<MigrationReport> {
+  return (await workload.migrate({ to, mode })).result();
+}
+
+export function assertMoved(report: MigrationReport): void {
+  assert.equal(
+    report.outcome,
+    "moved",
+    [...(report.failure === undefined ? [] : describeFailure(report.failure)), ...report.reasons].join("\n"),
+  );
+}
+
+// --- failpoints ---------------------------------------------------------------------------------------------------
+
+const failpointDir = async (e2e: E2eLab, node: string): Promise<string> => {
+  const dir = `/proc/${(await labNode(e2e.state, node)).pid}/root/run/ferry-failpoints`;
+  mkdirSync(dir, { recursive: true });
+  return dir;
+};
+
+/** Arms a failpoint on a node (fires once). */
+export async function armFailpoint(e2e: E2eLab, node: string, point: string, action: "kill" | "pause"): Promise<void> {
+  writeFileSync(join(await failpointDir(e2e, node), point), action);
+}
+/** Waits until a paused operation stands at the point. */
+export async function reached(e2e: E2eLab, node: string, point: string, withinMs = 30_000): Promise<void> {
+  await until(`${point} on ${node}`, withinMs, async () =>
+    existsSync(join(await failpointDir(e2e, node), `${point}.hit`)),
+  );
+}
+export async function goOn(e2e: E2eLab, node: string, point: string): Promise<void> {
+  writeFileSync(join(await failpointDir(e2e, node), `${point}.go`), "");
+}
+export async function fired(e2e: E2eLab, node: string, point: string): Promise<boolean> {
+  return existsSync(join(await failpointDir(e2e, node), `${point}.taken`));
+}
+export async function clearFailpoints(e2e: E2eLab): Promise<void> {
+  for (const host of e2e.lab.hosts) {
+    if (host.kind === "node") rmSync(await failpointDir(e2e, host.name), { recursive: true, force: true });
+  }
+}
+
+export async function until(what: string, withinMs: number, holds: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + withinMs;
+  while (!(await holds())) {
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${withinMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+}
