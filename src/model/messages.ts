@@ -55,6 +55,9 @@ export interface Tuning {
   maxBackoffMs: number;
   /** How long a roll back or a clean-up waits for a node that is not needed for the answer before it is left to `sweep`. */
   patienceMs: number;
+  /** First and longest pause between two looks whether a released token got through. */
+  watchMs: number;
+  maxWatchMs: number;
 }
 export const DEFAULT_TUNING: Tuning = {
   scheduleToStartMs: 5_000,
@@ -64,6 +67,8 @@ export const DEFAULT_TUNING: Tuning = {
   backoffMs: 500,
   maxBackoffMs: 15_000,
   patienceMs: 15_000,
+  watchMs: 3_000,
+  maxWatchMs: 60_000,
 };
 
 /** Input of the entity `workload/<name>`; `carried` is set by continue-as-new only. */

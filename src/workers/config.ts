@@ -15,13 +15,12 @@ const schema = z.strictObject({
   /** Temporal frontend, host:port. There is no default: a worker must not end up at a server by accident. */
   address: z.string().regex(/^[^\s/:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$/, "must be host:port"),
   namespace: z.string().min(1).default("default"),
-  /** PEM files. */
+  /** PEM, as read from its files. */
   tls: z
     .strictObject({
-      caFile: z.string().optional(),
-      certFile: z.string().optional(),
-      keyFile: z.string().optional(),
-      serverName: z.string().optional(),
+      ca: z.instanceof(Buffer).optional(),
+      cert: z.instanceof(Buffer).optional(),
+      key: z.instanceof(Buffer).optional(),
     })
     .optional(),
   apiKey: z.string().min(1).optional(),

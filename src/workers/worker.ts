@@ -5,7 +5,7 @@
  * tasks (queue `ferry`, shared by all nodes). It waits for a server that is down, registers its node, and on SIGTERM
  * detaches from long steps and leaves the agent working.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Client } from "@temporalio/client";
 import { NativeConnection, Runtime, Worker, makeTelemetryFilterString, type WorkerOptions } from "@temporalio/worker";
@@ -141,11 +141,10 @@ function connectionOptions(config: WorkerConfig): NonNullable<Parameters<typeof 
       ? {}
       : {
           tls: {
-            ...(tls.caFile === undefined ? {} : { serverRootCACertificate: readFileSync(tls.caFile) }),
-            ...(tls.serverName === undefined ? {} : { serverNameOverride: tls.serverName }),
-            ...(tls.certFile === undefined || tls.keyFile === undefined
+            ...(tls.ca === undefined ? {} : { serverRootCACertificate: tls.ca }),
+            ...(tls.cert === undefined || tls.key === undefined
               ? {}
-              : { clientCertPair: { crt: readFileSync(tls.certFile), key: readFileSync(tls.keyFile) } }),
+              : { clientCertPair: { crt: tls.cert, key: tls.key } }),
           },
         }),
   };

@@ -50,7 +50,7 @@ export const patiently = (node: string, tuning: Tuning, summary: string): NodePr
     scheduleToStartTimeout: tuning.longScheduleToStartMs,
     startToCloseTimeout: "24 hours",
     heartbeatTimeout: tuning.heartbeatMs,
-    retry: { initialInterval: tuning.backoffMs, backoffCoefficient: 1.5, maximumInterval: "5 s", maximumAttempts: 5 },
+    retry: { initialInterval: tuning.backoffMs, backoffCoefficient: 1.5, maximumInterval: "5 s", maximumAttempts: 3 },
   });
 
 /** A failure of ours, thrown inside a workflow: a plain Error would only fail the task and hang. */

@@ -12,6 +12,7 @@ import {
   getExternalWorkflowHandle,
   isCancellation,
   setHandler,
+  sleep,
   defineQuery,
   workflowInfo,
 } from "@temporalio/workflow";
@@ -22,6 +23,7 @@ import {
   SIGNAL,
   type HandOver,
   type MigrateInput,
+  type MigrationState,
   type MigrationView,
   type OperationNews,
 } from "../model/messages.js";
@@ -30,7 +32,7 @@ import type { Phase } from "../model/phase.js";
 import { blockers, type Finding, type MigratePlan } from "../model/plan.js";
 import type { MigrationReport } from "../model/report.js";
 import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
-import { failure, patiently, readFailure, shortly } from "./calls.js";
+import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.js";
 import { attributes, showMigration } from "./console.js";
 import { knock } from "./knock.js";
 import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
@@ -53,7 +55,7 @@ export const STEPS: readonly Step[] = [
   step("settle what is left", "both", "preflight", ["inquire"], undefined, settleLeftovers),
   step("preflight", "both", "preflight", ["preflightSource", "preflightDestination"], undefined, preflight),
   step("reserve", "destination", "reserve", ["reserve"], "refuse", reserve),
-  step("hand over", "both", "arm", ["takeOver", "handOver"], "burn", handOver),
+  step("hand over", "both", "arm", ["takeOver", "handOver", "inquire", "deliver"], "burn", handOver),
 ];
 
 function step(
@@ -192,6 +194,36 @@ async function reserve(saga: Saga): Promise<undefined> {
   return undefined;
 }
 
+/**
+ * Both agents may wait for each other for ever, when the link broke after the source had released: nobody but the
+ * workflow can then carry the token. It looks now and then, seldom enough for a long pre-sync.
+ */
+async function carryLostToken(saga: Saga): Promise<never> {
+  const { ref } = saga.handOver;
+  const { tuning } = saga.input;
+  for (let round = 0; ; round += 1) {
+    await sleep(Math.min(tuning.watchMs * 1.5 ** round, tuning.maxWatchMs));
+    const source = await tryAsk(ref.source, () => once(ref.source, tuning, "has it released?").inquire(ref));
+    const token = source.answer?.token;
+    if (token === undefined) continue;
+    const there = await tryAsk(ref.destination, () =>
+      once(ref.destination, tuning, "has it got the token?").inquire(ref),
+    );
+    if (there.failure) {
+      tellDoubt(saga, {
+        state: "in-doubt",
+        problem: `${ref.source} has released ${ref.workload}, and ${ref.destination} does not answer: ${there.failure.message}`,
+        remedy: `bring ${ref.destination} back: it goes on from what it has; nothing is started twice meanwhile`,
+      });
+      continue;
+    }
+    if (saga.view.state === "in-doubt") tellDoubt(saga, { state: "working" });
+    const { state } = there.answer;
+    if (state !== "RESERVED" && state !== "RECEIVED" && state !== "PREPARED") continue;
+    await tryAsk(ref.destination, () => once(ref.destination, tuning, "carry the token").deliver({ ref, token }));
+  }
+}
+
 /** Both at once, the destination armed first. Whoever says no ends the waiting for the other. */
 async function handOver(saga: Saga): Promise<undefined> {
   const { ref, options, spec, reservation } = saga.handOver;
@@ -211,7 +243,7 @@ async function handOver(saga: Saga): Promise<undefined> {
           saga.sourceOutcome = outcome;
           if (outcome.state !== "GONE") throw failure(sideFailure("source", ref.source, outcome));
         });
-      await Promise.all([taking, handing]);
+      await Promise.race([Promise.all([taking, handing]), carryLostToken(saga)]);
     });
   } finally {
     scope.cancel();
@@ -351,8 +383,12 @@ function finish(saga: Saga, outcome: MigrationReport["outcome"]): MigrationRepor
   return made;
 }
 
-function tellDoubt(saga: Saga, doubt: Doubt): void {
+function tellDoubt(saga: Saga, doubt: Omit<Doubt, "state"> & { state: MigrationState }): void {
   const changed = doubt.state !== saga.view.state || doubt.problem !== saga.view.problem;
+  if (doubt.state === "working") {
+    delete saga.view.problem;
+    delete saga.view.remedy;
+  }
   saga.tell(doubt);
   if (changed) {
     // Not waited for: the entity may be gone, and asking the nodes must not wait for it.

@@ -174,6 +174,11 @@ export class SimulatedWorld {
     }
   }
 
+  /** Ends every agent's loops. */
+  close(): void {
+    for (const node of this.nodes.values()) this.crash(node.name);
+  }
+
   set(node: SimulatedNode, tree: Tree): void {
     const found = node.trees.find((t) => t.workload === tree.workload && t.epoch === tree.epoch);
     if (found === undefined) node.trees.push({ ...tree });

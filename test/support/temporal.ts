@@ -1,0 +1,162 @@
+/**
+ * A Temporal dev server for tests, and workers of simulated nodes on it.
+ * The binary: FERRY_TEMPORAL_BIN, then PATH, then the cache of the set-up. None: tests skip, visibly.
+ */
+import { spawn, type ChildProcess } from "node:child_process";
+import { accessSync, constants } from "node:fs";
+import { createServer } from "node:net";
+import { homedir } from "node:os";
+import { delimiter, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Client, Connection } from "@temporalio/client";
+import { NativeConnection, Runtime, Worker, DefaultLogger, bundleWorkflowCode, type WorkflowBundle } from "@temporalio/worker";
+import { createNodeActivities } from "../../src/activities/index.js";
+import type { NodeAgent } from "../../src/model/contract.js";
+import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../../src/model/names.js";
+
+export function temporalBinary(): string | undefined {
+  const cache = process.env["FERRY_CACHE"];
+  const candidates = [
+    process.env["FERRY_TEMPORAL_BIN"],
+    ...(process.env["PATH"] ?? "").split(delimiter).map((dir) => join(dir, "temporal")),
+    ...(cache === undefined ? [] : [join(cache, "bin/temporal")]),
+    "/var/cache/ferry/bin/temporal",
+    join(homedir(), ".cache/ferry/bin/temporal"),
+  ];
+  return candidates.find((file) => {
+    if (file === undefined || file === "") return false;
+    try {
+      accessSync(file, constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** For `test({ skip })`: why there is nothing to test with, or false. */
+export const skipWithoutTemporal: string | false =
+  temporalBinary() === undefined
+    ? "no Temporal server: set FERRY_TEMPORAL_BIN, put `temporal` on PATH, or run the set-up"
+    : false;
+
+export interface TestServer {
+  address: string;
+  stop(): Promise<void>;
+}
+
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.on("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const address = server.address();
+      server.close(() => (typeof address === "object" && address !== null ? resolve(address.port) : reject(new Error("no port"))));
+    });
+  });
+}
+
+export async function startTemporal(): Promise<TestServer> {
+  const binary = temporalBinary();
+  if (binary === undefined) throw new Error("no Temporal server");
+  const port = await freePort();
+  const args = ["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", String(port), "--log-level", "never"];
+  args.push("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000");
+  for (const name of SEARCH_ATTRIBUTES) args.push("--search-attribute", `${name}=Keyword`);
+  const child = spawn(binary, args, { stdio: "ignore" });
+  const address = `127.0.0.1:${port}`;
+  await untilUp(address, child);
+  return {
+    address,
+    stop: () =>
+      new Promise((resolve) => {
+        if (child.exitCode !== null || child.signalCode !== null) return resolve();
+        child.once("exit", () => resolve());
+        child.kill("SIGTERM");
+        setTimeout(() => child.kill("SIGKILL"), 3_000).unref();
+      }),
+  };
+}
+
+async function untilUp(address: string, child: ChildProcess): Promise<void> {
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    if (child.exitCode !== null) throw new Error(`the Temporal server ended with ${child.exitCode}`);
+    try {
+      const connection = await Connection.connect({ address, connectTimeout: 1_000 });
+      const client = new Client({ connection });
+      await client.workflow.count();
+      await connection.close();
+      return;
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+}
+
+let bundle: Promise<WorkflowBundle> | undefined;
+export const workflowBundle = (): Promise<WorkflowBundle> =>
+  (bundle ??= bundleWorkflowCode({
+    workflowsPath: fileURLToPath(new URL("../../src/workflows/index.js", import.meta.url)),
+    logger: new DefaultLogger("ERROR"),
+  }));
+
+export interface TestWorkers {
+  client: Client;
+  address: string;
+  /** Activity worker of one node; `stopNode` ends it, so that the node is out of reach. */
+  startNode(node: string, agent: NodeAgent): Promise<void>;
+  stopNode(node: string): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** A workflow worker on queue `ferry`, and node workers to start and stop. */
+export async function startWorkers(address: string): Promise<TestWorkers> {
+  Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
+  const connection = await NativeConnection.connect({ address });
+  const client = new Client({ connection });
+  const running = new Map<string, { worker: Worker; done: Promise<void> }>();
+  const start = async (name: string, worker: Worker): Promise<void> => {
+    running.set(name, { worker, done: worker.run() });
+    await Promise.resolve();
+  };
+  const end = async (name: string): Promise<void> => {
+    const entry = running.get(name);
+    if (entry === undefined) return;
+    running.delete(name);
+    entry.worker.shutdown();
+    await entry.done;
+  };
+  await start(
+    "",
+    await Worker.create({
+      connection,
+      taskQueue: WORKFLOW_TASK_QUEUE,
+      workflowBundle: await workflowBundle(),
+      workflowThreadPoolSize: 1,
+      shutdownForceTime: 3_000,
+    }),
+  );
+  return {
+    client,
+    address,
+    startNode: async (node, agent) =>
+      start(
+        node,
+        await Worker.create({
+          connection,
+          taskQueue: nodeTaskQueue(node),
+          activities: { ...createNodeActivities({ agent, node, pollMs: 50, agentAwayMs: 2_000 }) },
+          maxHeartbeatThrottleInterval: 100,
+          shutdownGraceTime: 100,
+          shutdownForceTime: 3_000,
+        }),
+      ),
+    stopNode: end,
+    stop: async () => {
+      await Promise.all([...running.keys()].map(end));
+      await connection.close();
+    },
+  };
+}

@@ -1,0 +1,173 @@
+/** Simulated nodes with workers on a dev server, and the entity of a workload driven by its messages. */
+import type { Client, WorkflowHandle } from "@temporalio/client";
+import { WithStartWorkflowOperation } from "@temporalio/client";
+import { createSimulatedAgent, type SimulatedAgent } from "../../src/runtimes/simulated/agent.js";
+import { SimulatedWorld } from "../../src/runtimes/simulated/world.js";
+import {
+  DEFAULT_TUNING,
+  QUERY,
+  UPDATE,
+  WORKFLOW,
+  type MigrateRequest,
+  type OperationStarted,
+  type StartRequest,
+  type Tuning,
+  type WorkloadInput,
+} from "../../src/model/messages.js";
+import { WORKFLOW_TASK_QUEUE, nodeWorkflowId, workloadWorkflowId } from "../../src/model/names.js";
+import type { MigrateOptions } from "../../src/model/plan.js";
+import type { MigrationReport } from "../../src/model/report.js";
+import type { WorkloadSpec, WorkloadStatus } from "../../src/model/workload.js";
+import { startTemporal, startWorkers, type TestServer, type TestWorkers } from "../support/temporal.js";
+
+export const QUICK: Tuning = {
+  ...DEFAULT_TUNING,
+  scheduleToStartMs: 1_500,
+  longScheduleToStartMs: 2_000,
+  startToCloseMs: 1_500,
+  heartbeatMs: 1_000,
+  backoffMs: 50,
+  maxBackoffMs: 300,
+  patienceMs: 1_000,
+  watchMs: 400,
+  maxWatchMs: 800,
+};
+
+export const specOf = (name: string): WorkloadSpec => ({
+  name,
+  runtime: "simulated",
+  command: ["true"],
+  env: {},
+  dir: "/data",
+  user: "root",
+  limits: {},
+  network: { ip: "10.77.0.100/24", mac: "02:fe:0a:4d:00:64" },
+});
+
+export class Stage {
+  readonly world: SimulatedWorld;
+  readonly agents = new Map<string, SimulatedAgent>();
+  readonly server: TestServer;
+  readonly workers: TestWorkers;
+  private count = 0;
+
+  private constructor(server: TestServer, workers: TestWorkers, world: SimulatedWorld) {
+    this.server = server;
+    this.workers = workers;
+    this.world = world;
+  }
+
+  static async up(nodes: string[] = ["node-a", "node-b"]): Promise<Stage> {
+    const server = await startTemporal();
+    const workers = await startWorkers(server.address);
+    const stage = new Stage(server, workers, new SimulatedWorld({ nodes }));
+    for (const node of nodes) {
+      stage.agents.set(node, createSimulatedAgent(stage.world, node));
+      await stage.startNode(node);
+      await workers.client.workflow.start(WORKFLOW.node, {
+        workflowId: nodeWorkflowId(node),
+        taskQueue: WORKFLOW_TASK_QUEUE,
+        args: [{ node }],
+      });
+    }
+    return stage;
+  }
+
+  async down(): Promise<void> {
+    this.world.close();
+    await this.workers.stop();
+    await this.server.stop();
+  }
+
+  get client(): Client {
+    return this.workers.client;
+  }
+
+  agent(node: string): SimulatedAgent {
+    const agent = this.agents.get(node);
+    if (agent === undefined) throw new Error(`no agent ${node}`);
+    return agent;
+  }
+
+  startNode(node: string): Promise<void> {
+    return this.workers.startNode(node, this.agent(node));
+  }
+
+  /** A new workload that runs on node-a. */
+  async run(name = `w${++this.count}`, node = "node-a", tuning: Partial<Tuning> = QUICK): Promise<Subject> {
+    const subject = new Subject(this, name);
+    await subject.start(node, tuning);
+    return subject;
+  }
+}
+
+export class Subject {
+  readonly name: string;
+  readonly stage: Stage;
+  constructor(stage: Stage, name: string) {
+    this.stage = stage;
+    this.name = name;
+  }
+
+  get handle(): WorkflowHandle {
+    return this.stage.client.workflow.getHandle(workloadWorkflowId(this.name));
+  }
+
+  start(node: string, tuning: Partial<Tuning> = QUICK, spec = specOf(this.name)): Promise<WorkloadStatus> {
+    const input: WorkloadInput = { name: this.name, tuning };
+    return this.stage.client.workflow.executeUpdateWithStart<
+      (input: WorkloadInput) => Promise<unknown>,
+      WorkloadStatus,
+      [StartRequest]
+    >(UPDATE.start, {
+      args: [{ spec, node }],
+      startWorkflowOperation: new WithStartWorkflowOperation(WORKFLOW.workload, {
+        workflowId: workloadWorkflowId(this.name),
+        taskQueue: WORKFLOW_TASK_QUEUE,
+        workflowIdConflictPolicy: "USE_EXISTING",
+        args: [input],
+      }),
+    });
+  }
+
+  migrate(to = "node-b", options: Partial<MigrateOptions> = {}): Promise<OperationStarted> {
+    const request: MigrateRequest = { to, options: { mode: "cold", dryRun: false, maxBlackoutMs: 2_000, ...options } };
+    return this.handle.executeUpdate<OperationStarted, [MigrateRequest]>(UPDATE.migrate, { args: [request] });
+  }
+
+  operation(started: OperationStarted): WorkflowHandle {
+    return this.stage.client.workflow.getHandle(started.workflowId, started.runId);
+  }
+
+  /** Migrates and waits for the report, then until the entity has taken it in. */
+  async moveTo(to = "node-b", options: Partial<MigrateOptions> = {}): Promise<MigrationReport> {
+    const started = await this.migrate(to, options);
+    const report = (await this.operation(started).result()) as MigrationReport;
+    await this.settled();
+    return report;
+  }
+
+  status(): Promise<WorkloadStatus> {
+    return this.handle.query<WorkloadStatus>(QUERY.status);
+  }
+
+  /** Until no operation is under way. */
+  async settled(timeoutMs = 15_000): Promise<WorkloadStatus> {
+    return until(() => this.status(), (status) => status.operation === undefined, timeoutMs);
+  }
+}
+
+/** Waits for a level, bounded. */
+export async function until<Seen>(
+  look: () => Seen | Promise<Seen>,
+  good: (seen: Seen) => boolean,
+  timeoutMs = 10_000,
+): Promise<Seen> {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const seen = await look();
+    if (good(seen)) return seen;
+    if (Date.now() > deadline) throw new Error(`not in ${timeoutMs} ms; last seen: ${JSON.stringify(seen)}`);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+}
