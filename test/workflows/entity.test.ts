@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { WorkflowUpdateFailedError } from "@temporalio/client";
+import { ApplicationFailure } from "@temporalio/common";
+import { skipWithoutTemporal } from "../support/temporal.js";
+import { Stage, Subject, specOf, until } from "./support.js";
+
+const refused = async (code: string, act: () => Promise<unknown>): Promise<void> => {
+  await assert.rejects(act, (error: unknown) => {
+    assert.ok(error instanceof WorkflowUpdateFailedError, String(error));
+    assert.ok(error.cause instanceof ApplicationFailure);
+    assert.equal(error.cause.type, code, error.cause.message);
+    return true;
+  });
+};
+
+describe("the entity", { skip: skipWithoutTemporal }, () => {
+  let stage: Stage;
+  before(async () => {
+    stage = await Stage.up();
+  });
+  after(() => stage.down());
+
+  test("a destination that never was is told from one that is away", async () => {
+    const subject = await stage.run();
+    const unknown = await subject.moveTo("node-z");
+    assert.equal(unknown.outcome, "refused");
+    assert.equal(unknown.failure?.code, "E_NODE_UNKNOWN");
+    await stage.workers.stopNode("node-b");
+    const away = await subject.moveTo("node-b");
+    assert.equal(away.outcome, "refused");
+    assert.equal(away.failure?.code, "E_NODE_UNREACHABLE");
+    await stage.startNode("node-b");
+    assert.equal((await subject.moveTo("node-b")).outcome, "moved");
+    await refused("E_SAME_NODE", () => subject.migrate("node-b"));
+    await refused("E_NAME", () => subject.migrate("../x"));
+    await refused("E_STATE", () => subject.handle.executeUpdate("cancel"));
+  });
+
+  test("an entity that was terminated is started anew and adopts what runs", async () => {
+    const subject = await stage.run();
+    await subject.handle.terminate("test");
+    const status = await subject.start("node-a");
+    assert.equal(status.state, "running");
+    assert.equal(status.epoch, 1);
+    assert.deepEqual(stage.world.running(subject.name), ["node-a"]);
+    assert.equal((await subject.moveTo("node-b")).outcome, "moved");
+    await subject.handle.terminate("test");
+    await refused("E_WORKLOAD_EXISTS", () =>
+      subject.start("node-b", undefined, { ...specOf(subject.name), command: ["other"] }),
+    );
+    assert.deepEqual(stage.world.running(subject.name), ["node-b"]);
+  });
+
+  test("a start whose answer is lost is not started twice; a start that fails leaves no copy", async () => {
+    const lost = new Subject(stage, "lost");
+    stage.world.order({ node: "node-a", verb: "startWorkload", when: "after", times: 1, workload: "lost" });
+    assert.equal((await lost.start("node-a")).state, "running");
+    assert.equal(stage.world.copies("lost").length, 1);
+
+    const never = new Subject(stage, "never");
+    stage.world.order({ node: "node-a", verb: "startWorkload", when: "after", times: 9, workload: "never" });
+    await refused("E_AGENT_DOWN", () => never.start("node-a"));
+    assert.deepEqual(stage.world.copies("never"), []);
+    assert.equal((await new Subject(stage, "never").start("node-a").catch(() => undefined))?.state ?? "failed", "failed");
+  });
+
+  test("stop keeps the name, start with the same spec runs it again under a new epoch, remove ends the workflow", async () => {
+    const subject = await stage.run();
+    const update = subject.handle;
+    assert.equal(((await update.executeUpdate("stop", { args: [{ graceMs: 0 }] })) as { state: string }).state, "stopped");
+    assert.deepEqual(stage.world.copies(subject.name), []);
+    const again = await subject.start("node-a");
+    assert.equal(again.state, "running");
+    assert.equal(again.epoch, 2);
+    await update.executeUpdate("remove", { args: [{ force: true, graceMs: 0 }] });
+    await until(
+      async () => (await update.describe()).status.name,
+      (status) => status === "COMPLETED",
+    );
+    assert.deepEqual(stage.world.copies(subject.name), []);
+  });
+});
