@@ -1,0 +1,527 @@
+/**
+ * The page daemon: a process of its own whose only thread sleeps in poll(). It answers lazy-pages.socket, every
+ * userfaultfd and the mover, one thing after the other: what the kernel tells is applied before any page is placed.
+ *
+ * It may be killed at any instant. Its guard (a process that shares its descriptors) then keeps the userfaultfds open, so
+ * that threads wait instead of reading zeros, and the next daemon takes them over (takeover.ts).
+ */
+import { closeSync, openSync, rmSync, writeSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import {
+  accept,
+  closeFd,
+  EAGAIN,
+  EINTR,
+  errnoName,
+  listenUnix,
+  mapAnonymous,
+  MSG_NOSIGNAL,
+  poll,
+  POLLERR,
+  POLLHUP,
+  POLLIN,
+  POLLNVAL,
+  reap,
+  readInto,
+  recvmsg,
+  sendFrom,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+} from "../../host/syscall.js";
+import { ferryError } from "../../model/failure.js";
+import { COMMAND, parseCommand, type Command, type DaemonStatus, type Reply } from "./control.js";
+import { TYPE, type EventLog } from "./event-log.js";
+import { Filler } from "./filler.js";
+import { CONTROL_AT, type Task, type TaskSet } from "./tasks.js";
+import { MESSAGE, parseMessage, unprotect, wake, type Message } from "./uffd.js";
+
+/** Messages taken by one read. */
+const BATCH = 64;
+const POLLOUT = 4;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+/** Shortest time between two reports of mere progress. */
+const REPORT_MS = 50;
+/** A mover that does not read its reports is cut off at this many bytes. */
+const MAX_BACKLOG = 1 << 20;
+
+interface Client {
+  fd: number;
+  /** Bytes of a command that is not complete yet. */
+  input: Buffer;
+  /** Replies that the socket did not take. */
+  output: Buffer;
+}
+
+/** Logs one JSON line on standard error (a file). */
+export function say(event: string, fields: Record<string, unknown> = {}): void {
+  writeSync(2, `${JSON.stringify({ time: new Date().toISOString(), pid: process.pid, event, ...fields })}\n`);
+}
+
+/** A listening unix socket at `path`, however long its directory's name is. Replaces what is there. */
+export function listenAt(path: string): number {
+  rmSync(path, { force: true });
+  const dir = openSync(dirname(path), "r");
+  try {
+    const fd = listenUnix(`/proc/self/fd/${dir}/${basename(path)}`, 16);
+    if (fd < 0) throw ferryError("E_PAGES", `can't listen at ${path}: ${errnoName(-fd)}`, { side: "destination" });
+    return fd;
+  } finally {
+    closeSync(dir);
+  }
+}
+
+export interface Holding {
+  /** Listening descriptors. */
+  lazy: number;
+  control: number;
+  guardPid: number | undefined;
+  /** Readable when the guard has ended; -1: there is none. */
+  guardPidfd: number;
+}
+
+export interface DaemonParts {
+  dir: string;
+  log: EventLog;
+  tasks: TaskSet;
+  holding: Holding;
+  /** A new guard for the same descriptors: the old one has died. */
+  renewGuard(): void;
+  /** Nothing is left to guard. */
+  endGuard(): void;
+}
+
+export class PageDaemon {
+  readonly #parts: DaemonParts;
+  readonly #tasks: TaskSet;
+  readonly #log: EventLog;
+  readonly #filler: Filler;
+  readonly #memory = mapAnonymous(1 << 16);
+  readonly #clients: Client[] = [];
+  #pollfds = mapAnonymous(8 * 4096);
+  /** Faults to answer once everything that was read is applied. */
+  #faults: { task: Task; page: number }[] = [];
+  #faultCount = 0;
+  #reported = { at: 0, text: "", key: "" };
+  #running = true;
+
+  constructor(parts: DaemonParts) {
+    this.#parts = parts;
+    this.#tasks = parts.tasks;
+    this.#log = parts.log;
+    this.#filler = new Filler(parts.dir, parts.tasks, {
+      filled: (task, start, pages) => {
+        this.#log.filled(task.id, start, pages);
+      },
+      missing: (slot, pages) => {
+        this.#tell({ missing: [slot, pages] });
+      },
+      gone: (task) => {
+        this.#drop(task, "ended");
+      },
+      broken: (task, why) => {
+        this.#tasks.failure ??= `pid ${task.vpid}: ${why}`;
+        say("broken", { vpid: task.vpid, why });
+      },
+    });
+    if (this.#tasks.filling) this.#filler.enqueueAll();
+  }
+
+  /** Serves until told to stop. */
+  run(): void {
+    let wait = 0;
+    while (this.#running) {
+      this.#pollOnce(wait);
+      const stalled = !this.#answerFaults();
+      let outcome = "done";
+      const filling = this.#tasks.filling && this.#tasks.restored && this.#tasks.failure === undefined;
+      if (filling && this.#filler.hasWork) outcome = this.#filler.step();
+      if (filling) this.#finish();
+      const busy = filling && this.#filler.hasWork;
+      if (outcome === "memory") wait = 10;
+      else if (outcome !== "done" || stalled) wait = 1;
+      else wait = busy ? 0 : -1;
+      const due = this.#report();
+      if (wait < 0 && due >= 0) wait = due;
+    }
+    this.#parts.endGuard();
+  }
+
+  #pollOnce(wait: number): void {
+    const { holding } = this.#parts;
+    const entries: { fd: number; events: number; ready: (events: number) => void }[] = [
+      {
+        fd: holding.control,
+        events: POLLIN,
+        ready: () => {
+          this.#acceptClient();
+        },
+      },
+    ];
+    if (holding.lazy >= 0)
+      entries.push({
+        fd: holding.lazy,
+        events: POLLIN,
+        ready: () => {
+          this.#acceptRestore();
+        },
+      });
+    if (holding.guardPidfd >= 0) {
+      entries.push({
+        fd: holding.guardPidfd,
+        events: POLLIN,
+        ready: () => {
+          this.#guardEnded();
+        },
+      });
+    }
+    if (this.#tasks.connection >= 0) {
+      entries.push({
+        fd: this.#tasks.connection,
+        events: POLLIN,
+        ready: () => {
+          this.#receiveFromRestore();
+        },
+      });
+    }
+    for (const client of this.#clients) {
+      entries.push({
+        fd: client.fd,
+        events: client.output.length > 0 ? POLLIN | POLLOUT : POLLIN,
+        ready: (events) => {
+          this.#serve(client, events);
+        },
+      });
+    }
+    for (const task of this.#tasks.tasks.values()) {
+      entries.push({
+        fd: task.fd,
+        events: POLLIN,
+        ready: (events) => {
+          this.#receive(task, events);
+        },
+      });
+    }
+    if (entries.length * 8 > this.#pollfds.bytes.length) this.#pollfds = mapAnonymous(entries.length * 16);
+    const { bytes, address } = this.#pollfds;
+    for (const [index, entry] of entries.entries()) {
+      bytes.writeInt32LE(entry.fd, index * 8);
+      bytes.writeUInt32LE(entry.events, index * 8 + 4);
+    }
+    const ready = poll(address, entries.length, wait);
+    if (ready < 0 && ready !== -EINTR) throw ferryError("E_INTERNAL", `poll: ${errnoName(-ready)}`);
+    if (ready <= 0) return;
+    const found = entries.map((entry, index) => ({ entry, events: bytes.readUInt16LE(index * 8 + 6) }));
+    for (const { entry, events } of found) if (events !== 0) entry.ready(events);
+  }
+
+  // --- userfaultfds
+
+  #receive(task: Task, events: number): void {
+    // an earlier event of this round may have ended it
+    if (this.#tasks.tasks.get(task.id) !== task) return;
+    if ((events & (POLLERR | POLLNVAL)) !== 0) {
+      this.#tasks.failure ??= `pid ${task.vpid}: its userfaultfd can't be polled`;
+      return;
+    }
+    const { address, payload } = this.#log.prepare(TYPE.MESSAGES, task.id, BATCH);
+    const length = readInto(task.fd, address, BATCH * MESSAGE);
+    if (length <= 0) {
+      this.#log.discard(0);
+      if (length !== -EAGAIN && length !== -EINTR) {
+        this.#tasks.failure ??= `pid ${task.vpid}: reading its userfaultfd: ${errnoName(-length)}`;
+      }
+      return;
+    }
+    const count = length / MESSAGE;
+    const messages: Message[] = [];
+    for (let at = 0; at < length; at += MESSAGE) {
+      const message = parseMessage(payload, at);
+      if (message === undefined)
+        this.#tasks.failure ??= `pid ${task.vpid}: unknown userfaultfd event ${payload[at] ?? 0}`;
+      else messages.push(message);
+    }
+    // faults need no memory: a daemon that takes over has every waiting thread try again
+    if (messages.every((message) => message.kind === "fault")) this.#log.discard(count);
+    else this.#log.commit(count);
+    // changes first: a fault that was read together with a change may have come after it
+    for (const message of messages) if (message.kind !== "fault") this.#change(task, message);
+    for (const message of messages) {
+      if (message.kind !== "fault") continue;
+      this.#faultCount++;
+      if (message.writeProtected) unprotect(task.fd, message.page, 1);
+      else this.#faults.push({ task, page: message.page });
+    }
+  }
+
+  #change(task: Task, message: Exclude<Message, { kind: "fault" }>): void {
+    this.#tasks.message(task, message);
+    if (message.kind === "fork") return;
+    // threads that wait there try again: they find zeros, nothing, or fault at the new place
+    const ranges =
+      message.kind === "remap"
+        ? [
+            { start: message.from, pages: message.pages },
+            { start: message.to, pages: message.pages },
+          ]
+        : [message];
+    for (const { start, pages } of ranges) {
+      for (const page of task.waiting.keys()) {
+        if (page >= start && page < start + pages) task.waiting.delete(page);
+      }
+      wake(task.fd, start, pages);
+    }
+  }
+
+  /** false when some have to wait for events to be read first. */
+  #answerFaults(): boolean {
+    if (this.#faults.length === 0) return true;
+    const faults = this.#faults;
+    this.#faults = [];
+    for (const fault of faults) {
+      if (this.#tasks.tasks.get(fault.task.id) !== fault.task) continue;
+      const outcome = this.#filler.fault(fault.task, fault.page);
+      if (outcome === "again" || outcome === "memory") this.#faults.push(fault);
+    }
+    return this.#faults.length === 0;
+  }
+
+  #drop(task: Task, why: string): void {
+    if (!this.#tasks.tasks.has(task.id)) return;
+    this.#log.append(TYPE.DROPPED, task.id);
+    this.#tasks.tasks.delete(task.id);
+    closeFd(task.fd);
+    say("task", { vpid: task.vpid, forked: task.forked, why });
+  }
+
+  /** Let go of tasks that need nothing more. */
+  #finish(): void {
+    for (const task of this.#tasks.tasks.values()) if (task.pending.pages === 0) this.#drop(task, "complete");
+    if (this.#tasks.tasks.size > 0 || this.#tasks.done) return;
+    this.#log.append(TYPE.DONE);
+    this.#tasks.done = true;
+    this.#filler.clear();
+    if (this.#tasks.connection >= 0) closeFd(this.#tasks.connection);
+    this.#tasks.connection = -1;
+    closeFd(this.#parts.holding.lazy);
+    this.#parts.holding.lazy = -1;
+    this.#parts.endGuard();
+    say("done", { faults: this.#faultCount });
+  }
+
+  #guardEnded(): void {
+    const { holding } = this.#parts;
+    say("guard ended", { guard: holding.guardPid });
+    closeFd(holding.guardPidfd);
+    if (holding.guardPid !== undefined) reap(holding.guardPid);
+    holding.guardPidfd = -1;
+    this.#parts.renewGuard();
+  }
+
+  // --- criu
+
+  #acceptRestore(): void {
+    const fd = accept(this.#parts.holding.lazy, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) return;
+    if (this.#tasks.connection >= 0 || this.#tasks.tasks.size > 0 || this.#tasks.failure !== undefined) {
+      // mixing two restores would fill one with what the other has left
+      say("second restore refused", { failure: this.#tasks.failure });
+      closeFd(fd);
+      return;
+    }
+    this.#log.append(TYPE.CONNECTED, 0, fd);
+    this.#tasks.connection = fd;
+    this.#tasks.announced = undefined;
+    say("restore connected");
+  }
+
+  #receiveFromRestore(): void {
+    while (this.#tasks.connection >= 0) {
+      const fd = this.#tasks.connection;
+      const descriptor = this.#tasks.announced !== undefined;
+      const units = descriptor ? 3 : 1;
+      const type = descriptor ? TYPE.UFFD : TYPE.WORD;
+      const { address, payload } = this.#log.prepare(type, 0, units);
+      const length = descriptor ? this.#receiveDescriptor(fd, address) : readInto(fd, address, 4);
+      if (length === -EAGAIN || length === -EINTR) {
+        this.#log.discard(units);
+        return;
+      }
+      if (length !== (descriptor ? 1 : 4)) {
+        this.#log.discard(units);
+        this.#log.append(TYPE.DISCONNECTED);
+        this.#tasks.connection = -1;
+        this.#tasks.announced = undefined;
+        closeFd(fd);
+        if (!this.#tasks.restored) say("restore hung up before it had finished", { length });
+        return;
+      }
+      if (
+        descriptor &&
+        !(payload.readUInt32LE(CONTROL_AT) >= 20 && payload.readBigUInt64LE(CONTROL_AT + 8) === 0x100000001n)
+      ) {
+        this.#tasks.failure ??= `criu sent no userfaultfd for pid ${this.#tasks.announced ?? 0}`;
+      }
+      this.#log.commit(units);
+      this.#tasks.apply({ type, task: 0, a: 0, b: 0, payload });
+      if (descriptor) say("task", { vpid: [...this.#tasks.tasks.values()].at(-1)?.vpid, why: "handed over" });
+      if (this.#tasks.restored)
+        say("restore finished", { tasks: this.#tasks.tasks.size, failure: this.#tasks.failure });
+    }
+  }
+
+  /** One byte and a descriptor, received into the log at `address`. */
+  #receiveDescriptor(fd: number, address: number): number {
+    const { bytes, address: scratch } = this.#memory;
+    bytes.fill(0, 0, 80);
+    // struct iovec at 0, struct msghdr at 16
+    bytes.writeBigUInt64LE(BigInt(address), 0);
+    bytes.writeBigUInt64LE(1n, 8);
+    bytes.writeBigUInt64LE(BigInt(scratch), 16 + 16);
+    bytes.writeBigUInt64LE(1n, 16 + 24);
+    bytes.writeBigUInt64LE(BigInt(address + CONTROL_AT), 16 + 32);
+    // room for one descriptor only
+    bytes.writeBigUInt64LE(24n, 16 + 40);
+    return recvmsg(fd, scratch + 16, MSG_CMSG_CLOEXEC);
+  }
+
+  // --- the mover
+
+  #acceptClient(): void {
+    const fd = accept(this.#parts.holding.control, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) return;
+    this.#clients.push({ fd, input: Buffer.alloc(0), output: Buffer.alloc(0) });
+    // what a mover before it said last may have been lost with it
+    this.#arrived(0, this.#tasks.table.slots);
+    this.#reported.text = "";
+    for (const task of this.#tasks.tasks.values()) {
+      for (const slot of task.waiting.values()) this.#tell({ missing: [slot, 1] });
+    }
+  }
+
+  #serve(client: Client, events: number): void {
+    if ((events & POLLOUT) !== 0) this.#flush(client);
+    if ((events & (POLLIN | POLLHUP | POLLERR)) === 0) return;
+    const { bytes, address } = this.#memory;
+    const length = readInto(client.fd, address, bytes.length);
+    if (length === -EAGAIN || length === -EINTR) return;
+    if (length <= 0) {
+      this.#leave(client);
+      return;
+    }
+    const input = Buffer.concat([client.input, bytes.subarray(0, length)]);
+    let at = 0;
+    for (; at + COMMAND <= input.length; at += COMMAND) {
+      const command = parseCommand(input, at);
+      if (command === undefined) {
+        say("a client that does not speak our language was cut off");
+        this.#leave(client);
+        return;
+      }
+      this.#obey(client, command);
+    }
+    client.input = Buffer.from(input.subarray(at));
+  }
+
+  #leave(client: Client): void {
+    const index = this.#clients.indexOf(client);
+    if (index < 0) return;
+    this.#clients.splice(index, 1);
+    closeFd(client.fd);
+  }
+
+  #obey(client: Client, command: Command): void {
+    switch (command.name) {
+      case "arrived":
+        this.#arrived(command.slot, command.pages);
+        return;
+      case "fill":
+        if (this.#tasks.filling) return;
+        this.#log.append(TYPE.FILL);
+        this.#tasks.filling = true;
+        this.#filler.enqueueAll();
+        return;
+      case "reset":
+        this.#reset();
+        this.#send(client, { reset: true });
+        return;
+      case "stop":
+        this.#running = false;
+        return;
+    }
+  }
+
+  #arrived(slot: number, pages: number): void {
+    const end = Math.min(slot + pages, this.#tasks.table.slots);
+    if (slot >= end) return;
+    this.#filler.arrived(slot, end - slot);
+    if (this.#tasks.filling) this.#filler.enqueue(slot, end - slot);
+  }
+
+  #reset(): void {
+    const fds = [...this.#tasks.tasks.values()].map((task) => task.fd);
+    if (this.#tasks.connection >= 0) fds.push(this.#tasks.connection);
+    this.#log.append(TYPE.RESET);
+    this.#tasks.apply({ type: TYPE.RESET, task: 0, a: 0, b: 0, payload: Buffer.alloc(0) });
+    this.#filler.clear();
+    this.#faults = [];
+    for (const fd of fds) closeFd(fd);
+    say("reset", { closed: fds.length });
+  }
+
+  status(): DaemonStatus {
+    const { guardPid } = this.#parts.holding;
+    return {
+      tasks: this.#tasks.tasks.size,
+      faults: this.#faultCount,
+      filled: this.#tasks.filled,
+      allFilled: this.#tasks.done,
+      filling: this.#tasks.filling,
+      ...(guardPid === undefined ? {} : { guardPid }),
+      ...(this.#tasks.failure === undefined ? {} : { failure: this.#tasks.failure }),
+    };
+  }
+
+  /** Tell the mover what changed. Returns milliseconds until the next report is due, -1: none is. */
+  #report(): number {
+    if (this.#clients.length === 0) return -1;
+    const now = performance.now();
+    const since = now - this.#reported.at;
+    const key = `${this.#tasks.tasks.size} ${this.#tasks.done} ${this.#tasks.filling} ${this.#tasks.failure ?? ""} ${this.#parts.holding.guardPid ?? 0}`;
+    if (since < REPORT_MS && key === this.#reported.key && this.#reported.text !== "") {
+      return this.#faultCount > 0 || this.#tasks.filling ? Math.ceil(REPORT_MS - since) : -1;
+    }
+    const status = this.status();
+    const text = JSON.stringify(status);
+    if (text === this.#reported.text) {
+      this.#reported.at = now;
+      return -1;
+    }
+    this.#reported = { at: now, text, key };
+    this.#tell({ status });
+    return -1;
+  }
+
+  #tell(reply: Reply): void {
+    for (const client of [...this.#clients]) this.#send(client, reply);
+  }
+
+  #send(client: Client, reply: Reply): void {
+    client.output = Buffer.concat([client.output, Buffer.from(`${JSON.stringify(reply)}\n`)]);
+    this.#flush(client);
+  }
+
+  #flush(client: Client): void {
+    const { bytes, address } = this.#memory;
+    while (client.output.length > 0) {
+      const length = client.output.copy(bytes, 0, 0, bytes.length);
+      const sent = sendFrom(client.fd, address, length, MSG_NOSIGNAL);
+      if (sent === -EAGAIN || sent === -EINTR) break;
+      if (sent < 0) {
+        this.#leave(client);
+        return;
+      }
+      client.output = client.output.subarray(sent);
+    }
+    if (client.output.length > MAX_BACKLOG) this.#leave(client);
+  }
+}

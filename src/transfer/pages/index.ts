@@ -1,0 +1,8 @@
+/** The destination's page side: the store, and the service that answers userfaultfds from it. */
+export { createStore, openStore } from "./store.js";
+export {
+  destroyFaultService,
+  startFaultService,
+  startFaultService as resumeFaultService,
+  type FaultServiceOptions,
+} from "./service.js";

@@ -1,0 +1,117 @@
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { test } from "node:test";
+import { feed, imagePages, skipReason, stage, until } from "./pages-kit.js";
+
+const skip = skipReason();
+const SEED = Number(process.env["FERRY_TEST_SEED"] ?? Date.now() % 1_000_000);
+
+test("a fault waits for its page, is asked for once, and is answered when it comes", { skip }, async () => {
+  const scene = await stage(64);
+  try {
+    const touched = scene.target.ask("touch 10");
+    await until(() => scene.missing.includes(10));
+    scene.store.write(10, imagePages(10, 1));
+    scene.service.arrived(10, 1);
+    assert.deepEqual(await touched, { touched: 10 });
+    scene.store.write(20, imagePages(20, 4));
+    assert.deepEqual(await scene.target.ask("touch 21"), { touched: 21 });
+    // nothing was asked to be filled
+    await delay(100);
+    assert.ok(scene.service.status().filled < 10);
+    await until(() => scene.service.status().faults >= 2);
+  } finally {
+    await scene.end();
+  }
+});
+
+test("everything is filled, then daemon's userfaultfds and guard are gone", { skip }, async () => {
+  const pages = 4096;
+  const scene = await stage(pages);
+  try {
+    await until(() => scene.service.status().guardPid !== undefined);
+    const guard = scene.service.status().guardPid!;
+    scene.service.fill();
+    await feed(scene, pages, 256, 0);
+    await until(() => scene.service.status().allFilled);
+    assert.equal(scene.service.status().filled, pages);
+    await until(() => scene.service.status().guardPid === undefined);
+    await until(() => !existsSync(`/proc/${guard}`));
+    const answer = await scene.target.ask(`run ${SEED} 200`);
+    assert.equal(answer.bad, undefined);
+  } finally {
+    await scene.end();
+  }
+});
+
+for (let round = 0; round < 4; round++) {
+  const seed = SEED + round;
+  test(`discards, unmaps, moves, forks and writes while pages come slowly (seed ${seed})`, { skip }, async () => {
+    const pages = 6000;
+    const scene = await stage(pages);
+    try {
+      const ran = scene.target.ask(`run ${seed} 2500`);
+      if (round % 2 === 0) scene.service.fill();
+      const fed = feed(scene, pages, round % 2 === 0 ? 16 : 100, 2);
+      if (round % 2 === 1) void delay(100).then(() => scene.service.fill());
+      assert.equal((await ran).bad, undefined, `seed ${seed}`);
+      await fed;
+      await until(() => scene.service.status().allFilled);
+      assert.equal(scene.service.status().failure, undefined);
+    } finally {
+      await scene.end();
+    }
+  });
+}
+
+for (let round = 0; round < 4; round++) {
+  const seed = SEED + 100 + round;
+  test(`the daemon is killed again and again, the task waits and goes on (seed ${seed})`, { skip }, async () => {
+    const pages = 6000;
+    const scene = await stage(pages, round !== 0);
+    try {
+      if (round === 0) {
+        // before anything was handed over, and in the middle of it
+        process.kill(scene.daemonPid(), "SIGKILL");
+        const connected = scene.target.ask("connect");
+        await delay(Math.random() * 3);
+        try {
+          process.kill(scene.daemonPid(), "SIGKILL");
+        } catch {
+          // between two daemons
+        }
+        assert.equal((await connected).bad, undefined);
+        await until(() => scene.service.status().tasks > 0);
+      }
+      let ended = false;
+      let kills = 0;
+      const ran = scene.target.ask(`run ${seed} 2500`).finally(() => (ended = true));
+      scene.service.fill();
+      const fed = feed(scene, pages, 16, 3);
+      const killer = (async () => {
+        while (!ended && kills < 8) {
+          await delay(Math.random() * 250);
+          try {
+            process.kill(scene.daemonPid(), "SIGKILL");
+            kills++;
+          } catch {
+            // between two daemons
+          }
+        }
+      })();
+      assert.equal((await ran).bad, undefined, `seed ${seed}, ${kills} kills`);
+      await fed;
+      await killer;
+      await until(() => scene.service.status().allFilled);
+      assert.ok(kills > 1, `${kills} kills`);
+      assert.equal(scene.service.status().failure, undefined);
+    } catch (error) {
+      console.log(readFileSync(join(scene.dir, "pages.log"), "utf8").split("\n").slice(-30).join("\n"));
+      throw error;
+    } finally {
+      await scene.end();
+    }
+  });
+}
