@@ -105,13 +105,13 @@ function report(error: unknown, json: boolean, context: CommandContext): number 
   if (error instanceof CommanderError) {
     if (error.exitCode === 0 || error.code === "commander.help") return error.exitCode === 0 ? EXIT.moved : EXIT.usage;
     const message = ownWords(error.message.replace(/^error: /, ""));
-    if (json) context.json({ error: { code: "E_REQUEST", message, remedy: "see --help" } });
+    if (json) context.out(JSON.stringify({ ok: false, error: { code: "E_REQUEST", message, remedy: "see --help" } }));
     context.err(`ferry: ${message.split("\n").map(printable).join("\n       ")}`);
     context.err("  what to do: add --help to see how it is used");
     return EXIT.usage;
   }
   const failure = failureOf(error);
-  if (json) context.json({ error: failure });
+  if (json) context.out(JSON.stringify({ ok: false, error: failure }));
   const [first = "", ...rest] = describeFailure(failure);
   context.err(`ferry: ${printable(first)}`);
   for (const line of rest) context.err(printable(line));
