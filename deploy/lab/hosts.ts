@@ -180,9 +180,15 @@ export async function wireHost(lab: LabState, host: LabHost): Promise<void> {
   );
 }
 
-/** Cuts a host off the others, or plugs it in again: its port on the switch. */
-export const setPort = (lab: LabState, host: LabHost, state: "up" | "down"): Promise<void> =>
-  ip(findHost(lab, "switch"), [`link set ${portOf(host)} ${state}`]);
+/** Cuts a host off the others, or plugs it in again: its port on the switch. Up waits for the carrier. */
+export async function setPort(lab: LabState, host: LabHost, state: "up" | "down"): Promise<void> {
+  const hub = findHost(lab, "switch");
+  await ip(hub, [`link set ${portOf(host)} ${state}`]);
+  if (state === "down") return;
+  const args = ["--target", String(hub.init?.pid ?? 0), "--net", "--", "ip", "-oneline", "link", "show", portOf(host)];
+  // The kernel may take a second to tell the bridge that there is a carrier.
+  await until(async () => ((await run("nsenter", args)).stdout.includes("state UP") ? true : undefined), 5000);
+}
 
 /** Waits until the last one of that host's network namespace took its port along. */
 export async function awaitPortGone(lab: LabState, host: LabHost): Promise<void> {

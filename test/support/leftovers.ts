@@ -8,7 +8,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { hierarchies } from "../../deploy/lab/cgroups.js";
 import { run } from "../../src/host/exec.js";
-import { until } from "../../deploy/lab/state.js";
+import { startTicks, until } from "../../deploy/lab/state.js";
 
 export interface HostSnapshot {
   /** "pid command (cgroup)" of every process in a cgroup named ferry-*. */
@@ -24,6 +24,8 @@ export async function snapshotHost(): Promise<HostSnapshot> {
   const processes = new Map<string, string>();
   const networkNamespaces = new Map<string, string>();
   for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
+    // A zombie holds nothing; when the machine's init collects it is not ours to say.
+    if ((await startTicks(Number(pid))) === undefined) continue;
     const cgroup = await readFile(`/proc/${pid}/cgroup`, "utf8").catch(() => "");
     const command = (await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).replaceAll("\0", " ").trim();
     const [own] = cgroup.split("\n").filter((line) => line.includes("/ferry-"));
