@@ -148,7 +148,8 @@ export function renderReport(report: MigrationReport, style: Style): string[] {
 const NEXT: Record<MigrationReport["outcome"], (report: MigrationReport) => string[]> = {
   moved: () => [],
   planned: () => [],
-  "rolled-back": () => ["remove the cause above, then run the same command again"],
+  "rolled-back": (r) =>
+    r.failure?.code === "E_CANCELLED" ? [] : ["remove the cause above, then run the same command again"],
   refused: () => ["remove the reasons above, then run the same command again; --dry-run shows the plan alone"],
   "in-doubt": (r) => [`bring ${r.destination} back; Ferry settles it by itself. Watch: ferry inspect ${r.workload}`],
   stuck: (r) => [`read the reason above and: ferry inspect ${r.workload}`],
