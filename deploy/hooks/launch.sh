@@ -1,0 +1,77 @@
+#!/bin/bash
+# launch.sh ROOT OVERLAY_OPTIONS VOLUME STATE -- CGROUP_PROCS... -- PROGRAM ARGS...
+# Started in the workload's network namespace and in a mount namespace of its own, with "fork makes pid 1 of a new PID
+# namespace" set (unshare --pid). Enters the cgroups first, so that everything from here on is counted and can be killed.
+# Standard output talks to the agent: "pid N", "ready" (the program's exec is next), "exit CODE" (it ended within the time
+# that the agent watches; then the agent kills this script, and the workload belongs to the node's init).
+main() {
+  set -euo pipefail
+  cd /
+  local root=$1 options=$2 volume=$3 state=$4
+  shift 5
+  while [[ $1 != -- ]]; do
+    echo 0 >"$1"
+    shift
+  done
+  shift
+  inside "$root" "$options" "$volume" "$state" "$@" &
+  local child=$!
+  echo "pid $child"
+  local code=0
+  wait "$child" || code=$?
+  echo "exit $code"
+}
+
+# pid 1 of the workload, up to its exec.
+inside() {
+  local root=$1 options=$2 volume=$3 state=$4 name fd
+  shift 4
+  mount -t overlay overlay -o "$options" "$root"
+  cd "$root"
+  mkdir -p proc dev tmp run data
+  mount -t proc -o nosuid,nodev,noexec proc proc
+  for name in sys sysrq-trigger irq bus; do
+    [[ -e proc/$name ]] || continue
+    mount --bind "proc/$name" "proc/$name"
+    mount -o remount,bind,ro,nosuid,nodev,noexec "proc/$name"
+  done
+  mount -t tmpfs -o nosuid,mode=755,size=64k tmpfs dev
+  mknod -m 666 dev/null c 1 3
+  mknod -m 666 dev/zero c 1 5
+  mknod -m 666 dev/full c 1 7
+  mknod -m 666 dev/random c 1 8
+  mknod -m 666 dev/urandom c 1 9
+  mknod -m 666 dev/tty c 5 0
+  ln -s /proc/self/fd dev/fd
+  ln -s fd/0 dev/stdin
+  ln -s fd/1 dev/stdout
+  ln -s fd/2 dev/stderr
+  ln -s pts/ptmx dev/ptmx
+  mkdir dev/shm dev/pts
+  mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
+  mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs dev/shm
+  mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs tmp
+  mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs run
+  # Where Ferry keeps all workloads' files must not be seen, also where the state lies on the node's root file system.
+  if [[ -d .$state && -n $(ls -A ".$state") ]]; then
+    mount -t tmpfs -o ro,nosuid,nodev,noexec,mode=000,size=4k tmpfs ".$state"
+  fi
+  hostname "${volume##*/}"
+  mkdir run/ferry-log run/lock run/.node
+  chmod 1777 run/lock
+  mount --bind "$volume/data" data
+  mount --bind "$volume/log" run/ferry-log
+  pivot_root . run/.node
+  cd /
+  umount -l /run/.node
+  rmdir /run/.node
+  echo ready
+  exec </dev/null >>/run/ferry-log/output.log 2>&1
+  # criu refuses descriptors that lead outside the workload's mounts.
+  for fd in /proc/self/fd/*; do
+    fd=${fd##*/}
+    if ((fd > 2)); then eval "exec $fd>&-" 2>/dev/null || true; fi
+  done
+  exec /usr/bin/setsid -- "$@"
+}
+main "$@"

@@ -1,0 +1,236 @@
+/**
+ * One run of criu (a dump or a restore), in a session of its own, known only by its directory on the tmpfs:
+ *
+ *   command   what was run, JSON          pid     line of /proc/PID/stat of the wrapper (engine.sh)
+ *   at.POINT  a hook point was reached    gate    FIFO: the hook waits here for the exit code to return
+ *   rc        exit code of criu           log     criu's log; words: its standard output and error
+ *
+ * All of it is a level: a restarted agent reads the same. The wrapper records the exit code whatever becomes of the agent.
+ */
+import { spawn } from "node:child_process";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  watch,
+  writeFileSync,
+  writeSync,
+  type FSWatcher,
+} from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+import { run, SYSTEM_PATH } from "../../host/exec.js";
+import { isAlive, killGroup, parseProcessId, processId, type ProcessId } from "../../host/proc.js";
+import { ferryError } from "../../model/failure.js";
+import type { EngineHandle, EngineStatus } from "../runtime.js";
+
+export const HOOK_POINTS = ["network-lock", "post-dump", "post-restore", "post-resume"] as const;
+
+/**
+ * What the hook returns for a veto. criu then puts the tree back and exits with 255 (measured, 4.2.1), as it does for some
+ * errors on the way: `putBack` tells them apart.
+ */
+export const VETO = 71;
+
+/** The engine's log is polled for changes this often, besides being watched. */
+const POLL_MS = 40;
+const STARTING_MS = 2000;
+
+function readIf(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+export class Engine implements EngineHandle {
+  readonly dir: string;
+  /** Known to the one who started it, before the wrapper has written it down. */
+  private started: ProcessId | undefined;
+
+  constructor(dir: string, started?: ProcessId) {
+    this.dir = dir;
+    this.started = started;
+  }
+
+  /** The engine of `dir`, running or ended; undefined when there was none. */
+  static adopt(dir: string): Engine | undefined {
+    return existsSync(join(dir, "command")) ? new Engine(dir) : undefined;
+  }
+
+  get logFile(): string {
+    return join(this.dir, "log");
+  }
+
+  /** Identity of the wrapper: leader of the session in which criu and its hooks run. */
+  get leader(): ProcessId | undefined {
+    const text = readIf(join(this.dir, "pid"));
+    const id = text === undefined ? undefined : parseProcessId(text);
+    return id === undefined ? this.started : { pid: id.pid, startTicks: id.startTicks };
+  }
+
+  /** Begun so lately that the wrapper may not have written down its pid yet. */
+  private get starting(): boolean {
+    try {
+      return Date.now() - statSync(join(this.dir, "command")).mtimeMs < STARTING_MS;
+    } catch {
+      return false;
+    }
+  }
+
+  status(): EngineStatus {
+    // First whether it lives, then what it has left behind: the other way round an end in between would look like a loss.
+    const leader = this.leader;
+    const alive = leader === undefined ? this.starting : isAlive(leader);
+    const reached: EngineStatus["reached"] = {};
+    for (const point of HOOK_POINTS) {
+      const at = Number(readIf(join(this.dir, `at.${point}`)));
+      if (Number.isFinite(at) && at > 0) reached[point] = at * 1000;
+    }
+    const rc = readIf(join(this.dir, "rc"));
+    if (rc !== undefined && /^\d{1,3}\n$/.test(rc)) return { alive: false, exitCode: Number(rc), reached };
+    return { alive, reached };
+  }
+
+  async wait(until: (status: EngineStatus) => boolean, timeoutMs: number): Promise<EngineStatus> {
+    let wake: () => void = () => undefined;
+    let watcher: FSWatcher | undefined;
+    try {
+      watcher = watch(this.dir, () => wake());
+      watcher.on("error", () => undefined);
+    } catch {
+      // the poll is enough
+    }
+    const end = performance.now() + timeoutMs;
+    try {
+      for (;;) {
+        const changed = new Promise<void>((resolve) => (wake = resolve));
+        const status = this.status();
+        if (until(status) || !status.alive) return status;
+        if (performance.now() >= end) {
+          throw ferryError("E_DEADLINE", `criu did not get there within ${timeoutMs} ms`, {
+            evidence: await this.evidence(),
+          });
+        }
+        const stop = new AbortController();
+        await Promise.race([
+          changed,
+          sleep(Math.min(POLL_MS, Math.max(1, end - performance.now())), undefined, { signal: stop.signal }).catch(
+            () => undefined,
+          ),
+        ]);
+        stop.abort();
+      }
+    } finally {
+      watcher?.close();
+    }
+  }
+
+  async evidence(): Promise<{ command: string[]; exitCode?: number; lines: string[] }> {
+    const read = async (file: string): Promise<string[]> =>
+      (await readFile(file, "utf8").catch(() => "")).split("\n").filter((line) => line.trim() !== "");
+    const log = await read(this.logFile);
+    // The first line is noise wherever root lacks CAP_SYS_RESOURCE; the second follows from the first reason.
+    const errors = log.filter(
+      (line) => /\bError\b/.test(line) && !/rlimit: Can't setup RLIMIT_NOFILE|Unable to detach/.test(line),
+    );
+    const words = (await read(join(this.dir, "words"))).slice(-6);
+    const warnings = errors.length > 0 ? [] : log.filter((line) => /\bWarn\b/.test(line)).slice(-4);
+    const { exitCode } = this.status();
+    return {
+      command: JSON.parse(readIf(join(this.dir, "command")) ?? "[]") as string[],
+      ...(exitCode === undefined ? {} : { exitCode }),
+      lines: [...errors.slice(0, 8), ...warnings, ...words],
+    };
+  }
+
+  /** Did criu itself say that it was told to go back, and that it has let the tree go after that? */
+  async putBack(): Promise<boolean> {
+    const log = await readFile(this.logFile, "utf8").catch(() => "");
+    const told = log.lastIndexOf("Running post-dump scripts");
+    return told >= 0 && /Unseizing \d+ into 1$[^]*Dumping FAILED/m.test(log.slice(told));
+  }
+
+  /**
+   * Tells the waiting hook to return `code`. false: the engine has ended, or nobody waited within `timeoutMs`
+   * (nothing is left in the FIFO then).
+   */
+  async openGate(code: number, timeoutMs = 5000): Promise<boolean> {
+    const end = performance.now() + timeoutMs;
+    for (;;) {
+      try {
+        const fd = openSync(join(this.dir, "gate"), constants.O_WRONLY | constants.O_NONBLOCK);
+        try {
+          writeSync(fd, `${code}\n`);
+          return true;
+        } finally {
+          closeSync(fd);
+        }
+      } catch (error) {
+        const { code: errno } = error as NodeJS.ErrnoException;
+        if (errno === "ENOENT") return false;
+        if (errno !== "ENXIO") throw error;
+      }
+      if (!this.status().alive || performance.now() > end) return false;
+      await sleep(1);
+    }
+  }
+
+  /** SIGKILL to the wrapper, criu and its hooks. Idempotent. */
+  kill(): boolean {
+    const { leader } = this;
+    return leader !== undefined && killGroup(leader);
+  }
+}
+
+export interface EngineStart {
+  /** Made anew; what was there of an earlier engine (that has ended) is removed. */
+  dir: string;
+  /** Path of deploy/hooks/engine.sh. */
+  wrapper: string;
+  /** criu's command, or what becomes criu. */
+  command: string[];
+  env: Record<string, string>;
+  /** Hand descriptor 3, a socket whose other end is closed at once, to the command. */
+  closedSocket?: boolean;
+}
+
+/** Starts an engine. Throws E_BUSY when one is alive in that directory. */
+export async function startEngine(options: EngineStart): Promise<Engine> {
+  const { dir } = options;
+  if (Engine.adopt(dir)?.status().alive === true) throw ferryError("E_BUSY", `an engine is still at work in ${dir}`);
+  rmSync(dir, { recursive: true, force: true });
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  await run("mkfifo", ["-m", "0600", join(dir, "gate")]);
+  writeFileSync(join(dir, ".command"), JSON.stringify(options.command), { mode: 0o600 });
+  renameSync(join(dir, ".command"), join(dir, "command"));
+  const words = openSync(join(dir, "words"), "a", 0o600);
+  try {
+    const child = spawn("/bin/sh", [options.wrapper, dir, ...options.command], {
+      cwd: "/",
+      env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8", ...options.env },
+      stdio: ["ignore", words, words, ...(options.closedSocket === true ? (["pipe"] as const) : [])],
+      detached: true,
+    });
+    await new Promise<void>((resolve, reject) => {
+      child.once("spawn", resolve);
+      child.once("error", reject);
+    });
+    if (options.closedSocket === true) (child.stdio[3] as Duplex | null)?.destroy();
+    child.unref();
+    const started = child.pid === undefined ? undefined : processId(child.pid);
+    return new Engine(dir, started);
+  } finally {
+    closeSync(words);
+  }
+}

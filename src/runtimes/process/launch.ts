@@ -1,0 +1,160 @@
+/** Starting a workload: see deploy/hooks/launch.sh for what happens inside its namespaces. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { chownSync, closeSync, existsSync, mkdirSync, openSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { readFile } from "node:fs/promises";
+import { SYSTEM_PATH } from "../../host/exec.js";
+import { NETNS_DIR } from "../../host/netns.js";
+import { ferryError, type FerryError } from "../../model/failure.js";
+import type { WorkloadSpec } from "../../model/workload.js";
+import type { Parts, Places } from "./places.js";
+import { resolveUser, type ResolvedUser } from "./user.js";
+
+/** A program that ends with an error this soon after its exec has failed to start. */
+const WATCH_MS = 200;
+const SET_UP_MS = 20_000;
+
+/** What root keeps inside a workload: the usual set of containers. Others have none of it. */
+const CAPABILITIES = [
+  "chown",
+  "dac_override",
+  "fowner",
+  "fsetid",
+  "kill",
+  "setgid",
+  "setuid",
+  "setpcap",
+  "net_bind_service",
+  "net_raw",
+  "sys_chroot",
+  "mknod",
+  "audit_write",
+  "setfcap",
+];
+
+/** Directories of a workload's files; idempotent. Says whether the volume is new. */
+export function makeVolume(parts: Parts, user?: ResolvedUser): boolean {
+  const { volume } = parts;
+  const fresh = !existsSync(volume.dir);
+  mkdirSync(volume.dir, { recursive: true, mode: 0o700 });
+  for (const dir of [volume.root, volume.log]) mkdirSync(dir, { recursive: true, mode: 0o755 });
+  const newData = !existsSync(volume.data);
+  mkdirSync(volume.data, { recursive: true, mode: 0o755 });
+  mkdirSync(parts.work, { recursive: true, mode: 0o700 });
+  if (user !== undefined) {
+    if (newData) chownSync(volume.data, user.uid, user.gid);
+    closeSync(openSync(volume.logFile, "a", 0o640));
+    // A program may open /dev/stdout again by name.
+    chownSync(volume.logFile, user.uid, user.gid);
+  }
+  return fresh;
+}
+
+/** The program with its user, rights, environment and directory, as it is run at the end of launch.sh. */
+export function programCommand(spec: WorkloadSpec, user: ResolvedUser): string[] {
+  const env: Record<string, string> = { PATH: SYSTEM_PATH, HOME: user.home, ...spec.env };
+  const set = CAPABILITIES.map((name) => `+${name}`).join(",");
+  return [
+    "/usr/bin/setpriv",
+    `--reuid=${user.uid}`,
+    `--regid=${user.gid}`,
+    user.groups.length > 0 ? `--groups=${user.groups.join(",")}` : "--clear-groups",
+    `--bounding-set=-all,${set}`,
+    "--inh-caps=-all",
+    "--no-new-privs",
+    "--",
+    "/usr/bin/env",
+    "-i",
+    `--chdir=${spec.dir}`,
+    ...Object.entries(env).map(([key, value]) => `${key}=${value}`),
+    ...spec.command,
+  ];
+}
+
+/**
+ * Runs launch.sh. Resolves with the host pid of the program once it has run for a moment (or has ended with 0).
+ * Throws E_START with the reason; the caller removes what is left.
+ */
+export async function launch(places: Places, parts: Parts, spec: WorkloadSpec): Promise<number> {
+  const user = await resolveUser(spec.user);
+  makeVolume(parts, user);
+  mkdirSync(parts.mountPoint, { recursive: true, mode: 0o700 });
+  const args = [
+    `--net=${join(NETNS_DIR, parts.network.netns)}`,
+    "unshare",
+    "--mount",
+    "--pid",
+    "--ipc",
+    "--uts",
+    "--propagation=private",
+    "/bin/bash",
+    places.hook("launch.sh"),
+    parts.mountPoint,
+    places.overlayOptions(parts),
+    parts.volume.dir,
+    places.config.stateDir,
+    "--",
+    ...parts.cgroup.procsFiles,
+    "--",
+    ...programCommand(spec, user),
+  ];
+  const logStart = (await readFile(parts.volume.logFile).catch(() => Buffer.alloc(0))).length;
+  const child = spawn("nsenter", args, {
+    cwd: "/",
+    env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
+    stdio: ["ignore", "pipe", "pipe"],
+    detached: true,
+  });
+  const words: string[] = [];
+  child.stderr.setEncoding("utf8").on("data", (text: string) => words.push(...text.split("\n").filter(Boolean)));
+  let pid = 0;
+  let exitCode: number | undefined;
+  let ready: () => void = () => undefined;
+  const isReady = new Promise<void>((resolve) => (ready = resolve));
+  createInterface({ input: child.stdout }).on("line", (line) => {
+    const [word, value] = line.split(" ");
+    if (word === "pid") pid = Number(value);
+    else if (word === "ready") ready();
+    else if (word === "exit") exitCode = Number(value);
+  });
+  const ended = once(child, "close").catch((error: unknown) => words.push(String(error)));
+  const timeout = new AbortController();
+  await Promise.race([isReady, ended, sleep(SET_UP_MS, undefined, { signal: timeout.signal }).catch(() => undefined)]);
+  timeout.abort();
+  const early = new AbortController();
+  await Promise.race([ended, sleep(WATCH_MS, undefined, { signal: early.signal }).catch(() => undefined)]);
+  early.abort();
+  if (child.exitCode === null && child.signalCode === null) {
+    // It runs. From here on it belongs to the node's init.
+    child.kill("SIGKILL");
+  }
+  await ended;
+  if (pid > 0 && (exitCode === undefined || exitCode === 0)) return pid;
+  const log = (await readFile(parts.volume.logFile).catch(() => Buffer.alloc(0))).subarray(logStart).toString("utf8");
+  const said = log.split("\n").filter((line) => line.trim() !== "");
+  throw startError(spec, exitCode ?? child.exitCode ?? undefined, said.length > 0 ? said : words);
+}
+
+function startError(spec: WorkloadSpec, exitCode: number | undefined, lines: string[]): FerryError {
+  const program = spec.command[0] ?? "";
+  const why =
+    exitCode === 127
+      ? `the command ${JSON.stringify(program)} was not found on this node`
+      : exitCode === 126
+        ? `the command ${JSON.stringify(program)} can't be executed`
+        : exitCode === 125
+          ? `the directory ${JSON.stringify(spec.dir)} can't be entered`
+          : exitCode === undefined
+            ? "it could not be set up"
+            : exitCode > 128
+              ? `it was killed at once by signal ${exitCode - 128}`
+              : `it ended at once with exit code ${exitCode}`;
+  return ferryError("E_START", `${spec.name} did not start: ${why}`, {
+    workload: spec.name,
+    evidence: { command: spec.command, ...(exitCode === undefined ? {} : { exitCode }), lines: lines.slice(-10) },
+    remedy: "the lines above are its own words: mend the command, the user or the directory, then run it again",
+  });
+}

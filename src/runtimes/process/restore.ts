@@ -1,0 +1,101 @@
+/** The destination's half: restore, hold, let run. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createNetwork, NETNS_DIR } from "../../host/netns.js";
+import { ferryError } from "../../model/failure.js";
+import type { Incarnation, OperationDirs } from "../runtime.js";
+import { Engine, startEngine } from "./engine.js";
+import { commonOptions, hookEnv } from "./freeze.js";
+import { makeVolume } from "./launch.js";
+import { rootPid } from "./observe.js";
+import { EXTERNAL_DATA, EXTERNAL_LOG, EXTERNAL_NET, type Places } from "./places.js";
+
+export const restoreDir = (dirs: OperationDirs): string => join(dirs.run, "restore");
+
+/** Everything that can be made before the images are here. Idempotent, also while a restored tree is held. */
+export async function prepare(places: Places, incarnation: Incarnation, dirs: OperationDirs): Promise<void> {
+  const { spec, epoch } = incarnation;
+  const parts = places.parts(spec.name, epoch);
+  mkdirSync(dirs.run, { recursive: true, mode: 0o700 });
+  mkdirSync(parts.mountPoint, { recursive: true, mode: 0o700 });
+  makeVolume(parts);
+  parts.cgroup.create(spec.limits);
+  await createNetwork(parts.network, spec.network, places.config.bridge, places.hook("netns.sh"));
+}
+
+export async function restore(places: Places, incarnation: Incarnation, dirs: OperationDirs): Promise<Engine> {
+  const { spec, epoch } = incarnation;
+  const parts = places.parts(spec.name, epoch);
+  const dir = restoreDir(dirs);
+  const before = Engine.adopt(dir);
+  if (before?.status().alive === true) return before;
+  if (parts.cgroup.populated) {
+    throw ferryError("E_STATE", `${spec.name} of epoch ${epoch} has processes already: nothing is restored over them`, {
+      side: "destination",
+      workload: spec.name,
+    });
+  }
+  // The volume came after prepare: its directories may have been replaced.
+  makeVolume(parts);
+  writeFileSync(parts.enginePointer, dir, { mode: 0o600 });
+  return startEngine({
+    dir,
+    wrapper: places.hook("engine.sh"),
+    command: [
+      "unshare",
+      "--mount",
+      "--propagation=private",
+      "/bin/sh",
+      places.hook("restore.sh"),
+      parts.mountPoint,
+      places.overlayOptions(parts),
+      join(NETNS_DIR, parts.network.netns),
+      ...parts.cgroup.procsFiles,
+      "--",
+      "criu",
+      "restore",
+      "--restore-detached",
+      ...commonOptions(places, dirs.images, join(dir, "log")),
+      "--inherit-fd",
+      `fd[9]:${EXTERNAL_NET}`,
+      "--root",
+      parts.mountPoint,
+      "--external",
+      `mnt[${EXTERNAL_DATA}]:${parts.volume.data}`,
+      "--external",
+      `mnt[${EXTERNAL_LOG}]:${parts.volume.log}`,
+      ...(places.config.lazyRestore === false ? [] : ["--lazy-pages"]),
+    ],
+    env: hookEnv(parts, dir),
+  });
+}
+
+/** See Runtime.release. Asked again after it has run: says when that was. */
+export async function release(
+  places: Places,
+  incarnation: Incarnation,
+  dirs: OperationDirs,
+): Promise<{ resumedAt: number }> {
+  const { spec, epoch } = incarnation;
+  const parts = places.parts(spec.name, epoch);
+  const engine = Engine.adopt(restoreDir(dirs));
+  if (engine === undefined) {
+    throw ferryError("E_RESTORE", `no restore of ${spec.name} is held on this node`, { side: "destination" });
+  }
+  let status = engine.status();
+  if (status.alive) {
+    // Told twice is harmless: the hook reads one line, and a second one finds nobody waiting.
+    if (status.reached["post-resume"] === undefined) await engine.openGate(0);
+    status = await engine.wait(() => false, 60_000);
+  }
+  if (status.exitCode !== 0 || rootPid(parts) === undefined) {
+    throw ferryError("E_RESTORE", `criu could not resume ${spec.name}`, {
+      side: "destination",
+      phase: "resume",
+      workload: spec.name,
+      evidence: await engine.evidence(),
+      remedy: "it does not run here; it can be restored again from the same images",
+    });
+  }
+  return { resumedAt: status.reached["post-resume"] ?? Date.now() };
+}

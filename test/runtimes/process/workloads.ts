@@ -1,0 +1,104 @@
+/** Workloads of the runtime's tests. */
+import type { ChildProcess } from "node:child_process";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { WorkloadSpec } from "../../../src/model/workload.js";
+import type { Incarnation, OperationDirs } from "../../../src/runtimes/runtime.js";
+import type { TestNet } from "../../support/node.js";
+
+interface Options extends Partial<Pick<WorkloadSpec, "command" | "env" | "dir" | "user" | "limits">> {
+  ip?: string;
+}
+
+export const incarnation = (name: string, options: Options = {}, epoch = 1): Incarnation => ({
+  spec: {
+    name,
+    runtime: "process",
+    command: options.command ?? ["sleep", "1000"],
+    env: options.env ?? {},
+    dir: options.dir ?? "/data",
+    user: options.user ?? "root",
+    limits: options.limits ?? {},
+    network: {
+      ip: options.ip ?? "10.79.0.100/24",
+      mac: `02:fe:00:00:00:${Number(options.ip?.split(/[./]/)[3] ?? 100)
+        .toString(16)
+        .padStart(2, "0")}`,
+    },
+  },
+  epoch,
+});
+
+export const dirs = (operation: string): OperationDirs => ({
+  run: `/run/ferry/ops/${operation}/run`,
+  images: `/run/ferry/ops/${operation}/images`,
+});
+
+/** A redis that keeps nothing on disk and tells the digest of its keys. */
+export const REDIS = [
+  "redis-server",
+  ...["--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--enable-debug-command", "yes"],
+];
+
+const IP = "10.79.0.100";
+
+/** One command on a connection of its own. The answer, raw. */
+export const redisCommand = (net: TestNet, ...words: string[]): Promise<string> =>
+  net.clientRun(
+    [
+      process.execPath,
+      "-e",
+      `const s=require("net").connect(6379,"${IP}");let t;s.on("data",d=>{t??="";t+=d;if(/\\r\\n$/.test(t)){process.stdout.write(t);s.destroy()}});s.on("connect",()=>s.write(require("fs").readFileSync(0)))`,
+    ],
+    `*${words.length}\r\n${words.map((w) => `$${w.length}\r\n${w}\r\n`).join("")}`,
+  );
+
+/** A client that counts over one connection: every answer must be the one before plus one. */
+export class Counter {
+  value = 0;
+  private missing = 0;
+  private broken = false;
+  private readonly child: ChildProcess;
+
+  private constructor(child: ChildProcess) {
+    this.child = child;
+    createInterface({ input: child.stdout! }).on("line", (line) => {
+      const value = Number(line);
+      if (!Number.isSafeInteger(value)) this.broken = true;
+      else {
+        if (value !== this.value + 1) this.missing++;
+        this.value = value;
+      }
+    });
+  }
+
+  static async start(net: TestNet): Promise<Counter> {
+    await redisCommand(net, "DEL", "ctr");
+    return new Counter(
+      net.client([
+        process.execPath,
+        "-e",
+        `const s=require("net").connect(6379,"${IP}");s.setNoDelay(true);
+         const go=()=>s.write("INCR ctr\\r\\n");s.on("connect",go);
+         s.on("data",d=>{for(const m of String(d).matchAll(/:(\\d+)\\r\\n/g))console.log(m[1]);setTimeout(go,1)});
+         s.on("error",e=>console.log(e.code));s.on("end",()=>console.log("end"));process.stdin.on("end",()=>process.exit()).resume()`,
+      ]),
+    );
+  }
+
+  async beyond(value: number): Promise<void> {
+    for (let tries = 0; this.value <= value; tries++) {
+      if (this.broken) throw new Error("the connection broke");
+      if (tries > 1000) throw new Error(`the counter stays at ${this.value}`);
+      await sleep(10);
+    }
+  }
+
+  /** What came of the connection by now. */
+  async end(): Promise<{ broken: boolean; missing: number }> {
+    await sleep(20);
+    const seen = { broken: this.broken, missing: this.missing };
+    this.child.kill("SIGKILL");
+    return seen;
+  }
+}
