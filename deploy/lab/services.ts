@@ -54,7 +54,7 @@ function temporalServices(lab: LabState): LabService[] {
   const far = names.map(({ name, port }) => ({ name, listen: tcp("127.0.0.1", port), connect: `unix:${name}.sock` }));
   const server = [
     ["env", `HOME=${join(lab.directory, "temporal")}`, temporal.binary, "server", "start-dev"],
-    ["--ip", inside, "--port", String(FRONTEND_PORT), "--ui-ip", inside, "--ui-port", String(UI_PORT)],
+    ["--ip", "0.0.0.0", "--port", String(FRONTEND_PORT), "--ui-ip", inside, "--ui-port", String(UI_PORT)],
     ["--db-filename", join(lab.directory, "temporal", "temporal.db"), "--log-level", "warn", "--log-format", "json"],
     SEARCH_ATTRIBUTES.flatMap((name) => ["--search-attribute", `${name}=Keyword`]),
     DYNAMIC_CONFIG.flatMap((value) => ["--dynamic-config-value", value]),
