@@ -4,6 +4,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { EXIT, type CommandContext } from "../io.js";
 import { labDir } from "../lab-state.js";
+import { untilNodesListed } from "../nodes-ready.js";
 import { liveView } from "../live-view.js";
 import { formatMs } from "../render/format.js";
 import { renderLive, renderPlainProgress, renderReport } from "../render/migration.js";
@@ -63,6 +64,7 @@ Examples:
         const nodes = lab.hosts.filter((host) => host.kind === "node").map((host) => host.name);
         const client = await connect({ address: lab.address ?? "" });
         try {
+          await untilNodesListed(client, nodes, 15_000);
           const clientHost = await labNode(state, "client");
           const entries = new Map(
             await Promise.all(nodes.map(async (name) => [name, (await labNode(state, name)).enter] as const)),

@@ -52,6 +52,20 @@ Examples:
         log: (line) => context.err(printable(line)),
       });
       const status = await labStatus({ state });
+      const nodes = status.hosts.filter((host) => host.kind === "node").map((host) => host.name);
+      if (status.address !== undefined) {
+        const [{ connect }, { untilNodesListed }] = await Promise.all([
+          import("../../client/index.js"),
+          import("../nodes-ready.js"),
+        ]);
+        const client = await connect({ address: status.address });
+        try {
+          if (!(await untilNodesListed(client, nodes, 15_000)))
+            context.err("not every node is listed yet: ferry nodes");
+        } finally {
+          await client.close();
+        }
+      }
       if (flags.json === true) {
         context.json(status);
         return;
