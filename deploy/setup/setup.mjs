@@ -102,11 +102,16 @@ const mtime = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
 step("node modules", () => {
   // npm writes this file last, so it also tells a broken installation.
   if (mtime(join(root, "node_modules", ".package-lock.json")) >= mtime(join(root, "package-lock.json"))) return false;
+  // A registry without the optional packages of other platforms makes `npm ci` call a good lock out of sync. Then the
+  // plain installation takes the versions of the lock, leaves it as it is, and passes over what is not to be had.
+  const ci = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
+  if (ci.status === 0) return true;
+  const reason = `${ci.stderr ?? ""}`;
   runOrStop(
-    "installing node modules",
+    reason.includes("EUSAGE") ? "installing node modules" : "installing node modules (npm ci failed too)",
     "npm",
-    ["ci", "--no-audit", "--no-fund"],
-    "see npm's lines above; a registry must be reachable (npm config get registry)",
+    ["install", "--no-save", "--no-audit", "--no-fund"],
+    "a package registry must be reachable (npm ping; npm config get registry), then try again",
   );
   return true;
 });
