@@ -16,10 +16,16 @@ export interface Context {
 const ASK_TIMEOUT_MS = 15_000;
 
 /** Asks a node through its entity. @throws FerryError E_NODE_UNKNOWN, E_NODE_UNREACHABLE, or what the node says. */
-export async function askNode<Result>({ client, address }: Context, node: string, request: AskRequest): Promise<Result> {
+export async function askNode<Result>(
+  { client, address }: Context,
+  node: string,
+  request: AskRequest,
+): Promise<Result> {
   try {
     return await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
-      client.workflow.getHandle(nodeWorkflowId(node)).executeUpdate<Result, [AskRequest]>(UPDATE.ask, { args: [request] }),
+      client.workflow
+        .getHandle(nodeWorkflowId(node))
+        .executeUpdate<Result, [AskRequest]>(UPDATE.ask, { args: [request] }),
     );
   } catch (error) {
     const notFound = { code: "E_NODE_UNKNOWN" as const, message: `there is no node ${node}`, node };

@@ -40,7 +40,10 @@ const runSchema = z.strictObject({
   ip: z.string().refine(isIp, "must be an IPv4 address with prefix length, like 10.77.0.120/24").optional(),
   mac: z
     .string()
-    .regex(/^[0-9a-f][26ae](?::[0-9a-f]{2}){5}$/, "must be a locally administered unicast address, like 02:fe:0a:4d:00:78")
+    .regex(
+      /^[0-9a-f][26ae](?::[0-9a-f]{2}){5}$/,
+      "must be a locally administered unicast address, like 02:fe:0a:4d:00:78",
+    )
     .optional(),
   gateway: z.ipv4().optional(),
 });
@@ -57,7 +60,12 @@ const migrateSchema = z.strictObject({
   bandwidthBytesPerSec: z.int().min(1024, "at least 1024 bytes a second").optional(),
 });
 
-function parse<Schema extends z.ZodType>(schema: Schema, what: string, code: FailureCode, value: unknown): z.output<Schema> {
+function parse<Schema extends z.ZodType>(
+  schema: Schema,
+  what: string,
+  code: FailureCode,
+  value: unknown,
+): z.output<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map(({ path, message }) => {
@@ -88,12 +96,11 @@ export function checkRun(request: RunRequest): z.output<typeof runSchema> {
 export function checkMigrate(name: string, request: unknown): { to: string; options: MigrateOptions } {
   const { to } = (request ?? {}) as { to?: unknown };
   checkName("node", to);
-  const { bandwidthBytesPerSec, to: node, ...rest } = parse(
-    migrateSchema,
-    `request to migrate ${name}`,
-    "E_REQUEST",
-    request,
-  );
+  const {
+    bandwidthBytesPerSec,
+    to: node,
+    ...rest
+  } = parse(migrateSchema, `request to migrate ${name}`, "E_REQUEST", request);
   return { to: node, options: { ...rest, ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }) } };
 }
 

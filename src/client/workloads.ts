@@ -100,10 +100,11 @@ export function workloadsOf(context: Context, nodes: FerryClient["nodes"]): Ferr
     );
     await asking({ address, doing: `run ${name} on ${node}` }, () =>
       client.withDeadline(Date.now() + START_TIMEOUT_MS, () =>
-        client.workflow.executeUpdateWithStart<(input: WorkloadInput) => Promise<unknown>, WorkloadStatus, [StartRequest]>(
-          UPDATE.start,
-          { startWorkflowOperation, args: [{ spec, node }] },
-        ),
+        client.workflow.executeUpdateWithStart<
+          (input: WorkloadInput) => Promise<unknown>,
+          WorkloadStatus,
+          [StartRequest]
+        >(UPDATE.start, { startWorkflowOperation, args: [{ spec, node }] }),
       ),
     );
     return get(name);
@@ -158,6 +159,8 @@ function listing(info: WorkflowExecutionInfo): WorkloadListing {
 const isState = (state: string | undefined): state is WorkloadState =>
   (WORKLOAD_STATES as readonly (string | undefined)[]).includes(state);
 
+type UpdateRequest = MigrateRequest | StopRequest | RemoveRequest;
+
 function workloadHandle(context: Context, name: string): WorkloadHandle {
   const { client, address } = context;
   const handle = client.workflow.getHandle(workloadWorkflowId(name));
@@ -168,16 +171,14 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
     remedy: "see which workloads there are: ferry ps",
   };
   const asked = (doing: string): Asked => ({ address, doing: `${doing} ${name}`, notFound });
-  const update = <Result, Request>(doing: string, update_: string, request: Request, timeoutMs: number) =>
+  const update = <Result>(doing: string, update_: string, request: UpdateRequest, timeoutMs: number) =>
     asking(asked(doing), () =>
       client.withDeadline(Date.now() + timeoutMs, () =>
-        handle.executeUpdate<Result, [Request]>(update_, { args: [request] }),
+        handle.executeUpdate<Result, [UpdateRequest]>(update_, { args: [request] }),
       ),
     );
   const query = <Result>(doing: string, query_: string): Promise<Result> =>
-    asking(asked(doing), () =>
-      client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () => handle.query<Result>(query_)),
-    );
+    asking(asked(doing), () => client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () => handle.query<Result>(query_)));
   const status = (): Promise<WorkloadStatus> => query("read the state of", QUERY.status);
 
   return {
@@ -197,12 +198,7 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
     migrate: async (request) => {
       const { to, options } = checkMigrate(name, request);
       await demandNode(context, to);
-      const started = await update<OperationStarted, MigrateRequest>(
-        "migrate",
-        UPDATE.migrate,
-        { to, options },
-        UPDATE_TIMEOUT_MS,
-      );
+      const started = await update<OperationStarted>("migrate", UPDATE.migrate, { to, options }, UPDATE_TIMEOUT_MS);
       return migrationHandle({ ...context, workload: name }, started);
     },
     migration: async () => {
@@ -220,11 +216,11 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
     },
     stop: async (options) => {
       const graceMs = checkGrace(options?.graceMs ?? DEFAULT_GRACE_MS);
-      return update<WorkloadStatus, StopRequest>("stop", UPDATE.stop, { graceMs }, UPDATE_TIMEOUT_MS * 3 + graceMs);
+      return update<WorkloadStatus>("stop", UPDATE.stop, { graceMs }, UPDATE_TIMEOUT_MS * 3 + graceMs);
     },
     remove: async (options) => {
       const request = { force: options?.force ?? false, graceMs: DEFAULT_GRACE_MS };
-      await update<void, RemoveRequest>("remove", UPDATE.remove, request, UPDATE_TIMEOUT_MS * 3);
+      await update<void>("remove", UPDATE.remove, request, UPDATE_TIMEOUT_MS * 3);
     },
   };
 }

@@ -1,5 +1,5 @@
 /** How a worker makes its node known, and what it needs of the server's namespace. */
-import { Client } from "@temporalio/client";
+import type { Client } from "@temporalio/client";
 import type { NativeConnection } from "@temporalio/worker";
 import type { Logger as Pino } from "pino";
 import type { NodeAgent } from "../model/contract.js";
@@ -17,7 +17,11 @@ const PAUSE_MS = 1_000;
  * Ferry's search attributes: added when missing, since a workflow that sets one that is not there can't go on.
  * @throws FerryError E_TOOL when they are missing and can't be added.
  */
-export async function ensureSearchAttributes(connection: NativeConnection, namespace: string, log: Pino): Promise<void> {
+export async function ensureSearchAttributes(
+  connection: NativeConnection,
+  namespace: string,
+  log: Pino,
+): Promise<void> {
   const { operatorService } = connection;
   let missing: string[];
   try {
@@ -40,9 +44,13 @@ export async function ensureSearchAttributes(connection: NativeConnection, names
     const { customAttributes } = await operatorService.listSearchAttributes({ namespace });
     const still = missing.filter((name) => customAttributes[name] === undefined);
     if (still.length === 0) return;
-    throw ferryError("E_TOOL", `namespace ${namespace} lacks the search attributes ${still.join(", ")} and this worker may not add them: ${String(error)}`, {
-      remedy: `let an operator run: temporal operator search-attribute create --namespace ${namespace} ${still.map((name) => `--name ${name} --type Keyword`).join(" ")}`,
-    });
+    throw ferryError(
+      "E_TOOL",
+      `namespace ${namespace} lacks the search attributes ${still.join(", ")} and this worker may not add them: ${String(error)}`,
+      {
+        remedy: `let an operator run: temporal operator search-attribute create --namespace ${namespace} ${still.map((name) => `--name ${name} --type Keyword`).join(" ")}`,
+      },
+    );
   }
 }
 

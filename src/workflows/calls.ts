@@ -54,7 +54,8 @@ export const patiently = (node: string, tuning: Tuning, summary: string): NodePr
   });
 
 /** A failure of ours, thrown inside a workflow: a plain Error would only fail the task and hang. */
-export const failure = (data: FailureData): ApplicationFailure => ApplicationFailure.nonRetryable(data.message, data.code, data);
+export const failure = (data: FailureData): ApplicationFailure =>
+  ApplicationFailure.nonRetryable(data.message, data.code, data);
 
 /** Whatever a call threw, as data. `node` says who was asked. */
 export function readFailure(error: unknown, node?: string): FailureData {
@@ -63,7 +64,9 @@ export function readFailure(error: unknown, node?: string): FailureData {
     return { code: "E_CANCELLED", message: "cancelled by request", ...at };
   }
   if (error instanceof ActivityFailure || error instanceof ChildWorkflowFailure) {
-    return error.cause === undefined ? { code: "E_INTERNAL", message: error.message, ...at } : readFailure(error.cause, node);
+    return error.cause === undefined
+      ? { code: "E_INTERNAL", message: error.message, ...at }
+      : readFailure(error.cause, node);
   }
   if (error instanceof TimeoutFailure) return timeoutFailure(error, node);
   if (error instanceof TerminatedFailure) {
@@ -82,8 +85,18 @@ function timeoutFailure(error: TimeoutFailure, node: string | undefined): Failur
   const at = node === undefined ? {} : { node };
   const remedy = `see whether node ${name} is up and its worker runs: ferry nodes`;
   return error.timeoutType === "SCHEDULE_TO_START"
-    ? { code: "E_NODE_UNREACHABLE", message: `no worker of ${name} took the task: the node is out of reach`, remedy, ...at }
-    : { code: "E_NODE_UNREACHABLE", message: `the worker of ${name} took the task and did not answer in time`, remedy, ...at };
+    ? {
+        code: "E_NODE_UNREACHABLE",
+        message: `no worker of ${name} took the task: the node is out of reach`,
+        remedy,
+        ...at,
+      }
+    : {
+        code: "E_NODE_UNREACHABLE",
+        message: `the worker of ${name} took the task and did not answer in time`,
+        remedy,
+        ...at,
+      };
 }
 
 /** Nobody answered, as opposed to an answer that says no. */

@@ -109,8 +109,7 @@ export async function migrate(input: MigrateInput): Promise<MigrationReport> {
 async function observe(saga: Saga): Promise<undefined> {
   const { input } = saga;
   const { schema, workload, source, destination } = saga.handOver.ref;
-  const look = (node: string) =>
-    shortly(node, input.tuning, "read the journal").observeWorkload({ schema, workload });
+  const look = (node: string) => shortly(node, input.tuning, "read the journal").observeWorkload({ schema, workload });
   const [here, there] = await Promise.all([
     look(source),
     look(destination).catch(async (error: unknown) => {
@@ -374,7 +373,9 @@ function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationRepor
     ...(saga.sourceOutcome === undefined ? {} : { sourceOutcome: saga.sourceOutcome }),
     ...(saga.destinationOutcome === undefined ? {} : { destinationOutcome: saga.destinationOutcome }),
   });
-  return outcome === "in-doubt" || outcome === "stuck" ? { ...made, ...(failures[0] && { failure: failures[0] }) } : made;
+  return outcome === "in-doubt" || outcome === "stuck"
+    ? { ...made, ...(failures[0] && { failure: failures[0] }) }
+    : made;
 }
 
 function finish(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {

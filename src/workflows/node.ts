@@ -82,16 +82,11 @@ async function ask(name: string, request: AskRequest): Promise<NodeFacts | Obser
     summary: `${request.ask} @ ${name}`,
   });
   try {
-    switch (request.ask) {
-      case "describe":
-        return await there.describeNode();
-      case "observe":
-        return await there.observeWorkload({ schema: CONTRACT_SCHEMA, workload: request.workload });
-      case "log": {
-        const { workload, offset, maxBytes } = request;
-        return await there.readLog({ schema: CONTRACT_SCHEMA, workload, offset, maxBytes });
-      }
-    }
+    if (request.ask === "describe") return await there.describeNode();
+    const { ask: what, workload } = request;
+    if (what === "observe") return await there.observeWorkload({ schema: CONTRACT_SCHEMA, workload });
+    const { offset, maxBytes } = request;
+    return await there.readLog({ schema: CONTRACT_SCHEMA, workload, offset, maxBytes });
   } catch (error) {
     if (error instanceof ApplicationFailure) throw error;
     throw failure(readFailure(error, name));

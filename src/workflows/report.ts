@@ -81,7 +81,15 @@ export function mainFailure(failures: readonly FailureData[]): FailureData | und
   const weight = (failure: FailureData): number => {
     if (failure.code === "E_CANCELLED") return 0;
     const kind = failureClass(failure.code);
-    return kind === "engine" || kind === "bug" ? 1 : kind === "user" ? 2 : kind === "node" ? 3 : kind === "link" ? 4 : 5;
+    return kind === "engine" || kind === "bug"
+      ? 1
+      : kind === "user"
+        ? 2
+        : kind === "node"
+          ? 3
+          : kind === "link"
+            ? 4
+            : 5;
   };
   return [...failures].sort((a, b) => weight(a) - weight(b))[0];
 }

@@ -116,7 +116,9 @@ async function rollBack(
     // The destination has refused for ever; the source is asked for its part until it answers.
     return { code: "E_NODE_UNREACHABLE", node: ref.source, message: `${ref.source} does not answer` };
   }
-  const back = await tryAsk(ref.source, () => once(ref.source, tuning, "burn the epoch, take the workload back").burn(ref));
+  const back = await tryAsk(ref.source, () =>
+    once(ref.source, tuning, "burn the epoch, take the workload back").burn(ref),
+  );
   if (back.failure) return back.failure;
   remember(memory, back.answer, undefined);
   if (back.answer.state === "RELEASED" || back.answer.state === "GONE") {
@@ -178,11 +180,7 @@ async function forward(
 }
 
 /** The destination runs it: wait for the last page, and let the source finish if it answers. */
-async function finishMove(
-  handOver: HandOver,
-  tuning: Tuning,
-  memory: Memory,
-): Promise<FailureData | undefined> {
+async function finishMove(handOver: HandOver, tuning: Tuning, memory: Memory): Promise<FailureData | undefined> {
   const { ref, options, spec, reservation } = handOver;
   // One side may need the other (post-copy): both are asked at once.
   const known = memory.destinationOutcome;
@@ -209,7 +207,11 @@ async function finishMove(
 
 function doubtOf(ref: OperationRef, why: string, trouble: FailureData | undefined): Doubt {
   if (trouble === undefined || trouble.code === "E_IN_DOUBT") {
-    return { state: "in-doubt", problem: trouble?.message ?? why, remedy: "wait: both nodes are asked again and again" };
+    return {
+      state: "in-doubt",
+      problem: trouble?.message ?? why,
+      remedy: "wait: both nodes are asked again and again",
+    };
   }
   if (isSilence(trouble)) {
     return {

@@ -26,7 +26,9 @@ export async function startOn(ask: StartOn): Promise<StartResult> {
   const { spec, node, tuning } = ask;
   const workload = spec.name;
   const schema = CONTRACT_SCHEMA;
-  const seen = await tryAsk(node, () => shortly(node, tuning, "read the journal").observeWorkload({ schema, workload }));
+  const seen = await tryAsk(node, () =>
+    shortly(node, tuning, "read the journal").observeWorkload({ schema, workload }),
+  );
   if (seen.failure) return { started: false, nothingLeft: true, failure: await unknownOrAway(node, seen.failure) };
 
   const sequence = Math.max(ask.sequence, highestSequence(seen.answer.holds) + 1);

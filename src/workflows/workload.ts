@@ -60,9 +60,13 @@ export async function workload(input: WorkloadInput): Promise<WorkloadStatus | u
   setHandler(defineQuery<WorkloadStatus>(QUERY.status), () => may.known(input.name, entity.status));
   setHandler(defineQuery<OperationStarted | null>(QUERY.lastMigration), () => entity.lastMigration ?? null);
   setHandler(defineSignal<[OperationNews]>(SIGNAL.operation), (news) => entity.heard(news));
-  setHandler(defineUpdate<WorkloadStatus, [StartRequest]>(UPDATE.start), (ask) => uncancelled(() => entity.start(ask)), {
-    validator: (ask) => may.start(input.name, entity.status, ask),
-  });
+  setHandler(
+    defineUpdate<WorkloadStatus, [StartRequest]>(UPDATE.start),
+    (ask) => uncancelled(() => entity.start(ask)),
+    {
+      validator: (ask) => may.start(input.name, entity.status, ask),
+    },
+  );
   setHandler(
     defineUpdate<OperationStarted, [MigrateRequest]>(UPDATE.migrate),
     (ask) => uncancelled(() => entity.migrate(ask)),
@@ -143,7 +147,8 @@ class Entity {
       return this.done({ state: "running", epoch: result.epoch, sequence: result.sequence });
     }
     const { failure: why } = result;
-    if (before !== undefined) this.done({ state: before.state, epoch: result.epoch ?? before.epoch, problem: why.message });
+    if (before !== undefined)
+      this.done({ state: before.state, epoch: result.epoch ?? before.epoch, problem: why.message });
     else {
       // Nothing is left: the entity goes. Something may be left: it stays, so that `remove` can clear it up.
       this.visited.push(node);

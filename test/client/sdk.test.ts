@@ -173,7 +173,9 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
     );
     assert.match(unknown.data.remedy ?? "", /node-a, node-b/);
     await fails("E_WORKLOAD_UNKNOWN", /no workload ghost/, () => ferry.workloads.get("ghost").status());
-    await fails("E_WORKLOAD_UNKNOWN", /no workload ghost/, () => ferry.workloads.get("ghost").migrate({ to: "node-b" }));
+    await fails("E_WORKLOAD_UNKNOWN", /no workload ghost/, () =>
+      ferry.workloads.get("ghost").migrate({ to: "node-b" }),
+    );
   });
 
   test("another spec under the same name, an address that is taken", async () => {

@@ -9,7 +9,14 @@ import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Client, Connection } from "@temporalio/client";
-import { NativeConnection, Runtime, Worker, DefaultLogger, bundleWorkflowCode, type WorkflowBundle } from "@temporalio/worker";
+import {
+  NativeConnection,
+  Runtime,
+  Worker,
+  DefaultLogger,
+  bundleWorkflowCode,
+  type WorkflowBundle,
+} from "@temporalio/worker";
 import { createNodeActivities } from "../../src/activities/index.js";
 import type { NodeAgent } from "../../src/model/contract.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../../src/model/names.js";
@@ -51,7 +58,9 @@ export function freePort(): Promise<number> {
     server.on("error", reject);
     server.listen(0, "127.0.0.1", () => {
       const address = server.address();
-      server.close(() => (typeof address === "object" && address !== null ? resolve(address.port) : reject(new Error("no port"))));
+      server.close(() =>
+        typeof address === "object" && address !== null ? resolve(address.port) : reject(new Error("no port")),
+      );
     });
   });
 }
@@ -60,7 +69,17 @@ export async function startTemporal(): Promise<TestServer> {
   const binary = temporalBinary();
   if (binary === undefined) throw new Error("no Temporal server");
   const port = await freePort();
-  const args = ["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", String(port), "--log-level", "never"];
+  const args = [
+    "server",
+    "start-dev",
+    "--headless",
+    "--ip",
+    "127.0.0.1",
+    "--port",
+    String(port),
+    "--log-level",
+    "never",
+  ];
   args.push("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000");
   for (const name of SEARCH_ATTRIBUTES) args.push("--search-attribute", `${name}=Keyword`);
   const child = spawn(binary, args, { stdio: "ignore" });
@@ -115,7 +134,7 @@ export interface TestWorkers {
 export async function startWorkers(address: string): Promise<TestWorkers> {
   Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
   const connection = await NativeConnection.connect({ address });
-  const client = new Client({ connection });
+  const client = new Client({ connection, identity: "test" });
   const running = new Map<string, { worker: Worker; done: Promise<void> }>();
   const start = async (name: string, worker: Worker): Promise<void> => {
     running.set(name, { worker, done: worker.run() });
@@ -135,6 +154,7 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
       taskQueue: WORKFLOW_TASK_QUEUE,
       workflowBundle: await workflowBundle(),
       workflowThreadPoolSize: 1,
+      identity: "test",
       shutdownForceTime: 3_000,
     }),
   );
@@ -148,6 +168,7 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
           connection,
           taskQueue: nodeTaskQueue(node),
           activities: { ...createNodeActivities({ agent, node, pollMs: 50, agentAwayMs: 2_000 }) },
+          identity: "test",
           maxHeartbeatThrottleInterval: 100,
           shutdownGraceTime: 100,
           shutdownForceTime: 3_000,

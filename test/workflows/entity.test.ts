@@ -62,13 +62,19 @@ describe("the entity", { skip: skipWithoutTemporal }, () => {
     stage.world.order({ node: "node-a", verb: "startWorkload", when: "after", times: 9, workload: "never" });
     await refused("E_AGENT_DOWN", () => never.start("node-a"));
     assert.deepEqual(stage.world.copies("never"), []);
-    assert.equal((await new Subject(stage, "never").start("node-a").catch(() => undefined))?.state ?? "failed", "failed");
+    assert.equal(
+      (await new Subject(stage, "never").start("node-a").catch(() => undefined))?.state ?? "failed",
+      "failed",
+    );
   });
 
   test("stop keeps the name, start with the same spec runs it again under a new epoch, remove ends the workflow", async () => {
     const subject = await stage.run();
     const update = subject.handle;
-    assert.equal(((await update.executeUpdate("stop", { args: [{ graceMs: 0 }] })) as { state: string }).state, "stopped");
+    const stopped = await update.executeUpdate<{ state: string }, [{ graceMs: number }]>("stop", {
+      args: [{ graceMs: 0 }],
+    });
+    assert.equal(stopped.state, "stopped");
     assert.deepEqual(stage.world.copies(subject.name), []);
     const again = await subject.start("node-a");
     assert.equal(again.state, "running");

@@ -109,7 +109,14 @@ describe("the saga under faults", { skip: skipWithoutTemporal, concurrency: 8 },
     for (const when of ["before", "after"] as const) {
       test(`undo: ${verb}@${node} fails ${when} its effect, three times`, async () => {
         const subject = await stage.run();
-        stage.world.order({ node: "node-b", verb: "takeOver", when: "before", times: 1, workload: subject.name, failure: ENGINE });
+        stage.world.order({
+          node: "node-b",
+          verb: "takeOver",
+          when: "before",
+          times: 1,
+          workload: subject.name,
+          failure: ENGINE,
+        });
         stage.world.order({ node, verb, when, times: 3, workload: subject.name });
         const report = await subject.moveTo();
         assert.equal(report.outcome, "rolled-back");
@@ -120,9 +127,28 @@ describe("the saga under faults", { skip: skipWithoutTemporal, concurrency: 8 },
 
   test("an undo that answers no makes it stuck, visibly, and goes on when it can", async () => {
     const subject = await stage.run();
-    const broken: FailureData = { code: "E_JOURNAL_CORRUPT", message: "line 7 is damaged", node: "node-a", remedy: "mend it" };
-    stage.world.order({ node: "node-b", verb: "takeOver", when: "before", times: 1, workload: subject.name, failure: ENGINE });
-    stage.world.order({ node: "node-a", verb: "burn", when: "before", times: 10, workload: subject.name, failure: broken });
+    const broken: FailureData = {
+      code: "E_JOURNAL_CORRUPT",
+      message: "line 7 is damaged",
+      node: "node-a",
+      remedy: "mend it",
+    };
+    stage.world.order({
+      node: "node-b",
+      verb: "takeOver",
+      when: "before",
+      times: 1,
+      workload: subject.name,
+      failure: ENGINE,
+    });
+    stage.world.order({
+      node: "node-a",
+      verb: "burn",
+      when: "before",
+      times: 10,
+      workload: subject.name,
+      failure: broken,
+    });
     const started = await subject.migrate();
     const status = await until(
       () => subject.status(),
@@ -138,7 +164,13 @@ describe("the saga under faults", { skip: skipWithoutTemporal, concurrency: 8 },
     await assertSound(subject, report);
   });
 
-  const SOURCE: readonly Point[] = ["source:precopy", "source:frozen", "source:before-release", "source:released", "source:gone"];
+  const SOURCE: readonly Point[] = [
+    "source:precopy",
+    "source:frozen",
+    "source:before-release",
+    "source:released",
+    "source:gone",
+  ];
   const DESTINATION: readonly Point[] = [
     "destination:received",
     "destination:prepared",
@@ -149,7 +181,9 @@ describe("the saga under faults", { skip: skipWithoutTemporal, concurrency: 8 },
     for (const mode of ["cold", "postcopy"] as const) {
       test(`cancel at ${point}, ${mode}: back before the commit point, forward after it`, async () => {
         const subject = await stage.run();
-        const committed = ["source:released", "source:gone", "destination:active", "destination:running"].includes(point);
+        const committed = ["source:released", "source:gone", "destination:active", "destination:running"].includes(
+          point,
+        );
         let cancelled: Promise<unknown> = Promise.resolve();
         stage.world.at(
           point,
@@ -157,7 +191,12 @@ describe("the saga under faults", { skip: skipWithoutTemporal, concurrency: 8 },
             cancelled = subject.handle.executeUpdate("cancel");
             // This side stands still until the cancel has arrived; past the commit point it can't, and goes on.
             const burned = () => stage.world.node("node-a").hold(subject.name, 2)?.state === "BURNED";
-            return committed ? undefined : until(burned, Boolean, 3_000).then(() => undefined, () => undefined);
+            return committed
+              ? undefined
+              : until(burned, Boolean, 3_000).then(
+                  () => undefined,
+                  () => undefined,
+                );
           },
           subject.name,
         );

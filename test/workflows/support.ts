@@ -153,7 +153,11 @@ export class Subject {
 
   /** Until no operation is under way. */
   async settled(timeoutMs = 15_000): Promise<WorkloadStatus> {
-    return until(() => this.status(), (status) => status.operation === undefined, timeoutMs);
+    return until(
+      () => this.status(),
+      (status) => status.operation === undefined,
+      timeoutMs,
+    );
   }
 }
 

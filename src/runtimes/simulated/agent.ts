@@ -151,7 +151,8 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     preflightSource: ({ ref }) =>
       call("preflightSource", ref.workload, (): SourceFacts => {
         const spec = node.specs.get(ref.workload);
-        if (spec === undefined) throw ferryError("E_WORKLOAD_UNKNOWN", `${name} has no ${ref.workload}`, { node: name });
+        if (spec === undefined)
+          throw ferryError("E_WORKLOAD_UNKNOWN", `${name} has no ${ref.workload}`, { node: name });
         return {
           findings: findings.filter((f) => f.side === "source"),
           node: facts(),

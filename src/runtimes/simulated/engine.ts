@@ -80,7 +80,12 @@ async function sourceLoop(world: SimulatedWorld, node: SimulatedNode, ref: Opera
         await pause(world.phaseMs);
         if (!alive() || node.hold(workload, to)?.state === "BURNED") break;
         if (there === "TOMBSTONE" || Date.now() - started > record.maxBlackoutMs) {
-          giveUp(world, node, ref, there === "TOMBSTONE" ? "the destination has refused" : "the destination is not armed");
+          giveUp(
+            world,
+            node,
+            ref,
+            there === "TOMBSTONE" ? "the destination has refused" : "the destination is not armed",
+          );
           return;
         }
         if (there === undefined || !recordOf(peer, ref).asked) break;
@@ -126,7 +131,14 @@ async function sourceLoop(world: SimulatedWorld, node: SimulatedNode, ref: Opera
         if (there !== undefined && record.token !== undefined) recordOf(peer, ref).token = record.token;
         await pause(world.phaseMs);
         break;
-      default:
+      case "ACTIVE":
+      case "BURNED":
+      case "PREPARED":
+      case "RECEIVED":
+      case "RESERVED":
+      case "RUNNING":
+      case "STOPPED":
+      case "TOMBSTONE":
         return;
     }
   }
@@ -134,7 +146,12 @@ async function sourceLoop(world: SimulatedWorld, node: SimulatedNode, ref: Opera
 
 /** Burn first, then let it run: the order that makes it impossible to release later. */
 function giveUp(world: SimulatedWorld, node: SimulatedNode, ref: OperationRef, why: string): void {
-  const failure: FailureData = { code: "E_DEADLINE", message: `${why}: the source took it back`, side: "source", node: node.name };
+  const failure: FailureData = {
+    code: "E_DEADLINE",
+    message: `${why}: the source took it back`,
+    side: "source",
+    node: node.name,
+  };
   recordOf(node, ref).failure ??= failure;
   burnHere(node, ref);
   takeBack(world, node, ref);
@@ -142,7 +159,13 @@ function giveUp(world: SimulatedWorld, node: SimulatedNode, ref: OperationRef, w
 
 export function burnHere(node: SimulatedNode, ref: OperationRef): void {
   if (node.hold(ref.workload, ref.to) === undefined) {
-    node.journal({ workload: ref.workload, epoch: ref.to, state: "BURNED", operation: ref.operation, peer: ref.destination });
+    node.journal({
+      workload: ref.workload,
+      epoch: ref.to,
+      state: "BURNED",
+      operation: ref.operation,
+      peer: ref.destination,
+    });
   }
 }
 
@@ -164,7 +187,12 @@ export function takeBack(world: SimulatedWorld, node: SimulatedNode, ref: Operat
   });
 }
 
-async function destinationLoop(world: SimulatedWorld, node: SimulatedNode, ref: OperationRef, life: number): Promise<void> {
+async function destinationLoop(
+  world: SimulatedWorld,
+  node: SimulatedNode,
+  ref: OperationRef,
+  life: number,
+): Promise<void> {
   const { workload, to } = ref;
   const record = recordOf(node, ref);
   const alive = (): boolean => node.life === life && node.up;
@@ -212,7 +240,14 @@ async function destinationLoop(world: SimulatedWorld, node: SimulatedNode, ref: 
         record.outcome = outcomeOf("destination", record, "OWNER", { epoch: to });
         await world.reach("destination:owner", workload);
         return;
-      default:
+      case undefined:
+      case "BURNED":
+      case "FROZEN":
+      case "GONE":
+      case "OWNER":
+      case "RELEASED":
+      case "STOPPED":
+      case "TOMBSTONE":
         return;
     }
   }

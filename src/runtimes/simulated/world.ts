@@ -133,8 +133,7 @@ export class SimulatedWorld {
   /** The fault that this call meets, if any; counts it. */
   meet(node: string, verb: Verb, workload: string | undefined): Fault | undefined {
     const fault = this.faults.find(
-      (f) =>
-        f.times > 0 && f.node === node && f.verb === verb && (f.workload === undefined || f.workload === workload),
+      (f) => f.times > 0 && f.node === node && f.verb === verb && (f.workload === undefined || f.workload === workload),
     );
     if (fault !== undefined) fault.times -= 1;
     return fault;

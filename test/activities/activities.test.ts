@@ -1,0 +1,78 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { ApplicationFailure, CancelledFailure } from "@temporalio/activity";
+import { MockActivityEnvironment } from "@temporalio/testing";
+import { createNodeActivities } from "../../src/activities/index.js";
+import type { NodeAgent, SideOutcome, Step, TakeOverInput } from "../../src/model/contract.js";
+import { FerryError, ferryError, type FailureCode } from "../../src/model/failure.js";
+
+const input = {} as TakeOverInput;
+const outcome = { state: "OWNER" } as SideOutcome;
+const agentOf = (takeOver: () => Promise<Step<SideOutcome>>): NodeAgent => ({ takeOver }) as unknown as NodeAgent;
+const activities = (agent: NodeAgent) => createNodeActivities({ agent, node: "node-b", pollMs: 5, agentAwayMs: 300 });
+
+test("a long step polls until it is done and heartbeats the progress", async () => {
+  const env = new MockActivityEnvironment();
+  const beats: unknown[] = [];
+  env.on("heartbeat", (beat: unknown) => beats.push(beat));
+  let polls = 0;
+  const agent = agentOf(async () => {
+    polls += 1;
+    await Promise.resolve();
+    return polls < 3 ? { done: false, progress: { bytesSent: polls } as never } : { done: true, result: outcome };
+  });
+  assert.deepEqual(await env.run(() => activities(agent).takeOver(input)), outcome);
+  assert.deepEqual(beats.slice(1), [{ bytesSent: 1 }, { bytesSent: 2 }]);
+});
+
+test("an agent that is away is asked again; for too long, it is a retryable failure", async () => {
+  let calls = 0;
+  const coming = agentOf(async () => {
+    calls += 1;
+    if (calls < 2) throw ferryError("E_AGENT_DOWN", "away");
+    return Promise.resolve({ done: true, result: outcome });
+  });
+  assert.deepEqual(await new MockActivityEnvironment().run(() => activities(coming).takeOver(input)), outcome);
+  const gone = agentOf(() => Promise.reject(ferryError("E_AGENT_DOWN", "away")));
+  await assert.rejects(
+    new MockActivityEnvironment().run(() => activities(gone).takeOver(input)),
+    (error: unknown) =>
+      error instanceof ApplicationFailure && error.type === "E_AGENT_DOWN" && error.nonRetryable === false,
+  );
+});
+
+test("an answer that says no is not retried, and carries its data", async () => {
+  for (const code of ["E_RESTORE", "E_STALE_EPOCH", "E_NO_SPACE"] as FailureCode[]) {
+    const no = agentOf(() => Promise.reject(new FerryError({ code, message: "no", remedy: "mend it" })));
+    await assert.rejects(
+      new MockActivityEnvironment().run(() => activities(no).takeOver(input)),
+      (error: unknown) => {
+        assert.ok(error instanceof ApplicationFailure);
+        assert.equal(error.type, code);
+        assert.equal(error.nonRetryable, true);
+        assert.deepEqual(error.details, [{ code, message: "no", remedy: "mend it" }]);
+        return true;
+      },
+    );
+  }
+});
+
+test("a cancel by a person ends the waiting; a worker that shuts down detaches", async () => {
+  const forever = agentOf(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    return { done: false };
+  });
+  const asked = new MockActivityEnvironment();
+  setTimeout(() => asked.cancel("CANCELLED", { cancelRequested: true } as never), 20);
+  await assert.rejects(
+    asked.run(() => activities(forever).takeOver(input)),
+    CancelledFailure,
+  );
+  const stopping = new MockActivityEnvironment();
+  setTimeout(() => stopping.cancel("WORKER_SHUTDOWN", { workerShutdown: true } as never), 20);
+  await assert.rejects(
+    stopping.run(() => activities(forever).takeOver(input)),
+    (error: unknown) =>
+      error instanceof ApplicationFailure && error.type === "E_AGENT_DOWN" && error.nonRetryable === false,
+  );
+});

@@ -1,0 +1,173 @@
+/** A random walk of both ledgers through every move that the code allows: never two that may run. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import * as fc from "fast-check";
+import {
+  HOLD_STATES,
+  applyMove,
+  emptyLedger,
+  holdOf,
+  holdsOf,
+  mayRun,
+  moveProblem,
+  settle,
+  type Hold,
+  type HoldState,
+  type Ledger,
+} from "../../src/model/ownership.js";
+import { backHome, conclude, nextEpoch, running } from "../../src/model/settlement.js";
+import type { Inquiry, OperationRef } from "../../src/model/contract.js";
+
+const W = "w";
+const ref: OperationRef = {
+  schema: 1,
+  operation: "w.migrate.1",
+  workload: W,
+  epoch: 1,
+  to: 2,
+  source: "a",
+  destination: "b",
+};
+const owner = (): Ledger => applyMove(emptyLedger, { workload: W, epoch: 1, state: "OWNER" });
+const hold = (epoch: number, state: HoldState, more: Partial<Hold> = {}): Hold => ({
+  workload: W,
+  epoch,
+  state,
+  ...more,
+});
+
+/** What each agent may do next, given what it has seen of the other: the protocol, less its timing. */
+type Move =
+  | "freeze"
+  | "burn"
+  | "back"
+  | "release"
+  | "gone"
+  | "reserve"
+  | "receive"
+  | "prepare"
+  | "lose"
+  | "token"
+  | "run"
+  | "own"
+  | "refuse";
+const MOVES: Move[] = [
+  "freeze",
+  "burn",
+  "back",
+  "release",
+  "gone",
+  "reserve",
+  "receive",
+  "prepare",
+  "lose",
+  "token",
+  "run",
+  "own",
+  "refuse",
+];
+
+interface Pair {
+  source: Ledger;
+  destination: Ledger;
+}
+
+function attempt(pair: Pair, move: Move): Pair {
+  const here = holdOf(pair.source, W, 1)?.state;
+  const there = holdOf(pair.destination, W, 2)?.state;
+  const source = (next: Hold): Pair =>
+    moveProblem(pair.source, next) === undefined ? { ...pair, source: applyMove(pair.source, next) } : pair;
+  const destination = (next: Hold): Pair =>
+    moveProblem(pair.destination, next) === undefined
+      ? { ...pair, destination: applyMove(pair.destination, next) }
+      : pair;
+  const moves: Record<Move, () => Pair> = {
+    freeze: () => source(hold(1, "FROZEN")),
+    burn: () => (here === "OWNER" || here === "FROZEN" ? source(hold(2, "BURNED")) : pair),
+    back: () => source(hold(1, "OWNER")),
+    release: () => (there === "PREPARED" ? source(hold(1, "RELEASED", { to: 2, digest: "d" })) : pair),
+    gone: () => source(hold(1, "GONE")),
+    reserve: () => destination(hold(2, "RESERVED")),
+    receive: () =>
+      here === "FROZEN" || here === "RELEASED" || here === "GONE" ? destination(hold(2, "RECEIVED")) : pair,
+    prepare: () => destination(hold(2, "PREPARED", { digest: "d" })),
+    lose: () => (there === "PREPARED" ? destination(hold(2, "RECEIVED")) : pair),
+    token: () => (here === "RELEASED" || here === "GONE" ? destination(hold(2, "ACTIVE", { digest: "d" })) : pair),
+    run: () => destination(hold(2, "RUNNING")),
+    own: () => (there === "RUNNING" ? destination(hold(2, "OWNER")) : pair),
+    refuse: () => destination(hold(2, "TOMBSTONE")),
+  };
+  return moves[move]();
+}
+
+const mayRunOn = (ledger: Ledger): boolean => holdsOf(ledger, W).some((h) => mayRun(h.state));
+const inquiry = (ledger: Ledger, epoch: number): Inquiry => {
+  const state = holdOf(ledger, W, epoch)?.state;
+  return { holds: holdsOf(ledger, W), processes: 0, ...(state === undefined ? {} : { state }) };
+};
+
+test("whatever both agents do in whatever order, at most one may run, and the verdict never contradicts it", () => {
+  fc.assert(
+    fc.property(fc.array(fc.constantFrom(...MOVES), { maxLength: 40 }), (moves) => {
+      let pair: Pair = { source: owner(), destination: emptyLedger };
+      let released = false;
+      for (const move of moves) {
+        pair = attempt(pair, move);
+        assert.ok(!(mayRunOn(pair.source) && mayRunOn(pair.destination)), JSON.stringify(moves));
+        const here = holdOf(pair.source, W, 1)?.state;
+        released ||= here === "RELEASED";
+        if (released) assert.ok(here === "RELEASED" || here === "GONE", "after the commit point only forward");
+        const { verdict } = conclude(ref, inquiry(pair.source, 1), inquiry(pair.destination, 2));
+        if (released) assert.ok(verdict !== "roll-back" && verdict !== "rolled-back", verdict);
+        else assert.ok(verdict !== "forward" && verdict !== "moved", verdict);
+      }
+    }),
+    { numRuns: 2000 },
+  );
+});
+
+test("with a side that does not answer nothing is undone that may have been released", () => {
+  for (const destination of [undefined, ...HOLD_STATES]) {
+    const { verdict } = settle(undefined, destination);
+    if (destination !== "TOMBSTONE") assert.notEqual(verdict, "roll-back", String(destination));
+  }
+  for (const source of ["RELEASED", "GONE"] as const) {
+    for (const destination of [undefined, ...HOLD_STATES]) {
+      const { verdict } = settle(source, destination);
+      assert.ok(verdict !== "roll-back" && verdict !== "rolled-back", `${source} ${String(destination)}`);
+    }
+  }
+});
+
+test("refused moves throw the reason and change nothing", () => {
+  fc.assert(
+    fc.property(fc.constantFrom(...HOLD_STATES), fc.integer({ min: -1, max: 3 }), (state, epoch) => {
+      const ledger = owner();
+      const next = hold(epoch, state);
+      const problem = moveProblem(ledger, next);
+      if (problem === undefined) applyMove(ledger, next);
+      else assert.throws(() => applyMove(ledger, next), RangeError);
+      assert.deepEqual(holdsOf(ledger, W), [hold(1, "OWNER")]);
+    }),
+  );
+});
+
+test("an epoch is used once: the next lies above everything that either node has seen", () => {
+  const holds = fc.array(fc.record({ epoch: fc.integer({ min: 1, max: 99 }), to: fc.integer({ min: 1, max: 99 }) }));
+  fc.assert(
+    fc.property(fc.nat(99), holds, holds, (epoch, a, b) => {
+      const seen = [a, b].map((list) => list.map(({ epoch: e, to }) => hold(e, "GONE", { to })));
+      const next = nextEpoch(epoch, ...seen);
+      assert.ok([epoch, ...seen.flat().flatMap((h) => [h.epoch, h.to ?? 0])].every((old) => old < next));
+    }),
+  );
+});
+
+test("a source that restored itself locally is home, under its new epoch", () => {
+  const holds = [hold(1, "GONE", { to: 3 }), hold(2, "BURNED"), hold(3, "OWNER")];
+  const source: Inquiry = { state: "GONE", holds, processes: 1 };
+  assert.equal(backHome(ref, source)?.epoch, 3);
+  assert.equal(running(holds)?.epoch, 3);
+  assert.equal(conclude(ref, source, { state: "TOMBSTONE", holds: [], processes: 0 }).verdict, "rolled-back");
+  assert.equal(conclude(ref, source, undefined).verdict, "roll-back");
+});
