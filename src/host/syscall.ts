@@ -79,7 +79,7 @@ let loaded: Libc | undefined;
 function libc(): Libc {
   if (loaded !== undefined) return loaded;
   const lib = koffi.load("libc.so.6");
-  const fn = (definition: string): Fn => lib.func(definition) as unknown as Fn;
+  const fn = (definition: string): Fn => lib.func(definition) as Fn;
   loaded = {
     mmap: fn("int64 mmap(uint64 addr, uint64 length, int prot, int flags, int fd, int64 offset)"),
     munmap: fn("int munmap(uint64 addr, uint64 length)"),

@@ -85,13 +85,15 @@ for (let round = 0; round < 4; round++) {
         assert.equal((await connected).bad, undefined);
         await until(() => scene.service.status().tasks > 0);
       }
-      let ended = false;
+      const run = { ended: false };
       let kills = 0;
-      const ran = scene.target.ask(`run ${seed} 2500`).finally(() => (ended = true));
+      const ran = scene.target.ask(`run ${seed} 2500`).finally(() => {
+        run.ended = true;
+      });
       scene.service.fill();
       const fed = feed(scene, pages, 16, 3);
       const killer = (async () => {
-        while (!ended && kills < 8) {
+        while (!run.ended && kills < 8) {
           await delay(Math.random() * 250);
           try {
             process.kill(scene.daemonPid(), "SIGKILL");

@@ -4,7 +4,7 @@ pages-target.py SOCKET PAGES: prints its area's address; at "connect" hands over
 space at random (read, write, discard, unmap, remap, fork) against a model of what every page must hold, then reads
 everything. Page i of the image holds the number i + 1, repeated.
 """
-import array, ctypes, json, os, random, socket, struct, sys, threading
+import array, ctypes, json, os, random, socket, struct, sys, threading, time
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
@@ -144,7 +144,32 @@ def act(space, rng, forks):
             raise AssertionError(f"a child ended with {status:#x}")
 
 
+def alone(where, pages, seed):
+    """As a workload that criu moves: an area of its own, changed at random until WHERE/stop is there, then read in full."""
+    base = check(libc.mmap(None, pages * P, 3, 0x22, -1, 0), "mmap")
+    for i in range(pages):
+        libc.memcpy(base + i * P, page_of(i + 1), P)
+    space, rng, n = Space(base, pages), random.Random(seed), 0
+    open(where + "/started", "w").close()
+    try:
+        while not os.path.exists(where + "/stop"):
+            act(space, rng, 0.02)
+            n += 1
+            time.sleep(0.0005)
+            with open(where + "/count", "w") as f:
+                f.write(str(n))
+        space.read_all(rng)
+        result = dict(ok=len(space.tags), count=n)
+    except BaseException as error:
+        result = dict(bad=repr(error), count=n)
+    with open(where + "/result.new", "w") as f:
+        json.dump(result, f)
+    os.rename(where + "/result.new", where + "/result")
+
+
 def main():
+    if sys.argv[1] == "alone":
+        return alone(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     path, pages = sys.argv[1], int(sys.argv[2])
     base = check(libc.mmap(None, pages * P, 3, 0x22, -1, 0), "mmap")
     # the last part belongs to a second thread that only reads
@@ -159,6 +184,14 @@ def main():
             elif word == "touch":
                 Space(base, pages).read(base // P + int(args[0]))
                 say(touched=int(args[0]))
+            elif word == "latency":
+                times, buffer = [], ctypes.create_string_buffer(P)
+                for n in range(int(args[0])):
+                    began = time.perf_counter()
+                    libc.memcpy(buffer, base + n * int(args[1]) * P, P)
+                    times.append((time.perf_counter() - began) * 1e6)
+                times.sort()
+                say(p50=times[len(times) // 2], p99=times[len(times) * 99 // 100], max=times[-1])
             elif word == "run":
                 rng = random.Random(int(args[0]))
                 failed = []

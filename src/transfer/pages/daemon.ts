@@ -290,6 +290,8 @@ export class PageDaemon {
     this.#log.append(TYPE.DROPPED, task.id);
     this.#tasks.tasks.delete(task.id);
     closeFd(task.fd);
+    // whoever still has the task in hand must not reach what takes the number next
+    task.fd = -1;
     say("task", { vpid: task.vpid, forked: task.forked, why });
   }
 
@@ -502,7 +504,7 @@ export class PageDaemon {
   }
 
   #tell(reply: Reply): void {
-    for (const client of [...this.#clients]) this.#send(client, reply);
+    for (const client of this.#clients.slice()) this.#send(client, reply);
   }
 
   #send(client: Client, reply: Reply): void {

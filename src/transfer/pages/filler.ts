@@ -32,7 +32,7 @@ export type Outcome = "done" | "again" | "memory" | "gone" | "broken";
 const NEIGHBOURS = 15;
 /** The fill takes this many pages at once right after a fault, and doubles up to the second as long as none comes. */
 const MIN_CHUNK = 128;
-const MAX_CHUNK = 1024;
+const MAX_CHUNK = 512;
 /** Memory of the store is given back in pieces of at least this many pages. */
 const RELEASE = 2048;
 
@@ -118,7 +118,7 @@ export class Filler {
         if (wanted < slot || wanted >= slot + pages) continue;
         task.waiting.delete(page);
         // the thread tries again, and its new fault finds the page or is put off by what is being changed
-        if (this.fault(task, page) !== "done") wake(task.fd, page, 1);
+        if (this.fault(task, page) !== "done" && task.fd >= 0) wake(task.fd, page, 1);
       }
     }
   }
@@ -171,6 +171,7 @@ export class Filler {
 
   /** Copy from the slots, or zero pages (slot -1), to [start, start + pages). */
   #place(task: Task, start: number, pages: number, slot: number): Outcome {
+    if (task.fd < 0) return "gone";
     let done = 0;
     let limit = pages;
     let doubted = -1;

@@ -69,7 +69,8 @@ export class TaskSet {
         return;
       case TYPE.MESSAGES: {
         const task = this.tasks.get(entry.task);
-        for (let at = 0; task !== undefined && at + MESSAGE <= entry.payload.length; at += MESSAGE) {
+        if (task === undefined) return;
+        for (let at = 0; at + MESSAGE <= entry.payload.length; at += MESSAGE) {
           const message = parseMessage(entry.payload, at);
           if (message !== undefined) this.message(task, message);
         }

@@ -28,7 +28,8 @@ const pagesAt = (data: Buffer, at: number): number =>
 
 /** undefined: a kind of message that is not known. */
 export function parseMessage(data: Buffer, at: number): Message | undefined {
-  switch (data[at]) {
+  const event = data[at] ?? 0;
+  switch (event) {
     case 0x12:
       return {
         kind: "fault",
@@ -42,7 +43,7 @@ export function parseMessage(data: Buffer, at: number): Message | undefined {
     case 0x15:
     case 0x16: {
       const start = pageAt(data, at + 8);
-      return { kind: data[at] === 0x15 ? "remove" : "unmap", start, pages: pagesAt(data, at + 16) - start };
+      return { kind: event === 0x15 ? "remove" : "unmap", start, pages: pagesAt(data, at + 16) - start };
     }
     default:
       return undefined;
