@@ -11,12 +11,14 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 read -r pid rest </proc/self/stat
 exec 3>"$READY"
 root=$HOST_DIR/root
+upper=$HOST_DIR/upper
 
 if ! mount -t overlay -o "lowerdir=$LOWER,upperdir=$HOST_DIR/upper,workdir=$HOST_DIR/work" overlay "$root" 2>/dev/null; then
   # The state directory can't hold an upper layer (itself an overlay, as in a container): keep it in memory.
   mount -t tmpfs -o mode=0755 tmpfs "$HOST_DIR/ram"
   mkdir "$HOST_DIR/ram/upper" "$HOST_DIR/ram/work"
   cp -a "$HOST_DIR/upper/." "$HOST_DIR/ram/upper/"
+  upper=$HOST_DIR/ram/upper
   mount -t overlay -o "lowerdir=$LOWER,upperdir=$HOST_DIR/ram/upper,workdir=$HOST_DIR/ram/work" overlay "$root"
 fi
 cd "$root"
@@ -54,6 +56,10 @@ if [ -n "$LIB" ]; then
   mkdir -p var/lib/ferry var/log/ferry
   mount --bind "$LIB" var/lib/ferry
   mount --bind "$LOGS" var/log/ferry
+  # An overlay can't lie under a workload's overlay with its own upper layer: the runtime takes the layers themselves.
+  mkdir -p run/ferry-layers/0 run/ferry-layers/1
+  mount --bind "$upper" run/ferry-layers/0
+  mount --bind "$LOWER" run/ferry-layers/1
   # The worker reaches the agent's socket through its group.
   mkdir -m 0750 run/ferry
   chown "0:$WORKER_GID" run/ferry
@@ -65,7 +71,7 @@ pivot_root . run/old-root
 cd /
 umount -l /run/old-root
 rmdir /run/old-root
-unset HOST_DIR LOWER READY LIB LOGS PACKAGE NODE WORKER_GID NAME
+unset upper HOST_DIR LOWER READY LIB LOGS PACKAGE NODE WORKER_GID NAME
 echo "$pid" >&3
 exec 3>&-
 if [ -x /usr/bin/tini ]; then
