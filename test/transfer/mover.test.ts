@@ -51,7 +51,7 @@ before(async () => {
 after(async () => {
   target?.kill("SIGKILL");
   for (const dir of running) await killMover(dir);
-  rmSync(root, { recursive: true, force: true });
+  if (process.env["FERRY_KEEP"] === undefined) rmSync(root, { recursive: true, force: true });
 });
 
 interface Side<Status extends SourceMoverStatus | DestinationMoverStatus> {

@@ -3,7 +3,7 @@
  * its agent; `mover.pid` in the operation's directory says who it is (pid and start time, since pids are used again).
  */
 import { spawn } from "node:child_process";
-import { existsSync, openSync, readFileSync, closeSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, openSync, readdirSync, readFileSync, closeSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -47,7 +47,9 @@ export function startTimeOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
+    // A killed process of several threads is a zombie while some of them still hold its sockets.
+    const dead = (fields[0] === "Z" && readdirSync(`/proc/${pid}/task`).length <= 1) || fields[0] === "X";
+    return dead ? undefined : fields[19];
   } catch {
     return undefined;
   }

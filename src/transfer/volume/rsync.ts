@@ -31,9 +31,10 @@ const SERVER_LISTED = ["--server", "-lHogDtpAXcRxSe.iLsfxCIvu", "--numeric-ids",
 
 /**
  * rsync starts this instead of ssh: descriptor 3 is the mover's socket, which becomes the far end. The words that rsync
- * adds (host and server command) are taken as unused arguments of sh.
+ * adds (host and server command) are taken as unused arguments of sh. rsync waits for it at the end, and keeps its own
+ * end of the pipe open meanwhile: so, like ssh, it ends when the far end does (the mover closes the socket).
  */
-const BRIDGE = `/bin/sh -c "cat <&3 & exec cat >&3"`;
+const BRIDGE = `/bin/sh -c "exec 4<&0; cat <&4 >&3 4<&- & exec cat <&3 4<&-"`;
 
 const ENV = { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" };
 

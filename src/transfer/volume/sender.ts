@@ -33,7 +33,8 @@ class Pass {
   readonly #lines: string[];
   readonly #ended: Promise<{ code: number | null; signal: string | null }>;
   readonly #serverEnded: Promise<Exit>;
-  serverEnded: (exit: Exit) => void = () => undefined;
+  #serverExit: (exit: Exit) => void = () => undefined;
+  #farEnded = false;
   #held: Buffer[] | undefined = [];
   bytes = 0;
   alive = true;
@@ -48,7 +49,7 @@ class Pass {
     this.#lines = collectLines(errors);
     wire.on("error", () => undefined);
     list?.on("error", () => undefined);
-    this.#serverEnded = new Promise((resolve) => (this.serverEnded = resolve));
+    this.#serverEnded = new Promise((resolve) => (this.#serverExit = resolve));
     this.#ended = new Promise((resolve, reject) => {
       child.once("error", (error) => {
         this.alive = false;
@@ -92,11 +93,20 @@ class Pass {
     }
   }
 
+  /** The server has ended, after everything that it said: the client sees the end of its connection. */
+  farEndEnded(exit: Exit): void {
+    this.#serverExit(exit);
+    this.#farEnded = true;
+    if (this.#held === undefined) this.#client.wire.end();
+  }
+
   /** Lets an armed client begin, with its list if it takes one, and waits for its end. */
   async run(list?: Buffer): Promise<PassEnd> {
     const held = this.#held ?? [];
     this.#held = undefined;
-    for (const data of held) await this.#write(data);
+    // A few bytes: not waited for, so that nothing that arrives meanwhile overtakes them.
+    for (const data of held) this.#client.wire.write(data);
+    if (this.#farEnded) this.#client.wire.end();
     this.#client.list?.end(list ?? "");
     const { code, signal } = await this.#ended;
     const server = code === 0 ? undefined : await Promise.race([this.#serverEnded, sleep(LAST_WORDS_MS)]);
@@ -157,7 +167,7 @@ export class VolumeSender {
   received(type: "volume-data" | "volume-exit", meta: { stream: number }, payload: Buffer): Promise<void> | undefined {
     const pass = this.#passes.get(meta.stream);
     if (type === "volume-data") return pass?.received(payload);
-    pass?.serverEnded(meta as Exit);
+    pass?.farEndEnded(meta as Exit);
     return undefined;
   }
 
