@@ -79,6 +79,8 @@ export const longestLatency = (samples: readonly Sample[], from: number, to: num
     0,
   );
 
+const round = (ms: number): number => Math.round(ms * 10) / 10;
+
 export function moveResult(report: MigrationReport, samples: readonly Sample[], from: number, to: number): MoveResult {
   const { mode, source, destination, outcome, blackoutMs, residualMs, totalMs } = report;
   return {
@@ -86,12 +88,12 @@ export function moveResult(report: MigrationReport, samples: readonly Sample[], 
     source,
     destination,
     outcome,
-    blackoutMs,
-    residualMs,
-    totalMs,
+    blackoutMs: round(blackoutMs),
+    clientGapMs: longestLatency(samples, from, to),
+    residualMs: round(residualMs),
+    totalMs: round(totalMs),
     from,
     to,
-    clientGapMs: longestLatency(samples, from, to),
   };
 }
 
