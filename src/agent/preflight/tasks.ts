@@ -118,8 +118,11 @@ const SPACE_NAMES: Record<NamespaceKind, string> = {
 };
 /** Namespaces that the runtime makes for every workload. */
 const REQUIRED: readonly NamespaceKind[] = ["mnt", "pid", "net"];
-/** Namespaces that must be the node's own. */
-const SHARED: readonly NamespaceKind[] = ["user", "time"];
+/**
+ * Namespaces that must be the node's own. Not the time namespace: criu gives every restored tree one, so that its
+ * monotonic clock goes on, and takes it along the next time.
+ */
+const SHARED: readonly NamespaceKind[] = ["user"];
 
 export function checkNamespaces({ tasks, root, own }: Tree): Finding[] {
   if (root === undefined) return [];
