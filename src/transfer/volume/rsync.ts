@@ -15,19 +15,28 @@ import { ferryError, type FerryError } from "../../model/failure.js";
 
 export type PassKind = "tree" | "content";
 
-/** Archive, hard links, ACLs, extended attributes, sparse, one file system; owners by number: names differ by node. */
-const COMMON = ["-aHAXSx", "--numeric-ids"] as const;
+/**
+ * Archive, hard links, ACLs, extended attributes, sparse, one file system; owners by number: names differ by node.
+ * `--modify-window=-1` is not a luxury: without it rsync compares times by whole seconds.
+ */
+const COMMON = ["-aHAXSx", "--numeric-ids", "--modify-window=-1"] as const;
 const CLIENT: Record<PassKind, readonly string[]> = {
   tree: [...COMMON, "--delete"],
   content: [...COMMON, "--checksum", "--inplace"],
 };
 /** Letters after `e.` are what rsync 3.2 and later can do (its options.c); both ends are of that age. */
 const SERVER: Record<PassKind, readonly string[]> = {
-  tree: ["--server", "-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids"],
-  content: ["--server", "-lHogDtpAXrcxSe.iLsfxCIvu", "--numeric-ids", "--inplace"],
+  tree: ["--server", "-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", "--modify-window=-1"],
+  content: ["--server", "-lHogDtpAXrcxSe.iLsfxCIvu", "--numeric-ids", "--inplace", "--modify-window=-1"],
 };
 /** With a list of files rsync does not recurse by itself (R, relative names; no r). */
-const SERVER_LISTED = ["--server", "-lHogDtpAXcRxSe.iLsfxCIvu", "--numeric-ids", "--inplace"] as const;
+const SERVER_LISTED = [
+  "--server",
+  "-lHogDtpAXcRxSe.iLsfxCIvu",
+  "--numeric-ids",
+  "--inplace",
+  "--modify-window=-1",
+] as const;
 
 /**
  * rsync starts this instead of ssh: descriptor 3 is the mover's socket, which becomes the far end. The words that rsync
