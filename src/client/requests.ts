@@ -18,7 +18,7 @@ const word = z.string().refine((text) => !text.includes("\0"), "must not contain
 const runSchema = z.strictObject({
   name: z.string(),
   node: z.string(),
-  command: z.array(word).min(1, "a command is needed").max(1000),
+  command: z.array(word).min(1, "a command is needed").max(256, "at most 256 words"),
   runtime: z.enum(RUNTIMES).optional(),
   env: z
     .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable's name has letters, digits and _"), word)
@@ -52,11 +52,7 @@ const migrateSchema = z.strictObject({
   to: z.string(),
   mode: z.enum(MODES).default("cold"),
   dryRun: z.boolean().default(false),
-  maxBlackoutMs: z
-    .int()
-    .min(100, "at least 100 ms")
-    .max(24 * 3_600_000)
-    .default(DEFAULT_MAX_BLACKOUT_MS),
+  maxBlackoutMs: z.int().min(100, "at least 100 ms").max(3_600_000, "at most an hour").default(DEFAULT_MAX_BLACKOUT_MS),
   bandwidthBytesPerSec: z.int().min(1024, "at least 1024 bytes a second").optional(),
 });
 
