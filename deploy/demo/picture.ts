@@ -107,11 +107,16 @@ export function latencyPicture(samples: readonly Sample[], moves: readonly MoveR
   for (let seconds = 0; seconds * 1000 <= span; seconds += everyS) {
     text(xOf(begin + seconds * 1000), HEIGHT - BOTTOM + 18, `${seconds} s`, { anchor: "middle", fill: SOFT, size: 11 });
   }
-  text(LEFT + PLOT_W, HEIGHT - 8, "time; shaded: from asking for the move to its report; blank: the client paused for a digest of all keys", {
-    anchor: "end",
-    fill: SOFT,
-    size: 11,
-  });
+  text(
+    LEFT + PLOT_W,
+    HEIGHT - 8,
+    "time; shaded: from asking for the move to its report; blank: the client paused for a digest of all keys",
+    {
+      anchor: "end",
+      fill: SOFT,
+      size: 11,
+    },
+  );
 
   series(samples, xOf, yOf, shapes);
   for (const move of moves) peak(samples, move, xOf, yOf, text, shapes);
