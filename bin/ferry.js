@@ -12,5 +12,10 @@ if (!existsSync(main)) {
   process.stderr.write("ferry: not built yet: run `npm run setup` in the checkout, then try again\n");
   process.exit(2);
 }
+// `ferry ps | head`: a reader that has seen enough is no error.
+process.stdout.on("error", (error) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(process.exitCode ?? 0);
+});
 const { main: run } = await import(main.href);
 process.exitCode = await run(process.argv.slice(2));

@@ -107,20 +107,25 @@ export async function agentReady(lab: LabState, host: LabHost): Promise<void> {
   });
 }
 
-/** Whether a worker polls the node's queue (the server remembers a poller for some minutes after its end). */
-export async function workerPolls(connection: Connection, node: string): Promise<boolean> {
+/**
+ * Whether a worker polls the node's queue. The server remembers a poller for some minutes after its end: `since` (Unix
+ * milliseconds) counts only those that asked later.
+ */
+export async function workerPolls(connection: Connection, node: string, since = 0): Promise<boolean> {
   const { pollers } = await connection.workflowService.describeTaskQueue({
     namespace: "default",
     taskQueue: { name: nodeTaskQueue(node) },
     // oxlint-disable-next-line typescript/no-unsafe-enum-assignment -- the enum lives in a package that is not ours to import
     taskQueueType: ACTIVITY_QUEUE,
   });
-  return (pollers ?? []).length > 0;
+  return (pollers ?? []).some(
+    ({ lastAccessTime: at }) => Number(at?.seconds ?? 0) * 1000 + (at?.nanos ?? 0) / 1e6 >= since,
+  );
 }
 
 /** @throws E_START with the worker's last log lines when it does not poll within a minute */
-export async function workerReady(lab: LabState, connection: Connection, host: LabHost): Promise<void> {
-  const polls = await until(async () => (await workerPolls(connection, host.name)) || undefined, ANSWER_MS, 50);
+export async function workerReady(lab: LabState, connection: Connection, host: LabHost, since: number): Promise<void> {
+  const polls = await until(async () => (await workerPolls(connection, host.name, since)) || undefined, ANSWER_MS, 50);
   if (polls !== undefined) return;
   throw ferryError("E_START", `the worker of ${host.name} does not poll its queue`, {
     node: host.name,

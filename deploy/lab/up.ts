@@ -8,7 +8,7 @@ import { cacheDir } from "../setup/cache.js";
 import { rootfsPath } from "../setup/rootfs.js";
 import { findTemporal } from "../setup/temporal.js";
 import { destroyCgroups, makeCgroups } from "./cgroups.js";
-import { awaitPortGone, makeAuthority, startHost, wireHost, wireSwitch } from "./hosts.js";
+import { awaitPortGone, findHost, makeAuthority, startHost, wireHost, wireSwitch } from "./hosts.js";
 import { agentReady, temporalAddresses, temporalReady, workerReady } from "./ready.js";
 import { labProblems } from "./requirements.js";
 import { labServices, startService, type LabService } from "./services.js";
@@ -139,8 +139,7 @@ async function bringUp(lab: LabState, log: (line: string) => void): Promise<void
   await startHosts(lab);
   say(`${nodes.length} nodes and a client on ${lab.prefix}.0/24`);
 
-  const services = labServices(lab);
-  await Promise.all(services.map((service) => startService(lab, service)));
+  const services = await startServices(lab, labServices(lab));
   const addresses = await temporalAddresses(lab);
   if (addresses !== undefined) {
     lab.address = addresses.address;
@@ -185,27 +184,39 @@ export async function stopHost(lab: LabState, host: LabHost): Promise<void> {
 export async function bringBack(lab: LabState, host: LabHost): Promise<void> {
   await makeCgroups(lab);
   await startHosts(lab);
-  const services = labServices(lab).filter((service) => service.host === host.name);
-  await Promise.all(services.map((service) => startService(lab, service)));
+  const mine = labServices(lab).filter((service) => service.host === host.name);
+  const services = await startServices(lab, mine);
   await awaitServices(lab, services, () => undefined);
   await writeLab(lab);
 }
 
-async function awaitServices(
-  lab: LabState,
-  services: readonly LabService[],
-  say: (line: string) => void,
-): Promise<void> {
-  const hostsWith = (name: LabService["name"]): LabHost[] =>
-    lab.hosts.filter((host) => services.some((service) => service.host === host.name && service.name === name));
-  const agents = Promise.all(hostsWith("agent").map((host) => agentReady(lab, host)));
+/** A service, and since when (Unix milliseconds) it runs if it was started just now. */
+type Started = LabService & { since: number };
+
+const startServices = (lab: LabState, services: readonly LabService[]): Promise<Started[]> =>
+  Promise.all(
+    services.map(async (service) => {
+      const now = Date.now();
+      return { ...service, since: (await startService(lab, service)) ? now : 0 };
+    }),
+  );
+
+async function awaitServices(lab: LabState, services: readonly Started[], say: (line: string) => void): Promise<void> {
+  const each = (name: LabService["name"], wait: (host: LabHost, since: number) => Promise<void>): Promise<void[]> =>
+    Promise.all(
+      services
+        .filter((service) => service.name === name)
+        // Clocks of a server elsewhere may differ from ours.
+        .map(({ host, since }) => wait(findHost(lab, host), lab.temporal.how === "address" ? 0 : since)),
+    );
+  const agents = each("agent", (host) => agentReady(lab, host));
   // Both are awaited: a failure of one must not leave the other's rejection unheard.
   const temporal = (async () => {
     if (lab.address === undefined) return;
     const connection = await temporalReady(lab, lab.address);
     try {
       say(`Temporal at ${lab.address}${lab.uiUrl === undefined ? "" : `, its UI at ${lab.uiUrl}`}`);
-      await Promise.all(hostsWith("worker").map((host) => workerReady(lab, connection, host)));
+      await each("worker", (host, since) => workerReady(lab, connection, host, since));
     } finally {
       await connection.close();
     }

@@ -131,7 +131,11 @@ async function sdkDownload(folder: string, binary: string): Promise<string | und
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-  const last = words.trim().split("\n").at(-1) ?? "";
+  const last =
+    words
+      .split("\n")
+      .find((line) => /error/i.test(line))
+      ?.trim() ?? `exit code ${code}`;
   return `the SDK's download failed (${code === null ? `no answer in ${Math.round((Date.now() - started) / 1000)} s` : last.slice(0, 200)})`;
 }
 
