@@ -196,13 +196,14 @@ export class FerryAgent implements NodeAgent {
     const running =
       runningHold(this.book.ledger, workload) ?? holds.findLast((h) => h.state === "FROZEN" || h.state === "RELEASED");
     const log = await stat(this.logPath(workload)).catch(() => undefined);
-    if (running === undefined) return { holds, processes: 0, memoryBytes: 0, logBytes: log?.size ?? 0 };
+    const spec = this.book.spec(workload);
+    const known = { holds, logBytes: log?.size ?? 0, ...(spec === undefined ? {} : { spec }) };
+    if (running === undefined) return { ...known, processes: 0, memoryBytes: 0 };
     const seen = await this.context.runtime.observe({ name: workload, epoch: running.epoch });
     return {
-      holds,
+      ...known,
       processes: seen.processes,
       memoryBytes: seen.memoryBytes,
-      logBytes: log?.size ?? 0,
       ...(seen.pid === undefined ? {} : { pid: seen.pid }),
     };
   }

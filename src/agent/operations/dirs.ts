@@ -2,8 +2,8 @@
  * Where one side of one hand-over keeps its things. All of it lies on the node's tmpfs: images are executable memory
  * and hold every secret, so directories are 0700 and nothing of them reaches a disk.
  */
-import { mkdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, rmdirSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { Side } from "../../model/failure.js";
 import type { OperationDirs } from "../../runtimes/runtime.js";
 
@@ -36,4 +36,10 @@ export function makeDirs(dirs: SideDirs): void {
 
 export function removeDirs(dirs: SideDirs): void {
   rmSync(dirs.root, { recursive: true, force: true });
+  try {
+    // The operation's own directory goes with its last side.
+    rmdirSync(dirname(dirs.root));
+  } catch {
+    // the other side is still there, or it is gone already
+  }
 }
