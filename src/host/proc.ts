@@ -66,3 +66,12 @@ export function killGroup(leader: ProcessId): boolean {
     throw error;
   }
 }
+
+/** Bit of CAP_SYS_RESOURCE in the capability masks of /proc/<pid>/status. */
+const CAP_SYS_RESOURCE = 24n;
+
+/** Does this process have CAP_SYS_RESOURCE? Root in many containers does not. */
+export function hasSysResource(status = readFileSync("/proc/self/status", "utf8")): boolean {
+  const mask = /^CapEff:\t([0-9a-f]+)$/m.exec(status)?.[1];
+  return mask !== undefined && ((BigInt(`0x${mask}`) >> CAP_SYS_RESOURCE) & 1n) === 1n;
+}

@@ -181,15 +181,17 @@ export class Engine implements EngineHandle {
         if (errno === "ENOENT") return false;
         if (errno !== "ENXIO") throw error;
       }
-      if (!this.status().alive || performance.now() > end) return false;
+      if (performance.now() >= end || !this.status().alive) return false;
       await sleep(1);
     }
   }
 
   /** SIGKILL to the wrapper, criu and its hooks. Idempotent. */
-  kill(): boolean {
+  async kill(): Promise<void> {
     const { leader } = this;
-    return leader !== undefined && killGroup(leader);
+    if (leader !== undefined && killGroup(leader)) return;
+    // The wrapper has gone, a hook of a criu that was killed may still wait: let it go, nobody hears its answer.
+    await this.openGate(VETO, 0);
   }
 }
 

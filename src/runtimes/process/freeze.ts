@@ -3,6 +3,7 @@ import { mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { NETNS_DIR, setLink } from "../../host/netns.js";
+import { hasSysResource } from "../../host/proc.js";
 import { ferryError, type FerryError } from "../../model/failure.js";
 import type { Incarnation, OperationDirs } from "../runtime.js";
 import { Engine, startEngine, VETO } from "./engine.js";
@@ -62,6 +63,8 @@ export async function freeze(places: Places, incarnation: Incarnation, dirs: Ope
     dir,
     wrapper: places.hook("engine.sh"),
     command: [
+      // Without CAP_SYS_RESOURCE criu may not ask for the limits of a process of another user.
+      ...(hasSysResource() ? [] : [places.hook("limits.pl")]),
       "criu",
       "dump",
       "--tree",

@@ -104,7 +104,7 @@ class ProcessRuntime implements Runtime {
     await setLink(parts.network.link, "down").catch(() => undefined);
     // The tree before criu: a criu that dies first would let an unfrozen tree go.
     parts.cgroup.kill();
-    for (const dir of engines) Engine.adopt(dir)?.kill();
+    for (const dir of engines) await Engine.adopt(dir)?.kill();
     await parts.cgroup.empty(KILL_MS);
     await this.endAnnouncer(parts);
     await removeNetwork(parts.network);
