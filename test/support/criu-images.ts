@@ -84,7 +84,7 @@ export function imageProcess(pid: number, dir: string): Imaged {
   const mem = openSync(`/proc/${pid}/mem`, "r");
   for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
     const match = /^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)\s*(.*)$/.exec(line);
-    if (match === null || match[3]!.endsWith("s") || /^\[v/.test(match[5]!)) continue;
+    if (match === null || match[3]!.endsWith("s") || match[5]!.startsWith("[v")) continue;
     const [start, end] = [BigInt(`0x${match[1]}`), BigInt(`0x${match[2]}`)];
     const anonymous = match[4] === "0";
     areas.push({ start, end, flags: anonymous ? 0x22 : 0x02 });

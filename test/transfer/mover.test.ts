@@ -146,8 +146,12 @@ test("images and all pages of a stopped process arrive", { skip, timeout: 60_000
   assert.ok(done.pages.bytesSent < done.pages.total * PAGE, "zero pages must not be sent");
   const slots = compareStore(destination.config.storeDir, target.pid!);
   assert.ok(slots * PAGE >= MIB << 20);
+  const cpu = [s.status().pid, d.status().pid].map((pid) => {
+    const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
+    return `${Number(fields[11]) * 10}+${Number(fields[12]) * 10}`;
+  });
   console.log(
-    `images ${(images - start).toFixed(0)} ms, ${slots} pages ${(pages - images).toFixed(0)} ms, ` +
+    `cpu (user+system) source ${cpu[0]} ms, destination ${cpu[1]} ms; images ${(images - start).toFixed(0)} ms, ${slots} pages ${(pages - images).toFixed(0)} ms, ` +
       `${((slots * PAGE) / 1e6 / ((pages - start) / 1000)).toFixed(0)} MB/s of memory, ` +
       `${(done.pages.bytesSent / 1e6 / ((pages - start) / 1000)).toFixed(0)} MB/s sent`,
   );

@@ -102,13 +102,13 @@ export async function startMover(config: MoverConfig, configFile: string): Promi
     env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
   });
   closeSync(log);
-  let ended: string | undefined;
-  child.once("error", (error) => (ended = error.message));
-  child.once("exit", (code, signal) => (ended = signal === null ? `exit code ${code}` : `killed by ${signal}`));
+  const end: { why?: string } = {};
+  child.once("error", (error) => (end.why = error.message));
+  child.once("exit", (code, signal) => (end.why = signal === null ? `exit code ${code}` : `killed by ${signal}`));
   child.unref();
   const { pid } = child;
   const until = performance.now() + START_TIMEOUT_MS;
-  while (ended === undefined && performance.now() < until) {
+  while (end.why === undefined && performance.now() < until) {
     if (existsSync(config.controlSocket)) {
       try {
         (await connectJson(config.controlSocket, CONNECT_TIMEOUT_MS)).destroy();
@@ -119,7 +119,7 @@ export async function startMover(config: MoverConfig, configFile: string): Promi
     }
     await sleep(5);
   }
-  throw ferryError("E_INTERNAL", `the ${config.side}'s mover did not start: ${ended ?? "it does not answer"}`, {
+  throw ferryError("E_INTERNAL", `the ${config.side}'s mover did not start: ${end.why ?? "it does not answer"}`, {
     side: config.side,
     node: config.node,
     evidence: { command: [process.execPath, main, configFile], lines: lastLines(config.logFile, 8) },
@@ -150,7 +150,7 @@ export async function connectMover<Status extends MoverStatus>(controlSocket: st
   const heard = (status: Status): void => {
     last = status;
     // A listener may remove itself or others while it is called.
-    for (const listener of [...statusListeners]) listener(status);
+    for (const listener of Array.from(statusListeners)) listener(status);
   };
   peer.onMessage((line) => {
     const parsed = moverLine.safeParse(line);
@@ -175,7 +175,7 @@ export async function connectMover<Status extends MoverStatus>(controlSocket: st
   peer.onClose(() => {
     for (const request of pending.values()) request.reject(died());
     pending.clear();
-    for (const listener of [...closeListeners]) listener();
+    for (const listener of Array.from(closeListeners)) listener();
   });
 
   const first = await new Promise<Status>((resolve, reject) => {

@@ -9,10 +9,13 @@ import { startProcess } from "./process.js";
 
 /** A predecessor's port may take this long to come free, in milliseconds. */
 const PORT_WAIT_MS = 10_000;
+/** The answer to "exit" gets this long to leave, in milliseconds. */
+const EXIT_AFTER_MS = 20;
 
 const { config, log } = startProcess("destination");
-let control: Control | undefined;
-const mover = new DestinationMover(config, log, (urgent) => control?.changed(urgent));
+/** Told of changes once somebody can hear of them. */
+const told: { control?: Control } = {};
+const mover = new DestinationMover(config, log, (urgent) => told.control?.changed(urgent));
 await mover.resume();
 
 async function listen(): Promise<LinkListener> {
@@ -38,21 +41,21 @@ async function listen(): Promise<LinkListener> {
 
 const listener = await listen();
 mover.listening(listener.port);
-control = await serveControl({
+told.control = await serveControl({
   path: config.controlSocket,
   schema: destinationRequest,
   status: () => mover.status(),
   handle: async (request) => {
     await mover.handle(request);
-    if (request.verb === "exit") setImmediate(() => void exit());
+    if (request.verb === "exit") await exit();
   },
 });
 log("info", "ready", { port: listener.port });
 
+/** Answered when it is done: page daemon and guard are gone, unless tasks depend on them. */
 async function exit(): Promise<void> {
-  setTimeout(() => process.exit(0), 2000).unref();
   await listener.close();
   await mover.close();
-  await control?.close();
-  process.exit(0);
+  // The answer leaves first.
+  setTimeout(() => process.exit(0), EXIT_AFTER_MS);
 }

@@ -1,6 +1,7 @@
 /** The destination's mover: takes images, volume and pages in, answers faults from the store, keeps its state on tmpfs. */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { DestinationMoverRequest, DestinationMoverStatus, MoverConfig } from "../../model/mover.js";
 import { readImageSet } from "../images/areas.js";
@@ -10,13 +11,15 @@ import { PAGE_SIZE, type FaultService, type FaultStatus, type PageStore } from "
 import { createStore, openStore, startFaultService } from "../pages/index.js";
 import { VolumeReceiver } from "../volume/receiver.js";
 import { loadState, saveState, type DestinationState } from "./destination-state.js";
-import { isFrameType, type FrameMeta } from "./messages.js";
+import type { FrameMeta } from "./messages.js";
 import { parseMeta, type Log } from "./process.js";
 
 /** criu restore connects to it; the name is criu's. */
 const FAULT_SOCKET = "lazy-pages.socket";
 /** Runs of missing slots in one answer. */
 const MISSING_RUNS = 4096;
+/** A peer that does not say goodbye is not waited for longer, in milliseconds. */
+const FAREWELL_MS = 500;
 const NO_FAULTS: FaultStatus = { tasks: 0, faults: 0, filled: 0, allFilled: false };
 
 export class DestinationMover {
@@ -176,13 +179,13 @@ export class DestinationMover {
   async close(): Promise<void> {
     this.#volume.close();
     this.#images.abandon();
-    await Promise.all([...this.#sessions.values()].map((session) => session.close()));
+    const farewell = Promise.all([...this.#sessions.values()].map((session) => session.close()));
     await this.#service?.close();
+    await Promise.race([farewell, sleep(FAREWELL_MS)]);
     this.#store?.close();
   }
 
   async #onControl(session: LinkSession, { type, meta, payload }: Frame): Promise<void> {
-    if (!isFrameType(type)) throw ferryError("E_FRAME", `control frame ${type} is not known`);
     try {
       switch (type) {
         case "images-begin":

@@ -1,4 +1,5 @@
 /** The source's mover: `node source-main.js CONFIG`. See model/mover.ts for what it does and when. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { ferryError, FerryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import { readImageSet, type ImageSet } from "../images/areas.js";
@@ -12,6 +13,10 @@ import { Links, type Sessions } from "./links.js";
 import { sourceRequest, isFrameType, type FrameMeta } from "./messages.js";
 import { PageSender } from "./page-sender.js";
 import { parseMeta, startProcess } from "./process.js";
+
+/** A peer that does not say goodbye is not waited for; the last answer gets this long to leave. In milliseconds. */
+const EXIT_PATIENCE_MS = 500;
+const EXIT_AFTER_MS = 20;
 
 const { config, log } = startProcess("source");
 const limiter = new Limiter(config.bandwidthBytesPerSec);
@@ -129,13 +134,13 @@ async function heard(session: LinkSession, enough: () => boolean): Promise<void>
 async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Promise<void> {
   const { control } = sessions;
   await heard(control, () => answer.state !== undefined);
-  if (answer.state?.digest == null) {
+  if (answer.state === undefined || answer.state.digest === null) {
     const sent = await sendImages(config.imagesDir, control);
     images = { ...images, digest: sent.digest, bytes: sent.bytes };
     delete answer.state;
     await what.counted;
     await control.send("ready", { digest: sent.digest, areas: what.set.areasDigest });
-    await heard(control, () => answer.state?.digest != null);
+    await heard(control, () => answer.state !== undefined && answer.state.digest !== null);
   }
   const state = answer.state;
   if (state?.areas !== what.set.areasDigest || (images.digest !== undefined && state.digest !== images.digest)) {
@@ -208,17 +213,15 @@ async function handle(request: SourceMoverRequest): Promise<void> {
       limiter.set(request.bandwidthBytesPerSec ?? undefined);
       return;
     case "exit":
-      setImmediate(() => void exit());
+      await exit();
   }
 }
 
 async function exit(): Promise<void> {
-  setTimeout(() => process.exit(0), 1000).unref();
   volume.close();
-  await links.close();
-  cargo?.reader.close();
-  await control.close();
-  process.exit(0);
+  await Promise.race([links.close(), sleep(EXIT_PATIENCE_MS)]);
+  // The answer leaves first.
+  setTimeout(() => process.exit(0), EXIT_AFTER_MS);
 }
 
 const control = await serveControl({ path: config.controlSocket, schema: sourceRequest, status, handle });

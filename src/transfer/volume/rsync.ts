@@ -111,7 +111,7 @@ export function passOk(end: PassEnd, running: boolean): boolean {
   if (!running) return false;
   // 24: files vanished. 23: "some files were not transferred", which the same race also makes.
   if (end.exitCode === 24) return true;
-  const words = end.lines.filter((line) => !/^rsync error: some files/.test(line));
+  const words = end.lines.filter((line) => !line.startsWith("rsync error: some files"));
   return end.exitCode === 23 && words.length > 0 && words.every((line) => HARMLESS_WHILE_RUNNING.test(line));
 }
 

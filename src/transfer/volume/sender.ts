@@ -265,7 +265,8 @@ export class VolumeSender {
     try {
       const session = await this.#options.session();
       this.#armed.set("tree false", this.#open(session, "tree", false));
-      this.#armed.set("content true", this.#open(session, "content", true));
+      const listed = this.#suspects.everything() === undefined;
+      this.#armed.set(`content ${listed}`, this.#open(session, "content", listed));
     } catch (error) {
       this.#options.log("volume: could not arm", {
         problem: error instanceof FerryError ? error.message : String(error),
