@@ -62,7 +62,8 @@ async function roundTrip(seed: number, kills: number): Promise<void> {
       return `${done.stdout}${done.stderr}`.trim();
     };
     inside(
-      ...["sh", "-c"],
+      "sh",
+      "-c",
       `setsid python3 /mnt/t/target.py alone /mnt/t 12000 ${seed} </dev/null >/mnt/t/out 2>&1 & echo $! > /mnt/t/pid`,
     );
     await until(() => existsSync(join(dir, "started")));
@@ -70,9 +71,23 @@ async function roundTrip(seed: number, kills: number): Promise<void> {
     const pid = readFileSync(join(dir, "pid"), "utf8").trim();
     const dump = spawn(
       "nsenter",
-      [...enter, "criu", "dump", ...CRIU, "-t", pid, "--lazy-pages", "--address", "127.0.0.1", "--port", "9999"].concat(
-        [...["--action-script", "/mnt/t/hook.sh", "-o", "dump.log"]],
-      ),
+      [
+        ...enter,
+        "criu",
+        "dump",
+        ...CRIU,
+        "-t",
+        pid,
+        "--lazy-pages",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        "9999",
+        "--action-script",
+        "/mnt/t/hook.sh",
+        "-o",
+        "dump.log",
+      ],
       { stdio: "ignore" },
     );
     await until(() => existsSync(join(dir, "held")) || dump.exitCode !== null);

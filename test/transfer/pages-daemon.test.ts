@@ -3,7 +3,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { test } from "node:test";
-import { feed, imagePages, skipReason, stage, until } from "./pages-kit.js";
+import { openStore, startFaultService } from "../../src/transfer/pages/index.js";
+import { feed, imagePages, skipReason, stage, Target, until } from "./pages-kit.js";
 
 const skip = skipReason();
 const SEED = Number(process.env["FERRY_TEST_SEED"] ?? Date.now() % 1_000_000);
@@ -117,3 +118,62 @@ for (let round = 0; round < 4; round++) {
     }
   });
 }
+
+test("a guard that dies is replaced; daemon and guard together are a loud loss", { skip }, async () => {
+  const scene = await stage(64);
+  try {
+    await until(() => scene.service.status().guardPid !== undefined && scene.service.status().tasks === 1);
+    const first = scene.service.status().guardPid!;
+    process.kill(first, "SIGKILL");
+    await until(() => ![undefined, first].includes(scene.service.status().guardPid));
+    process.kill(scene.daemonPid(), "SIGKILL");
+    const touched = scene.target.ask("touch 3");
+    await until(() => scene.missing.includes(3));
+    scene.store.write(3, imagePages(3, 1));
+    scene.service.arrived(3, 1);
+    assert.deepEqual(await touched, { touched: 3 });
+    const daemon = scene.daemonPid();
+    process.kill(daemon, "SIGSTOP");
+    process.kill(scene.service.status().guardPid!, "SIGKILL");
+    process.kill(daemon, "SIGKILL");
+    await until(() => scene.service.status().failure !== undefined);
+    assert.match(scene.service.status().failure!, /must not run/);
+    assert.equal(scene.service.status().allFilled, false);
+  } finally {
+    await scene.end();
+  }
+});
+
+test("a second caller finds the living daemon; reset makes room for another restore", { skip }, async () => {
+  const scene = await stage(64);
+  try {
+    await until(() => scene.service.status().tasks === 1);
+    const socketPath = join(scene.dir, "lazy-pages.socket");
+    const pid = scene.daemonPid();
+    await scene.service.close();
+    assert.ok(existsSync(`/proc/${pid}`), "the daemon serves on: a task depends on it");
+    const service = await startFaultService({
+      store: openStore(scene.dir),
+      storeDir: scene.dir,
+      socketPath,
+      log: () => undefined,
+    });
+    assert.equal(scene.daemonPid(), pid);
+    assert.equal(service.status().tasks, 1);
+    await scene.target.end();
+    await service.reset();
+    await until(() => service.status().tasks === 0);
+    scene.store.write(0, imagePages(0, 64));
+    const again = new Target(socketPath, 64);
+    await again.answer();
+    assert.deepEqual(await again.ask("connect"), { connected: true });
+    await until(() => service.status().tasks === 1);
+    await again.end();
+    service.fill();
+    await until(() => service.status().allFilled);
+    await service.close();
+    await until(() => !existsSync(`/proc/${pid}`));
+  } finally {
+    await scene.end();
+  }
+});

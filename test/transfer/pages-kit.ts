@@ -85,6 +85,7 @@ export interface Scene {
   service: FaultService;
   target: Target;
   missing: number[];
+  ended: boolean;
   daemonPid(): number;
   end(): Promise<void>;
 }
@@ -114,15 +115,17 @@ export async function stage(pages: number, connect = true): Promise<Scene> {
     const { connected, bad } = await target.ask("connect");
     if (!connected) throw new Error(bad ?? "not connected");
   }
-  return {
+  const scene: Scene = {
     dir,
     store,
     service,
     target,
     missing,
+    ended: false,
     daemonPid: () =>
       (JSON.parse(readFileSync(join(dir, "holder.json"), "utf8")) as { daemon: { pid: number } }).daemon.pid,
     async end() {
+      scene.ended = true;
       await target.end();
       await service.close();
       await destroyFaultService(dir);
@@ -130,13 +133,14 @@ export async function stage(pages: number, connect = true): Promise<Scene> {
       rmSync(dir, { recursive: true });
     },
   };
+  return scene;
 }
 
 /** Puts every page into the store, in pieces at random, what was asked for first; `pause` ms between pieces. */
 export async function feed(scene: Scene, pages: number, piece: number, pause: number): Promise<void> {
   const left = Array.from({ length: Math.ceil(pages / piece) }, (_, index) => index * piece);
   left.sort(() => Math.random() - 0.5);
-  while (left.length > 0) {
+  while (left.length > 0 && !scene.ended) {
     const wanted = scene.missing.shift();
     const at = wanted === undefined ? -1 : left.indexOf(Math.floor(wanted / piece) * piece);
     if (wanted !== undefined && at < 0) continue;

@@ -1,7 +1,7 @@
 /** Program of the page daemon: daemon-main.js STORE_DIR LAZY_PAGES_SOCKET. Started by service.ts only. */
 import { fileURLToPath } from "node:url";
 import { toFailure } from "../../model/failure.js";
-import { say } from "./daemon.js";
+import { say } from "./say.js";
 import { takeOver } from "./takeover.js";
 
 const [dir, socketPath] = process.argv.slice(2);

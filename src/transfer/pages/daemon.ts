@@ -5,80 +5,33 @@
  * It may be killed at any instant. Its guard (a process that shares its descriptors) then keeps the userfaultfds open, so
  * that threads wait instead of reading zeros, and the next daemon takes them over (takeover.ts).
  */
-import { closeSync, openSync, rmSync, writeSync } from "node:fs";
-import { basename, dirname } from "node:path";
 import {
-  accept,
   closeFd,
   EAGAIN,
   EINTR,
   errnoName,
-  listenUnix,
   mapAnonymous,
-  MSG_NOSIGNAL,
   poll,
   POLLERR,
-  POLLHUP,
   POLLIN,
   POLLNVAL,
   reap,
   readInto,
-  recvmsg,
-  sendFrom,
-  SOCK_CLOEXEC,
-  SOCK_NONBLOCK,
 } from "../../host/syscall.js";
 import { ferryError } from "../../model/failure.js";
-import { COMMAND, parseCommand, type Command, type DaemonStatus, type Reply } from "./control.js";
+import { Clients, type Client } from "./clients.js";
+import type { Command, DaemonStatus } from "./control.js";
 import { TYPE, type EventLog } from "./event-log.js";
+import { say } from "./say.js";
 import { Filler } from "./filler.js";
-import { CONTROL_AT, type Task, type TaskSet } from "./tasks.js";
+import { RestoreSocket, type Holding } from "./restore-socket.js";
+import type { Task, TaskSet } from "./tasks.js";
 import { MESSAGE, parseMessage, unprotect, wake, type Message } from "./uffd.js";
 
 /** Messages taken by one read. */
 const BATCH = 64;
-const POLLOUT = 4;
-const MSG_CMSG_CLOEXEC = 0x40000000;
 /** Shortest time between two reports of mere progress. */
 const REPORT_MS = 50;
-/** A mover that does not read its reports is cut off at this many bytes. */
-const MAX_BACKLOG = 1 << 20;
-
-interface Client {
-  fd: number;
-  /** Bytes of a command that is not complete yet. */
-  input: Buffer;
-  /** Replies that the socket did not take. */
-  output: Buffer;
-}
-
-/** Logs one JSON line on standard error (a file). */
-export function say(event: string, fields: Record<string, unknown> = {}): void {
-  writeSync(2, `${JSON.stringify({ time: new Date().toISOString(), pid: process.pid, event, ...fields })}\n`);
-}
-
-/** A listening unix socket at `path`, however long its directory's name is. Replaces what is there. */
-export function listenAt(path: string): number {
-  rmSync(path, { force: true });
-  const dir = openSync(dirname(path), "r");
-  try {
-    const fd = listenUnix(`/proc/self/fd/${dir}/${basename(path)}`, 16);
-    if (fd < 0) throw ferryError("E_PAGES", `can't listen at ${path}: ${errnoName(-fd)}`, { side: "destination" });
-    return fd;
-  } finally {
-    closeSync(dir);
-  }
-}
-
-export interface Holding {
-  /** Listening descriptors. */
-  lazy: number;
-  control: number;
-  guardPid: number | undefined;
-  /** Readable when the guard has ended; -1: there is none. */
-  guardPidfd: number;
-}
-
 export interface DaemonParts {
   dir: string;
   log: EventLog;
@@ -95,8 +48,8 @@ export class PageDaemon {
   readonly #tasks: TaskSet;
   readonly #log: EventLog;
   readonly #filler: Filler;
-  readonly #memory = mapAnonymous(1 << 16);
-  readonly #clients: Client[] = [];
+  readonly #clients: Clients;
+  readonly #restore: RestoreSocket;
   #pollfds = mapAnonymous(8 * 4096);
   /** Faults to answer once everything that was read is applied. */
   #faults: { task: Task; page: number }[] = [];
@@ -113,7 +66,7 @@ export class PageDaemon {
         this.#log.filled(task.id, start, pages);
       },
       missing: (slot, pages) => {
-        this.#tell({ missing: [slot, pages] });
+        this.#clients.tell({ missing: [slot, pages] });
       },
       gone: (task) => {
         this.#drop(task, "ended");
@@ -122,6 +75,10 @@ export class PageDaemon {
         this.#tasks.failure ??= `pid ${task.vpid}: ${why}`;
         say("broken", { vpid: task.vpid, why });
       },
+    });
+    this.#restore = new RestoreSocket(parts.log, parts.tasks, parts.holding);
+    this.#clients = new Clients((client, command) => {
+      this.#obey(client, command);
     });
     if (this.#tasks.filling) this.#filler.enqueueAll();
   }
@@ -140,6 +97,8 @@ export class PageDaemon {
       if (outcome === "memory") wait = 10;
       else if (outcome !== "done" || stalled) wait = 1;
       else wait = busy ? 0 : -1;
+      // the log says that all is done: nobody needs this process any more
+      if (this.#tasks.done && this.#clients.deserted) break;
       const due = this.#report();
       if (wait < 0 && due >= 0) wait = due;
     }
@@ -153,7 +112,7 @@ export class PageDaemon {
         fd: holding.control,
         events: POLLIN,
         ready: () => {
-          this.#acceptClient();
+          if (this.#clients.accept(holding.control)) this.#welcome();
         },
       },
     ];
@@ -162,7 +121,7 @@ export class PageDaemon {
         fd: holding.lazy,
         events: POLLIN,
         ready: () => {
-          this.#acceptRestore();
+          this.#restore.accept();
         },
       });
     if (holding.guardPidfd >= 0) {
@@ -179,19 +138,11 @@ export class PageDaemon {
         fd: this.#tasks.connection,
         events: POLLIN,
         ready: () => {
-          this.#receiveFromRestore();
+          this.#restore.receive();
         },
       });
     }
-    for (const client of this.#clients) {
-      entries.push({
-        fd: client.fd,
-        events: client.output.length > 0 ? POLLIN | POLLOUT : POLLIN,
-        ready: (events) => {
-          this.#serve(client, events);
-        },
-      });
-    }
+    for (const entry of this.#clients.polled()) entries.push(entry);
     for (const task of this.#tasks.tasks.values()) {
       entries.push({
         fd: task.fd,
@@ -319,116 +270,15 @@ export class PageDaemon {
     this.#parts.renewGuard();
   }
 
-  // --- criu
-
-  #acceptRestore(): void {
-    const fd = accept(this.#parts.holding.lazy, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0) return;
-    if (this.#tasks.connection >= 0 || this.#tasks.tasks.size > 0 || this.#tasks.failure !== undefined) {
-      // mixing two restores would fill one with what the other has left
-      say("second restore refused", { failure: this.#tasks.failure });
-      closeFd(fd);
-      return;
-    }
-    this.#log.append(TYPE.CONNECTED, 0, fd);
-    this.#tasks.connection = fd;
-    this.#tasks.announced = undefined;
-    say("restore connected");
-  }
-
-  #receiveFromRestore(): void {
-    while (this.#tasks.connection >= 0) {
-      const fd = this.#tasks.connection;
-      const descriptor = this.#tasks.announced !== undefined;
-      const units = descriptor ? 3 : 1;
-      const type = descriptor ? TYPE.UFFD : TYPE.WORD;
-      const { address, payload } = this.#log.prepare(type, 0, units);
-      const length = descriptor ? this.#receiveDescriptor(fd, address) : readInto(fd, address, 4);
-      if (length === -EAGAIN || length === -EINTR) {
-        this.#log.discard(units);
-        return;
-      }
-      if (length !== (descriptor ? 1 : 4)) {
-        this.#log.discard(units);
-        this.#log.append(TYPE.DISCONNECTED);
-        this.#tasks.connection = -1;
-        this.#tasks.announced = undefined;
-        closeFd(fd);
-        if (!this.#tasks.restored) say("restore hung up before it had finished", { length });
-        return;
-      }
-      if (
-        descriptor &&
-        !(payload.readUInt32LE(CONTROL_AT) >= 20 && payload.readBigUInt64LE(CONTROL_AT + 8) === 0x100000001n)
-      ) {
-        this.#tasks.failure ??= `criu sent no userfaultfd for pid ${this.#tasks.announced ?? 0}`;
-      }
-      this.#log.commit(units);
-      this.#tasks.apply({ type, task: 0, a: 0, b: 0, payload });
-      if (descriptor) say("task", { vpid: [...this.#tasks.tasks.values()].at(-1)?.vpid, why: "handed over" });
-      if (this.#tasks.restored)
-        say("restore finished", { tasks: this.#tasks.tasks.size, failure: this.#tasks.failure });
-    }
-  }
-
-  /** One byte and a descriptor, received into the log at `address`. */
-  #receiveDescriptor(fd: number, address: number): number {
-    const { bytes, address: scratch } = this.#memory;
-    bytes.fill(0, 0, 80);
-    // struct iovec at 0, struct msghdr at 16
-    bytes.writeBigUInt64LE(BigInt(address), 0);
-    bytes.writeBigUInt64LE(1n, 8);
-    bytes.writeBigUInt64LE(BigInt(scratch), 16 + 16);
-    bytes.writeBigUInt64LE(1n, 16 + 24);
-    bytes.writeBigUInt64LE(BigInt(address + CONTROL_AT), 16 + 32);
-    // room for one descriptor only
-    bytes.writeBigUInt64LE(24n, 16 + 40);
-    return recvmsg(fd, scratch + 16, MSG_CMSG_CLOEXEC);
-  }
-
   // --- the mover
 
-  #acceptClient(): void {
-    const fd = accept(this.#parts.holding.control, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0) return;
-    this.#clients.push({ fd, input: Buffer.alloc(0), output: Buffer.alloc(0) });
-    // what a mover before it said last may have been lost with it
+  /** What a mover before it said last may have been lost with it. */
+  #welcome(): void {
     this.#arrived(0, this.#tasks.table.slots);
     this.#reported.text = "";
     for (const task of this.#tasks.tasks.values()) {
-      for (const slot of task.waiting.values()) this.#tell({ missing: [slot, 1] });
+      for (const slot of task.waiting.values()) this.#clients.tell({ missing: [slot, 1] });
     }
-  }
-
-  #serve(client: Client, events: number): void {
-    if ((events & POLLOUT) !== 0) this.#flush(client);
-    if ((events & (POLLIN | POLLHUP | POLLERR)) === 0) return;
-    const { bytes, address } = this.#memory;
-    const length = readInto(client.fd, address, bytes.length);
-    if (length === -EAGAIN || length === -EINTR) return;
-    if (length <= 0) {
-      this.#leave(client);
-      return;
-    }
-    const input = Buffer.concat([client.input, bytes.subarray(0, length)]);
-    let at = 0;
-    for (; at + COMMAND <= input.length; at += COMMAND) {
-      const command = parseCommand(input, at);
-      if (command === undefined) {
-        say("a client that does not speak our language was cut off");
-        this.#leave(client);
-        return;
-      }
-      this.#obey(client, command);
-    }
-    client.input = Buffer.from(input.subarray(at));
-  }
-
-  #leave(client: Client): void {
-    const index = this.#clients.indexOf(client);
-    if (index < 0) return;
-    this.#clients.splice(index, 1);
-    closeFd(client.fd);
   }
 
   #obey(client: Client, command: Command): void {
@@ -444,7 +294,7 @@ export class PageDaemon {
         return;
       case "reset":
         this.#reset();
-        this.#send(client, { reset: true });
+        this.#clients.send(client, { reset: true });
         return;
       case "stop":
         this.#running = false;
@@ -485,7 +335,7 @@ export class PageDaemon {
 
   /** Tell the mover what changed. Returns milliseconds until the next report is due, -1: none is. */
   #report(): number {
-    if (this.#clients.length === 0) return -1;
+    if (this.#clients.count === 0) return -1;
     const now = performance.now();
     const since = now - this.#reported.at;
     const key = `${this.#tasks.tasks.size} ${this.#tasks.done} ${this.#tasks.filling} ${this.#tasks.failure ?? ""} ${this.#parts.holding.guardPid ?? 0}`;
@@ -499,31 +349,7 @@ export class PageDaemon {
       return -1;
     }
     this.#reported = { at: now, text, key };
-    this.#tell({ status });
+    this.#clients.tell({ status });
     return -1;
-  }
-
-  #tell(reply: Reply): void {
-    for (const client of this.#clients.slice()) this.#send(client, reply);
-  }
-
-  #send(client: Client, reply: Reply): void {
-    client.output = Buffer.concat([client.output, Buffer.from(`${JSON.stringify(reply)}\n`)]);
-    this.#flush(client);
-  }
-
-  #flush(client: Client): void {
-    const { bytes, address } = this.#memory;
-    while (client.output.length > 0) {
-      const length = client.output.copy(bytes, 0, 0, bytes.length);
-      const sent = sendFrom(client.fd, address, length, MSG_NOSIGNAL);
-      if (sent === -EAGAIN || sent === -EINTR) break;
-      if (sent < 0) {
-        this.#leave(client);
-        return;
-      }
-      client.output = client.output.subarray(sent);
-    }
-    if (client.output.length > MAX_BACKLOG) this.#leave(client);
   }
 }

@@ -8,7 +8,7 @@
 import { closeFd, cloneFdHolder, errnoName, pidfdGetfd, pidfdOpen, reap } from "../../host/syscall.js";
 import { ferryError } from "../../model/failure.js";
 import { join } from "node:path";
-import { listenAt, PageDaemon, say, type Holding } from "./daemon.js";
+import { PageDaemon } from "./daemon.js";
 import { EventLog, TYPE } from "./event-log.js";
 import {
   CONTROL_SOCKET,
@@ -22,6 +22,8 @@ import {
   type Holder,
   type ProcessId,
 } from "./identity.js";
+import { listenAt, type Holding } from "./restore-socket.js";
+import { say } from "./say.js";
 import { readTable } from "./table.js";
 import { TaskSet } from "./tasks.js";
 import { wakeAll } from "./uffd.js";
