@@ -35,7 +35,13 @@ inside() {
     mount --bind "proc/$name" "proc/$name"
     mount -o remount,bind,ro,nosuid,nodev,noexec "proc/$name"
   done
-  mount -t tmpfs -o nosuid,mode=755,size=64k tmpfs dev
+  # One tmpfs for all: criu packs and unpacks each with a tar of its own, inside the blackout.
+  mount -t tmpfs -o nosuid,mode=755 tmpfs run
+  mkdir run/.ferry run/.ferry/dev run/.ferry/tmp run/.ferry/node
+  mount --bind run/.ferry/dev dev
+  mount --bind run/.ferry/tmp tmp
+  mount -o remount,bind,nosuid,nodev tmp
+  chmod 1777 run/.ferry/tmp
   mknod -m 666 dev/null c 1 3
   mknod -m 666 dev/zero c 1 5
   mknod -m 666 dev/full c 1 7
@@ -49,22 +55,20 @@ inside() {
   ln -s pts/ptmx dev/ptmx
   mkdir dev/shm dev/pts
   mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
-  mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs dev/shm
-  mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs tmp
-  mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs run
+  chmod 1777 dev/shm
   # Where Ferry keeps all workloads' files must not be seen, also where the state lies on the node's root file system.
   if [[ -d .$state && -n $(ls -A ".$state") ]]; then
     mount -t tmpfs -o ro,nosuid,nodev,noexec,mode=000,size=4k tmpfs ".$state"
   fi
   hostname "${volume##*/}"
-  mkdir run/ferry-log run/lock run/.node
+  mkdir run/ferry-log run/lock
   chmod 1777 run/lock
   mount --bind "$volume/data" data
   mount --bind "$volume/log" run/ferry-log
-  pivot_root . run/.node
+  pivot_root . run/.ferry/node
   cd /
-  umount -l /run/.node
-  rmdir /run/.node
+  umount -l /run/.ferry/node
+  rmdir /run/.ferry/node
   echo ready
   exec </dev/null >>/run/ferry-log/output.log 2>&1
   # criu refuses descriptors that lead outside the workload's mounts.

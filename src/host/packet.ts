@@ -11,7 +11,7 @@ let loaded: { socket: Fn; bind: Fn; send: Fn; recv: Fn; close: Fn; index: Fn } |
 function libc(): NonNullable<typeof loaded> {
   if (loaded === undefined) {
     const lib = koffi.load("libc.so.6");
-    const fn = (definition: string): Fn => lib.func(definition) as unknown as Fn;
+    const fn = (definition: string): Fn => lib.func(definition) as Fn;
     loaded = {
       socket: fn("int socket(int domain, int type, int protocol)"),
       bind: fn("int bind(int fd, void *address, uint32 length)"),

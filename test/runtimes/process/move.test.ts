@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { cp, rm } from "node:fs/promises";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,7 +7,7 @@ import { run } from "../../../src/host/exec.js";
 import type { FerryError } from "../../../src/model/failure.js";
 import type { EngineStatus, OperationDirs } from "../../../src/runtimes/runtime.js";
 import { nodesImpossible, TestNet, type TestNode } from "../../support/node.js";
-import { Counter, dirs, incarnation, redisCommand, REDIS } from "./workloads.js";
+import { Counter, dirs, incarnation, redisCommand, REDIS, TREE } from "./workloads.js";
 
 const NAME = { name: "redis", epoch: 1 };
 const NEXT = { name: "redis", epoch: 2 };
@@ -49,6 +49,9 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
     const status = await a.call<EngineStatus>("wait", "freeze", d, "post-dump", 30_000);
     assert.ok(status.reached["post-dump"] !== undefined, JSON.stringify(await a.call("evidence", "freeze", d)));
     return status;
+  };
+  const appears = async (path: string): Promise<void> => {
+    for (let i = 0; i < 200 && !existsSync(path); i++) await sleep(10);
   };
   /** Images and volume to the other node, as the mover does it. */
   const carry = async (d: OperationDirs): Promise<void> => {
@@ -143,7 +146,7 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
       await carry(d);
       const pages = lazy ? b.spawn("criu", "lazy-pages", "-D", d.images, "-o", "lazy.log", "-v4") : undefined;
       const filled = new Promise((resolve) => pages?.once("exit", resolve));
-      for (let i = 0; lazy && i < 100 && !existsSync(b.outside(`${d.images}/lazy-pages.socket`)); i++) await sleep(10);
+      if (lazy) await appears(b.outside(`${d.images}/lazy-pages.socket`));
       await b.call("restore", destination, d);
       const status = await b.call<EngineStatus>("wait", "restore", d, "post-restore", 30_000);
       assert.ok(status.reached["post-restore"], JSON.stringify(await b.call("evidence", "restore", d)));
@@ -172,6 +175,33 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
       assert.deepEqual(b.leftovers(), []);
     });
   }
+
+  it("moves a tree of processes with files on both layers, deleted ones, locks, sockets and pipes", async () => {
+    await a.restartDriver({ lazyDump: false });
+    await b.restartDriver({ lazyRestore: false });
+    const tree = incarnation("redis", { command: ["python3", "-u", "-c", TREE], user: "www-data" });
+    a.exec("sh", "-c", "mkdir -p /var/spool/tree && chmod 1777 /var/spool/tree && echo lower > /var/spool/tree/lower");
+    b.exec("sh", "-c", "mkdir -p /var/spool/tree && chmod 1777 /var/spool/tree && echo lower > /var/spool/tree/lower");
+    await a.call("start", tree);
+    const log = (node: TestNode): string => readFileSync(node.state("volumes/redis/log/output.log"), "utf8");
+    for (let i = 0; i < 200 && !log(a).includes("ready"); i++) await sleep(10);
+    const d = dirs("redis.migrate.9");
+    await b.call("prepare", { ...tree, epoch: 2 }, d);
+    await held(d);
+    await carry(d);
+    await b.call("restore", { ...tree, epoch: 2 }, d);
+    const status = await b.call<EngineStatus>("wait", "restore", d, "post-restore", 30_000);
+    assert.ok(status.reached["post-restore"], JSON.stringify(await b.call("evidence", "restore", d)));
+    await a.call("destroy", NAME, d);
+    assert.equal((await b.call<Seen>("observe", NEXT)).processes, 3);
+    await b.call("release", { ...tree, epoch: 2 }, d);
+    await b.call("openNetwork", { ...tree, epoch: 2 });
+    b.exec("sh", "-c", `kill -USR1 ${(await b.call<Seen>("observe", NEXT)).pid}`);
+    for (let i = 0; i < 200 && !/all well|Traceback|Error/.test(log(b)); i++) await sleep(10);
+    assert.match(log(b), /ready\nall well\n$/);
+    const listed = b.exec("cat", "/var/lib/ferry/volumes/redis/root/var/spool/tree/upper").stdout;
+    assert.equal(listed, "before\nafter\n");
+  });
 
   it("a restore that fails says why, runs nothing, and is swept", async () => {
     const d = dirs("redis.migrate.8");

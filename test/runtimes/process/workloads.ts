@@ -37,7 +37,14 @@ export const dirs = (operation: string): OperationDirs => ({
 /** A redis that keeps nothing on disk and tells the digest of its keys. */
 export const REDIS = [
   "redis-server",
-  ...["--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--enable-debug-command", "yes"],
+  "--bind",
+  "0.0.0.0",
+  "--protected-mode",
+  "no",
+  "--save",
+  "",
+  "--enable-debug-command",
+  "yes",
 ];
 
 const IP = "10.79.0.100";
@@ -102,3 +109,41 @@ export class Counter {
     return seen;
   }
 }
+
+/** A parent with two children; checks everything it holds when it gets SIGUSR1 ("all well"). */
+export const TREE = `
+import fcntl, mmap, os, signal, socket, sys, tempfile, time
+D = "/var/spool/tree"
+upper = open(D + "/upper", "a+", buffering=1); upper.write("before\\n")
+lower = open(D + "/lower"); assert lower.read(3) == "low"
+mapped = mmap.mmap(os.open(sys.executable, os.O_RDONLY), 4096, prot=mmap.PROT_READ); head = mapped[:64]
+gone = tempfile.TemporaryFile(dir=D); gone.write(b"x" * 300000); gone.flush()
+shm = open("/dev/shm/s", "w+b"); shm.truncate(8192); shared = mmap.mmap(shm.fileno(), 8192); shared[0:3] = b"shm"
+tmp = open("/tmp/t", "w+"); tmp.write("tmp"); tmp.flush()
+lock = open("/tmp/lock", "w"); fcntl.flock(lock, fcntl.LOCK_EX)
+unix = socket.socket(socket.AF_UNIX); unix.bind("/tmp/sock"); unix.listen()
+inside = []
+for n in range(2):
+    mine, theirs = socket.socketpair()
+    if os.fork() == 0:
+        while True:
+            word = theirs.recv(10)
+            if not word: os._exit(0)
+            shared[10 + n] += 1; theirs.sendall(word + b"!")
+    inside.append(mine)
+def check(*_):
+    assert open(D + "/upper").read() == "before\\n"; upper.write("after\\n")
+    assert lower.read() == "er\\n"
+    assert mapped[:64] == head
+    gone.seek(0); assert gone.read() == b"x" * 300000 and os.fstat(gone.fileno()).st_nlink == 0
+    assert open("/tmp/t").read() == "tmp"
+    try: fcntl.flock(open("/tmp/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB); assert False, "the lock is lost"
+    except BlockingIOError: pass
+    for s in inside: s.sendall(b"hi"); assert s.recv(10) == b"hi!"
+    assert shared[0:3] == b"shm" and shared[10] == 1 and shared[11] == 1
+    c = socket.socket(socket.AF_UNIX); c.connect("/tmp/sock"); unix.accept()
+    print("all well")
+signal.signal(signal.SIGUSR1, check)
+print("ready")
+while True: time.sleep(60)
+`;

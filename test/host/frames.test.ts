@@ -1,0 +1,52 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import {
+  announcements,
+  arpClaim,
+  arpProbe,
+  gratuitousArp,
+  ipv6Bytes,
+  unsolicitedAdvertisement,
+} from "../../src/host/frames.js";
+
+const MAC = "02:fe:00:00:00:64";
+
+describe("frames that announce an address", () => {
+  it("gratuitous ARP in both forms", () => {
+    const [request, reply] = gratuitousArp(MAC, "10.77.0.100");
+    assert.equal(
+      request?.toString("hex"),
+      "ffffffffffff02fe000000640806000108000604000102fe000000640a4d00640000000000000a4d0064",
+    );
+    assert.equal(
+      reply?.toString("hex"),
+      "ffffffffffff02fe000000640806000108000604000202fe000000640a4d0064ffffffffffff0a4d0064",
+    );
+    assert.equal(arpClaim(reply ?? Buffer.alloc(0), "10.77.0.100"), MAC);
+    assert.equal(arpClaim(arpProbe(MAC, "10.77.0.100"), "10.77.0.100"), undefined);
+    assert.equal(arpClaim(Buffer.alloc(20), "10.77.0.100"), undefined);
+  });
+
+  it("unsolicited neighbour advertisement with a checksum that adds up", () => {
+    const frame = unsolicitedAdvertisement(MAC, "fd00::64");
+    assert.equal(frame.length, 86);
+    assert.equal(frame.subarray(0, 6).toString("hex"), "333300000001");
+    assert.equal(frame[54], 136);
+    const pseudo = Buffer.concat([frame.subarray(22, 54), Buffer.from([0, 0, 0, 32, 0, 0, 0, 58]), frame.subarray(54)]);
+    let sum = 0;
+    for (let i = 0; i < pseudo.length; i += 2) sum += pseudo.readUInt16BE(i);
+    while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+    assert.equal(sum, 0xffff);
+  });
+
+  it("addresses: what is one, and what is not", () => {
+    assert.equal(ipv6Bytes("::1").toString("hex"), "00000000000000000000000000000001");
+    assert.equal(ipv6Bytes("1:2:3:4:5:6:7:8").toString("hex"), "00010002000300040005000600070008");
+    for (const wrong of ["", "1::2::3", "1:2:3", "1:2:3:4:5:6:7:8:9", "g::", "1:2:3:4:5:6:7:8::", "::1%eth0"]) {
+      assert.throws(() => ipv6Bytes(wrong), RangeError, wrong);
+    }
+    assert.throws(() => announcements("02:fe", ["10.0.0.1"]), RangeError);
+    assert.throws(() => announcements(MAC, ["10.0.0.256"]), RangeError);
+    assert.equal(announcements(MAC, ["10.0.0.1", "fd00::1"]).length, 3);
+  });
+});
