@@ -199,6 +199,20 @@ test("the agent may go and come back; the status is whole", { skip, timeout: 30_
   await second.request({ verb: "exit" });
 });
 
+test("a second mover gives way, and one whose operation is over ends", { skip, timeout: 30_000 }, async () => {
+  const { destination } = pair("alone");
+  const first = await destination.start();
+  const { pid } = first.status();
+  const main = new URL("../../src/transfer/mover/destination-main.js", import.meta.url).pathname;
+  const second = spawn(process.execPath, [main, destination.file], { stdio: "ignore" });
+  const [code] = (await once(second, "exit")) as [number];
+  assert.equal(code, 3);
+  assert.equal(moverPid(destination.dir), pid);
+  const gone = new Promise<void>((resolve) => first.onClose(resolve));
+  rmSync(destination.dir, { recursive: true });
+  await gone;
+});
+
 test("another peer, operation or epoch gets no session", { skip, timeout: 30_000 }, async () => {
   const { source, destination } = pair("wrong");
   const d = await destination.start();

@@ -3,7 +3,7 @@
  * its agent; `mover.pid` in the operation's directory says who it is (pid and start time, since pids are used again).
  */
 import { spawn } from "node:child_process";
-import { existsSync, openSync, readdirSync, readFileSync, closeSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, openSync, readdirSync, readFileSync, renameSync, closeSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -55,10 +55,12 @@ export function startTimeOf(pid: number): string | undefined {
   }
 }
 
-/** Called by the mover itself. */
-export function writePidFile(dir: string): void {
-  const startTime = startTimeOf(process.pid) ?? "0";
-  writeFileSync(join(dir, PID_FILE), JSON.stringify({ pid: process.pid, startTime }), { mode: 0o600 });
+/** Says who the mover of `dir` is: written by who starts it, before it can do anything, and by the mover itself. */
+export function writePidFile(dir: string, pid: number): void {
+  const path = join(dir, PID_FILE);
+  const temporary = `${path}.${process.pid}`;
+  writeFileSync(temporary, JSON.stringify({ pid, startTime: startTimeOf(pid) ?? "0" }), { mode: 0o600 });
+  renameSync(temporary, path);
 }
 
 /** Pid of the living mover of the operation directory `dir`, if there is one. */
@@ -107,6 +109,7 @@ export async function startMover(config: MoverConfig, configFile: string): Promi
   child.once("exit", (code, signal) => (end.why = signal === null ? `exit code ${code}` : `killed by ${signal}`));
   child.unref();
   const { pid } = child;
+  if (pid !== undefined) writePidFile(dirname(configFile), pid);
   const until = performance.now() + START_TIMEOUT_MS;
   while (end.why === undefined && performance.now() < until) {
     if (existsSync(config.controlSocket)) {

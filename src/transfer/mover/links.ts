@@ -15,6 +15,8 @@ export interface Sessions {
 
 const FIRST_WAIT_MS = 50;
 const MAX_WAIT_MS = 2000;
+/** Sessions that lasted this long are dialed again at once. */
+const STEADY_MS = 2000;
 /** A first connection that does not come about within this time is an answer, in milliseconds. */
 const CONNECT_TIMEOUT_MS = 10_000;
 /** Worth another try while connecting for the first time. */
@@ -108,8 +110,11 @@ export class Links {
     while (!this.#closed && this.#address !== undefined) {
       try {
         const { lost } = await this.#dial(this.#address);
-        waitMs = FIRST_WAIT_MS;
+        const upAt = performance.now();
         await lost;
+        // Sessions that come and go at once are no better than none: two dialers could take them from each other for ever.
+        if (performance.now() - upAt > STEADY_MS) waitMs = FIRST_WAIT_MS;
+        else waitMs = await this.#pause(waitMs);
       } catch (error) {
         this.#last = toFailure(error, "E_LINK_LOST");
         this.#options.log("link: could not connect", { failure: this.#last });
@@ -118,11 +123,16 @@ export class Links {
           this.#settle((waiter) => waiter.reject(new FerryError(failure)));
           break;
         }
-        await sleep(waitMs);
-        waitMs = Math.min(MAX_WAIT_MS, waitMs * 2);
+        waitMs = await this.#pause(waitMs);
       }
     }
     this.#running = false;
+  }
+
+  /** Returns the next pause, in milliseconds. */
+  async #pause(waitMs: number): Promise<number> {
+    await sleep(waitMs);
+    return Math.min(MAX_WAIT_MS, waitMs * 2);
   }
 
   /** Resolves when the sessions are up, with a promise of their loss. */

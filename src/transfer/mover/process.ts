@@ -1,6 +1,7 @@
 /** What both movers' processes do alike: configuration, log, pid file, the end. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { fstatSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { lockFile } from "../../host/flock.js";
 import { ferryError, toFailure } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
 import { writePidFile } from "./client.js";
@@ -10,6 +11,8 @@ export type Log = (level: "info" | "warn" | "error", message: string, fields?: o
 
 /** A mover that holds nothing up: killed last when memory runs out, since the workload's own memory waits for it. */
 const OOM_SCORE = "-1000";
+const LOCK_FILE = "mover.lock";
+const LOOK_EVERY_MS = 1000;
 
 /** Reads the configuration named on the command line, prepares the process. Ends it with code 2 when it is wrong. */
 export function startProcess(side: MoverConfig["side"]): { config: MoverConfig; dir: string; log: Log } {
@@ -42,10 +45,32 @@ export function startProcess(side: MoverConfig["side"]): { config: MoverConfig; 
   } catch {
     // not allowed here: then it is as likely to be chosen as others
   }
-  mkdirSync(config.storeDir, { recursive: true, mode: 0o700 });
   const dir = dirname(file);
-  writePidFile(dir);
+  stayAlone(dir, log);
+  mkdirSync(config.storeDir, { recursive: true, mode: 0o700 });
+  writePidFile(dir, process.pid);
   return { config, dir, log };
+}
+
+/**
+ * One mover per side of an operation, and none without it: an agent that was killed while it started one may start
+ * another, and removes the directory when the operation is over. Ends the process with code 3 when it is not alone, and
+ * as soon as the directory is not the one that it works in.
+ */
+function stayAlone(dir: string, log: Log): void {
+  const path = join(dir, LOCK_FILE);
+  const fd = lockFile(path);
+  if (fd === undefined) {
+    log("warn", "another mover works on this operation");
+    process.exit(3);
+  }
+  const { ino } = fstatSync(fd);
+  setInterval(() => {
+    const now = statSync(path, { throwIfNoEntry: false });
+    if (now?.ino === ino) return;
+    log("warn", "the operation's directory is gone: so is its mover");
+    process.exit(0);
+  }, LOOK_EVERY_MS).unref();
 }
 
 /** The meta of a frame from the peer. Throws E_FRAME: that ends the session. */
