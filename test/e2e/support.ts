@@ -13,6 +13,7 @@ import {
 } from "../../deploy/demo/clients.js";
 import { countSequence, parseSamples, type Sample } from "../../deploy/demo/verdict.js";
 import { labDown, labNode, labRun, labUp, readLab, type LabState } from "../../deploy/lab/index.js";
+import { untilNodesListed } from "../../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
 import type { WorkloadHandle } from "../../src/client/types.js";
 import { describeFailure } from "../../src/model/failure.js";
@@ -32,6 +33,8 @@ export async function startLab(nodes = 2): Promise<E2eLab> {
     const lab = await labUp({ state, nodes });
     assert.ok(lab.address);
     const client = await connect({ address: lab.address });
+    const names = lab.hosts.filter((host) => host.kind === "node").map((host) => host.name);
+    assert.ok(await untilNodesListed(client, names, 20_000), "the nodes register");
     return {
       state,
       lab,

@@ -70,6 +70,7 @@ export class HandOver {
       workload: ref.workload,
       peer: this.peer,
       side: "source",
+      to: ref.to,
       bandwidthBytesPerSec: input.options.bandwidthBytesPerSec,
     });
     this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
@@ -246,7 +247,12 @@ export class HandOver {
     await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
     if (this.options.local === true) return;
     await this.enter("presync");
-    await this.mover.request({ verb: "presync" }, signal);
+    await this.mover.request({ verb: "presync", pids: await this.hostPids() }, signal);
+  }
+
+  /** For the volume passes: files that these have mapped or open for writing are compared by content. */
+  private async hostPids(): Promise<number[]> {
+    return Object.values(await this.context.runtime.pids(this.name));
   }
 
   private async freeze(signal: AbortSignal): Promise<void> {
@@ -276,7 +282,7 @@ export class HandOver {
     this.frozenAt = started.reached["network-lock"];
     await this.enter("dump");
     // The tree stands still: the rest of the volume goes while criu dumps.
-    const volume = this.mover.request({ verb: "finalSync" }, signal);
+    const volume = this.hostPids().then((pids) => this.mover.request({ verb: "finalSync", pids }, signal));
     volume.catch(() => undefined);
     const held = await orAbort(
       engine.wait((s) => s.reached["post-dump"] !== undefined, limit + 60_000),

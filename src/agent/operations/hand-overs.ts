@@ -156,6 +156,7 @@ export class HandOvers {
       workload: ref.workload,
       peer: local ? config.node : ref.source,
       side: "destination",
+      to: ref.to,
     });
     const side = new MoverSide(mover, dirs);
     const client = await side.ensure();

@@ -14,6 +14,9 @@ import { connectMover, killMover, startMover, type MoverClient } from "../../tra
 import { orAbort } from "../level.js";
 import type { SideDirs } from "./dirs.js";
 
+/** A mover that does not end by itself in this time is killed. */
+const EXIT_WAIT_MS = 5000;
+
 export class MoverSide<
   Status extends SourceMoverStatus | DestinationMoverStatus,
   Request extends SourceMoverRequest | DestinationMoverRequest,
@@ -90,7 +93,10 @@ export class MoverSide<
   /** Ends the mover for good; never throws. */
   async end(): Promise<void> {
     try {
-      await this.client?.request({ verb: "exit" });
+      await Promise.race([
+        this.client?.request({ verb: "exit" }),
+        new Promise((resolve) => setTimeout(resolve, EXIT_WAIT_MS)),
+      ]);
     } catch {
       // it is gone, or will be
     }

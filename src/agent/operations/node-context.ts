@@ -32,12 +32,20 @@ export const volumeDir = (config: AgentConfig, workload: string): string => join
 export function writeMoverConfig(
   context: NodeContext,
   dirs: SideDirs,
-  what: { operation: string; workload: string; peer: string; side: Side; bandwidthBytesPerSec?: number | undefined },
+  what: {
+    operation: string;
+    workload: string;
+    peer: string;
+    side: Side;
+    to: number;
+    bandwidthBytesPerSec?: number | undefined;
+  },
 ): MoverConfig {
   const { config } = context;
   const mover: MoverConfig = {
     operation: what.operation,
     workload: what.workload,
+    to: what.to,
     node: config.node,
     peer: what.peer,
     side: what.side,

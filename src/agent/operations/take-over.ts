@@ -16,6 +16,7 @@ import type { Phase } from "../../model/phase.js";
 import type { Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import { verifyToken } from "../../transfer/link/index.js";
+import { destroyFaultService } from "../../transfer/pages/index.js";
 import { failpoint } from "../failpoint.js";
 import { Level, orAbort } from "../level.js";
 import type { ControlHub, ControlTarget, DestinationState } from "./control.js";
@@ -62,7 +63,7 @@ export class TakeOver implements ControlTarget {
       workload: ref.workload,
       peer: local ? context.config.node : ref.source,
       side: "destination",
-      bandwidthBytesPerSec: undefined,
+      to: ref.to,
     });
     this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
     this.link = new Level(hub.connected(ref.operation));
@@ -360,7 +361,7 @@ export class TakeOver implements ControlTarget {
       for (;;) {
         try {
           await this.mover.request({ verb: "fill" });
-          await this.mover.wait((s) => s.pages.allFilled);
+          await this.mover.wait((s) => s.pages.allFilled && (this.local || s.volume.durable === true));
           break;
         } catch (error) {
           const { processes } = await runtime.observe({ name: ref.workload, epoch: ref.to });
@@ -415,8 +416,10 @@ export class TakeOver implements ControlTarget {
     const outcome = this.assemble("TOMBSTONE");
     for (let attempt = 1; ; attempt++) {
       try {
-        await this.mover.end();
+        // The tree first: the page daemon does not leave tasks that still depend on it.
         await this.context.runtime.destroy({ name: ref.workload, epoch: ref.to }, this.dirs);
+        await this.mover.end();
+        await destroyFaultService(this.dirs.store);
         removeDirs(this.dirs);
         break;
       } catch (error) {
