@@ -1,6 +1,6 @@
 /** A real lab with real services, and a redis with a counting client as the witness. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -170,9 +170,15 @@ export async function goOn(e2e: E2eLab, node: string, point: string): Promise<vo
 export async function fired(e2e: E2eLab, node: string, point: string): Promise<boolean> {
   return existsSync(join(await failpointDir(e2e, node), `${point}.taken`));
 }
+/** Lets every paused operation go on, and takes all failpoints away. */
 export async function clearFailpoints(e2e: E2eLab): Promise<void> {
   for (const host of e2e.lab.hosts) {
-    if (host.kind === "node") rmSync(await failpointDir(e2e, host.name), { recursive: true, force: true });
+    if (host.kind !== "node") continue;
+    const dir = await failpointDir(e2e, host.name);
+    const hit = readdirSync(dir).filter((name) => name.endsWith(".hit"));
+    for (const name of hit) writeFileSync(join(dir, name.replace(/hit$/, "go")), "");
+    if (hit.length > 0) await new Promise((resolve) => setTimeout(resolve, 100));
+    rmSync(dir, { recursive: true, force: true });
   }
 }
 
