@@ -13,20 +13,38 @@ const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const flags = process.argv.slice(2).filter((word) => word.startsWith("--"));
 const files = readdirSync(compiled, { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".test.js"))
-  .filter((name) => (words.length === 0 ? !APART.some((part) => name.includes(part)) : words.some((word) => name.includes(word))))
+  .filter((name) =>
+    words.length === 0 ? !APART.some((part) => name.includes(part)) : words.some((word) => name.includes(word)),
+  )
   // Quick ones first: a slip shows before the lab comes up.
   .sort((a, b) => rank(a) - rank(b) || a.localeCompare(b))
   .map((name) => relative(process.cwd(), join(compiled, name)));
 
 function rank(name) {
-  return ["model/", "agent/", "cli/", "client/", "host/", "transfer/", "workflows/", "replay/", "runtimes/", "lab/"].findIndex((part) => name.startsWith(part)) + (name.startsWith("e2e/") ? 100 : 0);
+  return (
+    [
+      "model/",
+      "agent/",
+      "cli/",
+      "client/",
+      "host/",
+      "transfer/",
+      "workflows/",
+      "replay/",
+      "runtimes/",
+      "lab/",
+    ].findIndex((part) => name.startsWith(part)) + (name.startsWith("e2e/") ? 100 : 0)
+  );
 }
 
 if (files.length === 0) {
   console.error(`no compiled test matches ${words.join(" ")}; run \`npm run setup\` first?`);
   process.exit(2);
 }
-const child = spawn(process.execPath, ["--test", "--test-concurrency=1", ...flags, ...files], { stdio: "inherit", cwd: root });
+const child = spawn(process.execPath, ["--test", "--test-concurrency=1", ...flags, ...files], {
+  stdio: "inherit",
+  cwd: root,
+});
 process.on("SIGINT", () => child.kill("SIGINT"));
 process.on("SIGTERM", () => child.kill("SIGTERM"));
 child.on("exit", (code, signal) => process.exit(signal === null ? (code ?? 1) : 1));

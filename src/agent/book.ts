@@ -167,7 +167,7 @@ export class Book {
   }
 
   private write(body: Body): void {
-    this.journal.append(body as unknown as Record<string, unknown>);
+    this.journal.append(body);
     this.apply(body);
   }
 

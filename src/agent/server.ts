@@ -2,7 +2,7 @@
 import { chmodSync, chownSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import { connect } from "node:net";
-import { z } from "zod";
+import type { z } from "zod";
 import type { NodeAgent } from "../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../model/failure.js";
 import { isVerb, MAX_REQUEST_BYTES, VERBS, type Verb } from "./verbs.js";
@@ -33,17 +33,11 @@ export function parseInput(verb: Verb, body: unknown): unknown {
 }
 
 async function dispatch(agent: NodeAgent, verb: Verb, input: unknown): Promise<unknown> {
-  switch (verb) {
-    case "takeOver":
-    case "handOver": {
-      const { input: inner, waitMs } = input as { input: never; waitMs: number };
-      return agent[verb](inner, waitMs);
-    }
-    case "describeNode":
-      return agent.describeNode();
-    default:
-      return (agent[verb] as (input: unknown) => Promise<unknown>)(input);
+  if (verb === "takeOver" || verb === "handOver") {
+    const { input: inner, waitMs } = input as { input: never; waitMs: number };
+    return agent[verb](inner, waitMs);
   }
+  return (agent[verb] as (input: unknown) => Promise<unknown>)(input);
 }
 
 /** Is somebody listening on this unix socket? */

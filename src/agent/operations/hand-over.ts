@@ -9,125 +9,29 @@
  * After RELEASED it only goes forward, and keeps the frozen tree until the destination has said that it runs (and, in
  * post-copy, has every page): there is a copy at every instant.
  */
-import type { HandOverInput, Inquiry, SideOutcome, Token } from "../../model/contract.js";
+import type { HandOverInput, SideOutcome } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
-import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
-import type { HoldState } from "../../model/ownership.js";
-import type { Phase } from "../../model/phase.js";
-import type { Progress } from "../../model/report.js";
-import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import type { WorkloadSpec } from "../../model/workload.js";
-import { signToken } from "../../transfer/link/index.js";
-import { failpoint } from "../failpoint.js";
 import { orAbort } from "../level.js";
-import { ControlDialer, peerFailure } from "./control.js";
-import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
-import { MoverSide } from "./mover.js";
-import { writeMoverConfig, type NodeContext } from "./node-context.js";
-import { PhaseTimer } from "./phases.js";
+import { peerFailure } from "./control.js";
+import { removeDirs } from "./dirs.js";
+import type { NodeContext } from "./node-context.js";
+import { SourceSide, type HandOverOptions } from "./source-side.js";
 
 const ARM_TIMEOUT_MS = 20_000;
 /** Before the freeze a link may be away this long; in the blackout the deadline rules. */
 const LINK_PATIENCE_MS = 10_000;
 
-export interface HandOverOptions {
-  /** Restore here, on the node itself: criu was lost in the hold (design section 4.6). Images are there already. */
-  local?: boolean;
-  /** Called when criu was lost: restores locally and answers how that ended. */
-  restoreLocally?: (input: HandOverInput, why: FailureData) => Promise<SideOutcome>;
-}
-
-export class HandOver {
+export class HandOver extends SourceSide {
   readonly result: Promise<SideOutcome>;
-  outcome: SideOutcome | undefined;
-  private readonly context: NodeContext;
-  private readonly input: HandOverInput;
-  private readonly options: HandOverOptions;
-  private readonly peer: string;
-  private readonly dirs: SideDirs;
-  private readonly incarnation: Incarnation;
-  private readonly timer: PhaseTimer;
-  private readonly mover: MoverSide<SourceMoverStatus, SourceMoverRequest>;
-  private readonly control: ControlDialer;
-  private readonly undo = new AbortController();
-  private engine: EngineHandle | undefined;
-  private frozenAt: number | undefined;
-  private failure: FailureData | undefined;
-  private deadline: NodeJS.Timeout | undefined;
 
   constructor(context: NodeContext, input: HandOverInput, spec: WorkloadSpec, options: HandOverOptions = {}) {
-    this.context = context;
-    this.input = input;
-    this.options = options;
-    const { ref } = input;
-    this.peer = options.local === true ? context.config.node : ref.destination;
-    this.dirs = sideDirs(context.config.runDir, ref.operation, "source");
-    this.incarnation = { spec, epoch: ref.epoch };
-    this.timer = new PhaseTimer("source", (phase) => this.log("info", `phase ${phase}`, { phase }));
-    makeDirs(this.dirs);
-    const config = writeMoverConfig(context, this.dirs, {
-      operation: ref.operation,
-      workload: ref.workload,
-      peer: this.peer,
-      side: "source",
-      to: ref.to,
-      bandwidthBytesPerSec: input.options.bandwidthBytesPerSec,
-    });
-    this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
-    this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
+    super(context, input, spec, options);
     this.result = this.run().then((outcome) => {
       this.outcome = outcome;
       return outcome;
     });
     this.result.catch((error: unknown) => this.log("error", "hand-over broke off", { failure: toFailure(error) }));
-  }
-
-  private get holdState(): HoldState | undefined {
-    return this.context.book.hold(this.input.ref.workload, this.input.ref.epoch)?.state;
-  }
-  private get name(): { name: string; epoch: number } {
-    return { name: this.input.ref.workload, epoch: this.input.ref.epoch };
-  }
-  private log(level: "debug" | "info" | "warn" | "error", message: string, fields: Record<string, unknown> = {}): void {
-    const { ref } = this.input;
-    this.context.log(level, message, {
-      workload: ref.workload,
-      operation: ref.operation,
-      epoch: ref.epoch,
-      side: "source",
-      ...fields,
-    });
-  }
-  private record(state: HoldState, more: { to?: number; digest?: string } = {}): void {
-    const { ref } = this.input;
-    this.context.book.record({
-      workload: ref.workload,
-      epoch: ref.epoch,
-      state,
-      operation: ref.operation,
-      peer: this.peer,
-      ...more,
-    });
-  }
-  private heard(status: SourceMoverStatus): void {
-    const volume = status.volume.bytesSent;
-    this.timer.counts(
-      {
-        sent: status.pages.bytesSent + status.images.bytes + volume,
-        total: status.pages.total * 4096 + status.images.bytes + volume,
-      },
-      { sent: status.pages.sent, total: status.pages.total },
-    );
-  }
-  get workload(): string {
-    return this.input.ref.workload;
-  }
-  private async enter(phase: Phase): Promise<void> {
-    this.timer.begin(phase);
-    await failpoint(`source.${phase}`);
-  }
-  progress(): Progress {
-    return this.timer.progress();
   }
 
   /** Take it back, unless it was released. Answers by `result`. */
@@ -197,34 +101,6 @@ export class HandOver {
     this.control.release(this.makeToken(digest));
   }
 
-  private makeToken(digest: string): Token {
-    const { ref } = this.input;
-    const known = this.context.book.token(ref.operation, ref.to);
-    if (known !== undefined) return known;
-    const token = signToken(
-      {
-        workload: ref.workload,
-        operation: ref.operation,
-        from: ref.epoch,
-        to: ref.to,
-        source: this.context.config.node,
-        destination: this.peer,
-        digest,
-      },
-      this.context.identity,
-    );
-    this.context.book.recordToken(token);
-    return token;
-  }
-
-  private destinationRefused(failure: FailureData | undefined): FerryError {
-    return new FerryError(
-      failure === undefined
-        ? { code: "E_RESTORE", message: `node ${this.peer} refused to take over`, side: "destination", node: this.peer }
-        : peerFailure("destination", this.peer, failure),
-    );
-  }
-
   /** Link, armed destination, the volume while the workload runs. */
   private async approach(signal: AbortSignal): Promise<void> {
     const { reservation } = this.input;
@@ -248,11 +124,6 @@ export class HandOver {
     if (this.options.local === true) return;
     await this.enter("presync");
     await this.mover.request({ verb: "presync", pids: await this.hostPids() }, signal);
-  }
-
-  /** For the volume passes: files that these have mapped or open for writing are compared by content. */
-  private async hostPids(): Promise<number[]> {
-    return Object.values(await this.context.runtime.pids(this.name));
   }
 
   private async freeze(signal: AbortSignal): Promise<void> {
@@ -290,16 +161,6 @@ export class HandOver {
     );
     if (held.reached["post-dump"] === undefined) throw await this.dumpFailed(engine);
     await volume;
-  }
-
-  private async dumpFailed(engine: EngineHandle): Promise<FerryError> {
-    return ferryError("E_DUMP", `criu could not dump ${this.input.ref.workload}`, {
-      side: "source",
-      node: this.context.config.node,
-      phase: "dump",
-      evidence: await engine.evidence(),
-      remedy: "the workload runs on; the lines above are criu's reason",
-    });
   }
 
   /** Anything that makes going on pointless before the commit: the destination refuses, the link or a mover is gone. */
@@ -397,23 +258,6 @@ export class HandOver {
     }
   }
 
-  private async insist(what: string, step: () => Promise<void>): Promise<void> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await step();
-        return;
-      } catch (error) {
-        this.failure = ferryError("E_STUCK", `${what} failed, trying again: ${toFailure(error).message}`, {
-          side: "source",
-          cause: toFailure(error),
-        }).data;
-        this.log("error", this.failure.message, { failure: this.failure });
-        if (attempt >= 20) throw new FerryError(this.failure);
-        await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 200 * attempt)));
-      }
-    }
-  }
-
   // --- back ---------------------------------------------------------------------------------------------------------
 
   /** BURNED(to) first: from here on this source can't release that epoch. Then the veto, then OWNER again. */
@@ -469,50 +313,5 @@ export class HandOver {
     await this.mover.end();
     removeDirs(this.dirs);
     return { ...outcome, state: "OWNER", epoch: ref.epoch };
-  }
-
-  /** Like insist, but a lost criu (phase "dump") is an answer, not a reason to try again. */
-  private async insistUnlessLost(step: () => Promise<void>): Promise<void> {
-    let lost: FerryError | undefined;
-    await this.insist("taking the workload back", async () => {
-      try {
-        await step();
-      } catch (error) {
-        if (error instanceof FerryError && error.code === "E_DUMP" && error.data.phase === "dump") {
-          lost = error;
-          return;
-        }
-        throw error;
-      }
-    });
-    if (lost !== undefined) throw lost;
-  }
-
-  private assemble(): SideOutcome {
-    const status = this.mover.status;
-    const phases = this.timer.all();
-    const transfer = phases.find((p) => p.name === "transfer");
-    const bytes = (status?.pages.bytesSent ?? 0) + (status?.images.bytes ?? 0);
-    return {
-      state: this.holdState ?? "OWNER",
-      phases,
-      transfer: {
-        bytesSent: bytes,
-        pagesSent: status?.pages.sent ?? 0,
-        pagesFaulted: 0,
-        volumeBytes: status?.volume.bytesSent ?? 0,
-        bandwidthBytesPerSec:
-          transfer === undefined || transfer.durationMs === 0 ? 0 : Math.round((bytes * 1000) / transfer.durationMs),
-      },
-      ...(this.frozenAt === undefined ? {} : { frozenAt: this.frozenAt }),
-      ...(this.failure === undefined ? {} : { failure: this.failure }),
-    };
-  }
-
-  inquiry(): Pick<Inquiry, "failure" | "outcome"> {
-    return {
-      ...(this.failure === undefined ? {} : { failure: this.failure }),
-      ...(this.outcome === undefined ? {} : { outcome: this.outcome }),
-    };
   }
 }

@@ -1,0 +1,239 @@
+/**
+ * What the destination's side of a hand-over is made of: its journal records, mover, control link and phase times, what
+ * it accepts (a token, an abort) and what it refuses. The order of things is in take-over.ts.
+ */
+import type { Inquiry, ReserveInput, SideOutcome, Token } from "../../model/contract.js";
+import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import type { DestinationMoverRequest, DestinationMoverStatus } from "../../model/mover.js";
+import type { HoldState } from "../../model/ownership.js";
+import type { Phase } from "../../model/phase.js";
+import type { Progress } from "../../model/report.js";
+import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
+import { verifyToken } from "../../transfer/link/index.js";
+import { failpoint } from "../failpoint.js";
+import { Level } from "../level.js";
+import type { ControlHub, ControlTarget, DestinationState } from "./control.js";
+import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
+import { MoverSide } from "./mover.js";
+import { writeMoverConfig, type NodeContext } from "./node-context.js";
+import { PhaseTimer } from "./phases.js";
+
+/** Before PREPARED a source that is away this long has gone back: the destination refuses. */
+const SOURCE_AWAY_MS = 15_000;
+
+export abstract class DestinationSide implements ControlTarget {
+  outcome: SideOutcome | undefined;
+  protected readonly context: NodeContext;
+  protected readonly input: ReserveInput;
+  protected readonly local: boolean;
+  protected readonly hub: ControlHub;
+  protected readonly dirs: SideDirs;
+  protected readonly incarnation: Incarnation;
+  protected readonly timer: PhaseTimer;
+  protected readonly mover: MoverSide<DestinationMoverStatus, DestinationMoverRequest>;
+  protected readonly refusal = new AbortController();
+  protected readonly token = new Level<Token | undefined>(undefined);
+  protected readonly link: Level<boolean>;
+  protected armed = false;
+  protected resumedAt: number | undefined;
+  protected drainedAt: number | undefined;
+  protected failure: FailureData | undefined;
+
+  constructor(context: NodeContext, hub: ControlHub, input: ReserveInput, local: boolean) {
+    this.context = context;
+    this.input = input;
+    this.local = local;
+    this.hub = hub;
+    const { ref, spec } = input;
+    this.dirs = sideDirs(context.config.runDir, ref.operation, "destination");
+    this.incarnation = { spec, epoch: ref.to };
+    this.timer = new PhaseTimer("destination", (phase) => this.log("info", `phase ${phase}`, { phase }));
+    makeDirs(this.dirs);
+    const config = writeMoverConfig(context, this.dirs, {
+      operation: ref.operation,
+      workload: ref.workload,
+      peer: local ? context.config.node : ref.source,
+      side: "destination",
+      to: ref.to,
+    });
+    this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
+    this.link = new Level(hub.connected(ref.operation));
+    hub.register(ref.operation, this);
+  }
+
+  protected get holdState(): HoldState | undefined {
+    return this.context.book.hold(this.input.ref.workload, this.input.ref.to)?.state;
+  }
+  protected get digest(): string | undefined {
+    return this.context.book.hold(this.input.ref.workload, this.input.ref.to)?.digest;
+  }
+  protected log(
+    level: "debug" | "info" | "warn" | "error",
+    message: string,
+    fields: Record<string, unknown> = {},
+  ): void {
+    const { ref } = this.input;
+    this.context.log(level, message, {
+      workload: ref.workload,
+      operation: ref.operation,
+      epoch: ref.to,
+      side: "destination",
+      ...fields,
+    });
+  }
+  protected record(state: HoldState, digest?: string): void {
+    const { ref } = this.input;
+    this.context.book.record({
+      workload: ref.workload,
+      epoch: ref.to,
+      state,
+      operation: ref.operation,
+      peer: this.local ? this.context.config.node : ref.source,
+      ...(digest === undefined ? {} : { digest }),
+    });
+    this.hub.publish(ref.operation);
+  }
+  protected heard(status: DestinationMoverStatus): void {
+    this.timer.counts(
+      {
+        sent: status.pages.received * 4096 + status.images.bytes,
+        total: status.pages.total * 4096 + status.images.bytes,
+      },
+      { sent: status.pages.received, total: status.pages.total },
+    );
+  }
+
+  protected async enter(phase: Phase): Promise<void> {
+    this.timer.begin(phase);
+    await failpoint(`destination.${phase}`);
+  }
+  progress(): Progress {
+    return this.timer.progress();
+  }
+
+  // --- what the control link brings -------------------------------------------------------------------------------
+
+  state(): DestinationState {
+    const hold = this.holdState;
+    return {
+      armed: this.armed,
+      drained: hold === "OWNER",
+      ...(hold === undefined ? {} : { hold }),
+      ...(this.digest === undefined ? {} : { digest: this.digest }),
+      ...(this.resumedAt === undefined ? {} : { resumedAt: this.resumedAt }),
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+    };
+  }
+  onConnected(connected: boolean): void {
+    this.link.set(connected);
+  }
+  onAbort(failure: FailureData): void {
+    this.refuse(
+      ferryError("E_CANCELLED", `the source took the workload back: ${failure.message}`, {
+        side: "source",
+        cause: failure,
+      }).data,
+    );
+  }
+  /** A token from the link or from the workflow. Throws E_TOKEN; one that fits is kept. */
+  onToken(raw: unknown): void {
+    try {
+      this.accept(raw);
+    } catch (error) {
+      this.log("error", "a token was refused", { failure: toFailure(error) });
+    }
+  }
+  accept(raw: unknown): void {
+    const { ref } = this.input;
+    const state = this.holdState;
+    if (state === "TOMBSTONE")
+      throw ferryError("E_TOMBSTONED", `epoch ${ref.to} of ${ref.workload} was refused for ever on this node`);
+    const { digest } = this;
+    if (digest === undefined) {
+      throw ferryError(
+        "E_TOKEN",
+        `nothing was prepared here for epoch ${ref.to} of ${ref.workload}: the token can't be checked`,
+      );
+    }
+    const token = verifyToken(raw, this.context.identity, {
+      workload: ref.workload,
+      operation: ref.operation,
+      to: ref.to,
+      source: this.local ? this.context.config.node : ref.source,
+      destination: this.context.config.node,
+      digest,
+    });
+    if (this.token.value === undefined) this.token.set(token);
+  }
+
+  /** Refuse, unless the token was accepted: then it only goes forward. Answers by `outcome`. */
+  refuse(failure: FailureData): void {
+    const state = this.holdState;
+    if (state === "ACTIVE" || state === "RUNNING" || state === "OWNER") return;
+    if (!this.refusal.signal.aborted) this.refusal.abort(new FerryError(failure));
+  }
+
+  /** Refuses when the source stays away before anything was prepared. */
+  protected watchSource(): () => void {
+    let timer: NodeJS.Timeout | undefined;
+    let seen = false;
+    const stop = new AbortController();
+    void (async () => {
+      while (!stop.signal.aborted) {
+        await this.link.wait((up) => up, { signal: stop.signal });
+        seen = true;
+        clearTimeout(timer);
+        await this.link.wait((up) => !up, { signal: stop.signal });
+        timer = setTimeout(() => {
+          if (this.holdState === "PREPARED") return;
+          this.refuse(
+            ferryError(
+              "E_LINK_LOST",
+              `the source ${this.input.ref.source} was gone for ${SOURCE_AWAY_MS / 1000} s before anything was prepared`,
+              {
+                side: "destination",
+              },
+            ).data,
+          );
+        }, SOURCE_AWAY_MS);
+      }
+    })().catch(() => undefined);
+    return () => {
+      void seen;
+      clearTimeout(timer);
+      stop.abort(new Error("done"));
+    };
+  }
+
+  protected assemble(state: HoldState): SideOutcome {
+    const status = this.mover.status;
+    const pagesReceived = status?.pages.received ?? 0;
+    return {
+      state,
+      phases: this.timer.all(),
+      transfer: {
+        bytesSent: pagesReceived * 4096 + (status?.images.bytes ?? 0),
+        pagesSent: pagesReceived,
+        pagesFaulted: status?.pages.faults ?? 0,
+        volumeBytes: status?.volume.bytesReceived ?? 0,
+        bandwidthBytesPerSec: 0,
+      },
+      ...(this.resumedAt === undefined ? {} : { resumedAt: this.resumedAt }),
+      ...(this.drainedAt === undefined ? {} : { drainedAt: this.drainedAt }),
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+      ...(state === "OWNER" ? { epoch: this.input.ref.to } : {}),
+    };
+  }
+
+  inquiry(): Pick<Inquiry, "failure" | "outcome"> {
+    return {
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+      ...(this.outcome === undefined ? {} : { outcome: this.outcome }),
+    };
+  }
+  dispose(): void {
+    this.hub.unregister(this.input.ref.operation, this);
+  }
+
+  protected engine: EngineHandle | undefined;
+}

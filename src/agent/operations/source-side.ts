@@ -1,0 +1,223 @@
+/**
+ * What the source's side of a hand-over is made of: its journal records, mover, control link, phase times, and the steps
+ * that are tried again until they work. The order of things is in hand-over.ts.
+ */
+import type { HandOverInput, Inquiry, SideOutcome, Token } from "../../model/contract.js";
+import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
+import type { HoldState } from "../../model/ownership.js";
+import type { Phase } from "../../model/phase.js";
+import type { Progress } from "../../model/report.js";
+import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
+import type { WorkloadSpec } from "../../model/workload.js";
+import { signToken } from "../../transfer/link/index.js";
+import { failpoint } from "../failpoint.js";
+import { ControlDialer, peerFailure } from "./control.js";
+import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
+import { MoverSide } from "./mover.js";
+import { writeMoverConfig, type NodeContext } from "./node-context.js";
+import { PhaseTimer } from "./phases.js";
+
+export interface HandOverOptions {
+  /** Restore here, on the node itself: criu was lost in the hold (design section 4.6). Images are there already. */
+  local?: boolean;
+  /** Called when criu was lost: restores locally and answers how that ended. */
+  restoreLocally?: (input: HandOverInput, why: FailureData) => Promise<SideOutcome>;
+}
+
+export abstract class SourceSide {
+  outcome: SideOutcome | undefined;
+  protected readonly context: NodeContext;
+  protected readonly input: HandOverInput;
+  protected readonly options: HandOverOptions;
+  protected readonly peer: string;
+  protected readonly dirs: SideDirs;
+  protected readonly incarnation: Incarnation;
+  protected readonly timer: PhaseTimer;
+  protected readonly mover: MoverSide<SourceMoverStatus, SourceMoverRequest>;
+  protected readonly control: ControlDialer;
+  protected readonly undo = new AbortController();
+  protected engine: EngineHandle | undefined;
+  protected frozenAt: number | undefined;
+  protected failure: FailureData | undefined;
+  protected deadline: NodeJS.Timeout | undefined;
+
+  constructor(context: NodeContext, input: HandOverInput, spec: WorkloadSpec, options: HandOverOptions = {}) {
+    this.context = context;
+    this.input = input;
+    this.options = options;
+    const { ref } = input;
+    this.peer = options.local === true ? context.config.node : ref.destination;
+    this.dirs = sideDirs(context.config.runDir, ref.operation, "source");
+    this.incarnation = { spec, epoch: ref.epoch };
+    this.timer = new PhaseTimer("source", (phase) => this.log("info", `phase ${phase}`, { phase }));
+    makeDirs(this.dirs);
+    const config = writeMoverConfig(context, this.dirs, {
+      operation: ref.operation,
+      workload: ref.workload,
+      peer: this.peer,
+      side: "source",
+      to: ref.to,
+      bandwidthBytesPerSec: input.options.bandwidthBytesPerSec,
+    });
+    this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
+    this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
+  }
+
+  protected get holdState(): HoldState | undefined {
+    return this.context.book.hold(this.input.ref.workload, this.input.ref.epoch)?.state;
+  }
+  protected get name(): { name: string; epoch: number } {
+    return { name: this.input.ref.workload, epoch: this.input.ref.epoch };
+  }
+  protected log(
+    level: "debug" | "info" | "warn" | "error",
+    message: string,
+    fields: Record<string, unknown> = {},
+  ): void {
+    const { ref } = this.input;
+    this.context.log(level, message, {
+      workload: ref.workload,
+      operation: ref.operation,
+      epoch: ref.epoch,
+      side: "source",
+      ...fields,
+    });
+  }
+  protected record(state: HoldState, more: { to?: number; digest?: string } = {}): void {
+    const { ref } = this.input;
+    this.context.book.record({
+      workload: ref.workload,
+      epoch: ref.epoch,
+      state,
+      operation: ref.operation,
+      peer: this.peer,
+      ...more,
+    });
+  }
+  protected heard(status: SourceMoverStatus): void {
+    const volume = status.volume.bytesSent;
+    this.timer.counts(
+      {
+        sent: status.pages.bytesSent + status.images.bytes + volume,
+        total: status.pages.total * 4096 + status.images.bytes + volume,
+      },
+      { sent: status.pages.sent, total: status.pages.total },
+    );
+  }
+  get workload(): string {
+    return this.input.ref.workload;
+  }
+  protected async enter(phase: Phase): Promise<void> {
+    this.timer.begin(phase);
+    await failpoint(`source.${phase}`);
+  }
+  progress(): Progress {
+    return this.timer.progress();
+  }
+
+  protected makeToken(digest: string): Token {
+    const { ref } = this.input;
+    const known = this.context.book.token(ref.operation, ref.to);
+    if (known !== undefined) return known;
+    const token = signToken(
+      {
+        workload: ref.workload,
+        operation: ref.operation,
+        from: ref.epoch,
+        to: ref.to,
+        source: this.context.config.node,
+        destination: this.peer,
+        digest,
+      },
+      this.context.identity,
+    );
+    this.context.book.recordToken(token);
+    return token;
+  }
+
+  protected destinationRefused(failure: FailureData | undefined): FerryError {
+    return new FerryError(
+      failure === undefined
+        ? { code: "E_RESTORE", message: `node ${this.peer} refused to take over`, side: "destination", node: this.peer }
+        : peerFailure("destination", this.peer, failure),
+    );
+  }
+
+  /** For the volume passes: files that these have mapped or open for writing are compared by content. */
+  protected async hostPids(): Promise<number[]> {
+    return Object.values(await this.context.runtime.pids(this.name));
+  }
+
+  protected async dumpFailed(engine: EngineHandle): Promise<FerryError> {
+    return ferryError("E_DUMP", `criu could not dump ${this.input.ref.workload}`, {
+      side: "source",
+      node: this.context.config.node,
+      phase: "dump",
+      evidence: await engine.evidence(),
+      remedy: "the workload runs on; the lines above are criu's reason",
+    });
+  }
+
+  protected async insist(what: string, step: () => Promise<void>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await step();
+        return;
+      } catch (error) {
+        this.failure = ferryError("E_STUCK", `${what} failed, trying again: ${toFailure(error).message}`, {
+          side: "source",
+          cause: toFailure(error),
+        }).data;
+        this.log("error", this.failure.message, { failure: this.failure });
+        if (attempt >= 20) throw new FerryError(this.failure);
+        await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 200 * attempt)));
+      }
+    }
+  }
+
+  /** Like insist, but a lost criu (phase "dump") is an answer, not a reason to try again. */
+  protected async insistUnlessLost(step: () => Promise<void>): Promise<void> {
+    let lost: FerryError | undefined;
+    await this.insist("taking the workload back", async () => {
+      try {
+        await step();
+      } catch (error) {
+        if (error instanceof FerryError && error.code === "E_DUMP" && error.data.phase === "dump") {
+          lost = error;
+          return;
+        }
+        throw error;
+      }
+    });
+    if (lost !== undefined) throw lost;
+  }
+
+  protected assemble(): SideOutcome {
+    const status = this.mover.status;
+    const phases = this.timer.all();
+    const transfer = phases.find((p) => p.name === "transfer");
+    const bytes = (status?.pages.bytesSent ?? 0) + (status?.images.bytes ?? 0);
+    return {
+      state: this.holdState ?? "OWNER",
+      phases,
+      transfer: {
+        bytesSent: bytes,
+        pagesSent: status?.pages.sent ?? 0,
+        pagesFaulted: 0,
+        volumeBytes: status?.volume.bytesSent ?? 0,
+        bandwidthBytesPerSec:
+          transfer === undefined || transfer.durationMs === 0 ? 0 : Math.round((bytes * 1000) / transfer.durationMs),
+      },
+      ...(this.frozenAt === undefined ? {} : { frozenAt: this.frozenAt }),
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+    };
+  }
+
+  inquiry(): Pick<Inquiry, "failure" | "outcome"> {
+    return {
+      ...(this.failure === undefined ? {} : { failure: this.failure }),
+      ...(this.outcome === undefined ? {} : { outcome: this.outcome }),
+    };
+  }
+}
