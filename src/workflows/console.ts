@@ -3,6 +3,7 @@ import { defineSearchAttributeKey } from "@temporalio/common";
 import { setCurrentDetails, upsertSearchAttributes } from "@temporalio/workflow";
 import type { MigrationView } from "../model/messages.js";
 import type { SearchAttributeName } from "../model/names.js";
+import type { MigrationReport, PhaseTime } from "../model/report.js";
 import type { WorkloadStatus } from "../model/workload.js";
 
 export const KEYS = {
@@ -45,14 +46,54 @@ export function showMigration(view: MigrationView): void {
   ];
   if (view.problem !== undefined) lines.push("", `**Problem:** ${view.problem}`);
   if (view.remedy !== undefined) lines.push("", `**What to do:** ${view.remedy}`);
-  if (view.phases.length > 0) {
-    lines.push("", "| phase | side | since | ms |", "|---|---|---|---|");
-    for (const phase of view.phases) {
-      lines.push(`| ${phase.name} | ${phase.side} | ${time(phase.startedAt)} | ${phase.durationMs.toFixed(1)} |`);
-    }
-  } else {
-    lines.push("", "Bytes and rate of the moment are in the heartbeats of the pending activities.");
+  if (view.phases.length > 0) lines.push(...phaseTable(view.phases));
+  else lines.push("", "Bytes and rate of the moment are in the heartbeats of the pending activities.");
+  setCurrentDetails(lines.join("\n"));
+}
+
+/** Starts are told from the first phase on: a column of equal dates hides the only digits that differ. */
+function phaseTable(phases: readonly PhaseTime[]): string[] {
+  const first = Math.min(...phases.map((phase) => phase.startedAt));
+  return [
+    "",
+    "| phase | side | start | took |",
+    "|:---|:---|---:|---:|",
+    ...phases.map(
+      ({ name, side, startedAt, durationMs }) =>
+        `| ${name} | ${side} | +${(startedAt - first).toFixed(0)} ms | ${durationMs.toFixed(1)} ms |`,
+    ),
+  ];
+}
+
+const OUTCOMES: Record<MigrationReport["outcome"], string> = {
+  moved: "moved",
+  "rolled-back": "rolled back",
+  refused: "refused",
+  planned: "planned, nothing was touched",
+  "in-doubt": "in doubt",
+  stuck: "stuck",
+};
+
+/** How it ended: what a person who opens the page afterwards wants to know first. */
+export function showReport(report: MigrationReport): void {
+  const lines = [
+    `### ${report.workload}: ${report.source} → ${report.destination}, ${report.mode}: ${OUTCOMES[report.outcome]}`,
+    "",
+    `It runs on **${report.node}**, epoch ${report.epoch}.`,
+  ];
+  if (report.outcome === "moved") {
+    const mebibytes = (report.bytesSent / 2 ** 20).toFixed(1);
+    lines.push(
+      "",
+      `Blackout **${report.blackoutMs.toFixed(0)} ms**, residual ${report.residualMs.toFixed(0)} ms, total ${report.totalMs.toFixed(0)} ms; sent ${mebibytes} MiB, ${report.pagesSent} pages.`,
+    );
   }
+  if (report.failure !== undefined) {
+    lines.push("", `**Why:** ${cell(report.failure.message)} [${report.failure.code}]`);
+    if (report.failure.remedy !== undefined) lines.push("", `**What to do:** ${cell(report.failure.remedy)}`);
+  }
+  if (report.phases.length > 0) lines.push(...phaseTable(report.phases));
+  if (report.reasons.length > 0) lines.push("", ...report.reasons.map((reason) => `- ${cell(reason)}`));
   setCurrentDetails(lines.join("\n"));
 }
 

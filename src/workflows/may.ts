@@ -1,9 +1,10 @@
 /** What may be asked of a workload in which state. Pure and synchronous; throws the refusal with what to do next. */
 import type { FailureData } from "../model/failure.js";
-import type { MigrateRequest, RemoveRequest, StartRequest } from "../model/messages.js";
+import type { MigrateRequest, RemoveRequest, StartRequest, StopRequest } from "../model/messages.js";
 import { nameProblem } from "../model/names.js";
-import { MODES } from "../model/plan.js";
+import { migrateProblems, removeProblems, startProblems, stopProblems } from "../model/request-check.js";
 import type { WorkloadSpec, WorkloadStatus } from "../model/workload.js";
+import { refuseUnless } from "./accept.js";
 import { failure } from "./calls.js";
 
 type Status = WorkloadStatus | undefined;
@@ -20,6 +21,13 @@ export function known(name: string, status: Status): WorkloadStatus {
     workload: name,
     remedy: "see which workloads there are: ferry ps",
   });
+}
+
+/** A name that is one, but not a valid one, has a code of its own. */
+function nodeName(name: string, ask: object | null | undefined, field: string): void {
+  const node: unknown = Object.entries(ask ?? {}).find(([key]) => key === field)?.[1];
+  const bad = typeof node === "string" ? nameProblem("node", node) : undefined;
+  if (bad !== undefined) refuse(name, { code: "E_NAME", message: bad });
 }
 
 /** One operation at a time. */
@@ -45,11 +53,11 @@ const canonical = (value: unknown): string =>
 export const sameSpec = (a: WorkloadSpec, b: WorkloadSpec): boolean => canonical(a) === canonical(b);
 
 export function start(name: string, status: Status, ask: StartRequest): void {
+  nodeName(name, ask, "node");
+  refuseUnless(`the request to start ${name}`, startProblems(ask));
   if (ask.spec.name !== name) {
     refuse(name, { code: "E_REQUEST", message: `the spec is of ${JSON.stringify(ask.spec.name)}, not of ${name}` });
   }
-  const bad = nameProblem("node", ask.node);
-  if (bad !== undefined) refuse(name, { code: "E_NAME", message: bad });
   if (status === undefined) return;
   const sure = free(name, status, "start");
   const same = sure.node === ask.node && sameSpec(sure.spec, ask.spec);
@@ -63,15 +71,8 @@ export function start(name: string, status: Status, ask: StartRequest): void {
 }
 
 export function migrate(name: string, status: Status, ask: MigrateRequest): void {
-  const bad = nameProblem("node", ask.to);
-  if (bad !== undefined) refuse(name, { code: "E_NAME", message: bad });
-  if (!(MODES as readonly unknown[]).includes(ask.options.mode)) {
-    refuse(name, {
-      code: "E_REQUEST",
-      message: `mode ${JSON.stringify(ask.options.mode)} is not known`,
-      remedy: `use one of: ${MODES.join(", ")}`,
-    });
-  }
+  nodeName(name, ask, "to");
+  refuseUnless(`the request to migrate ${name}`, migrateProblems(ask));
   const sure = free(name, status, "migrate");
   if (sure.state !== "running" && sure.state !== "in-doubt") {
     refuse(name, {
@@ -101,8 +102,12 @@ export function cancel(name: string, status: Status): void {
   }
 }
 
-export function stop(name: string, status: Status): void {
-  const sure = free(name, status, "stop");
+export function stop(name: string, status: Status, ask: StopRequest): void {
+  refuseUnless(`the request to stop ${name}`, stopProblems(ask));
+  settledOnly(name, free(name, status, "stop"));
+}
+
+function settledOnly(name: string, sure: WorkloadStatus): void {
   if (sure.state === "in-doubt" || sure.state === "stuck") {
     refuse(name, {
       code: "E_STATE",
@@ -113,8 +118,9 @@ export function stop(name: string, status: Status): void {
 }
 
 export function remove(name: string, status: Status, ask: RemoveRequest): void {
+  refuseUnless(`the request to remove ${name}`, removeProblems(ask));
   const sure = free(name, status, "remove");
-  if (sure.state === "in-doubt" || sure.state === "stuck") stop(name, status);
+  settledOnly(name, sure);
   if (sure.state === "running" && !ask.force) {
     refuse(name, {
       code: "E_STATE",

@@ -32,8 +32,9 @@ import type { Phase } from "../model/phase.js";
 import { blockers, type Finding, type MigratePlan } from "../model/plan.js";
 import type { MigrationReport } from "../model/report.js";
 import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
+import { acceptInput } from "./accept.js";
 import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.js";
-import { attributes, showMigration } from "./console.js";
+import { attributes, showMigration, showReport } from "./console.js";
 import { knock } from "./knock.js";
 import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
 import { clearUp, settleHandOver, type Doubt, type Settled } from "./settle.js";
@@ -87,6 +88,7 @@ interface Saga {
 }
 
 export async function migrate(input: MigrateInput): Promise<MigrationReport> {
+  acceptInput("migrate", input);
   const saga = begin(input);
   let early: "planned" | "refused" | undefined;
   try {
@@ -381,6 +383,7 @@ function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationRepor
 function finish(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {
   const made = report(saga, outcome);
   saga.tell({ state: "done", phase: "done", phases: made.phases });
+  showReport(made);
   return made;
 }
 

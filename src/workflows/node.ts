@@ -21,6 +21,8 @@ import { CONTRACT_SCHEMA, type LogChunk, type NodeActivities, type Observation }
 import { QUERY, SIGNAL, UPDATE, type AskRequest, type NodeInput } from "../model/messages.js";
 import { nodeTaskQueue } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
+import { askProblems } from "../model/request-check.js";
+import { acceptInput, refuseUnless } from "./accept.js";
 import { failure, readFailure } from "./calls.js";
 import { attributes } from "./console.js";
 
@@ -30,6 +32,7 @@ const PROBE_MS = 3_000;
 const MAX_ASKS = 1_000;
 
 export async function node(input: NodeInput): Promise<void> {
+  acceptInput("node", input);
   const state = input.carried ?? { online: true, since: Date.now() };
   const show = attributes();
   let asks = 0;
@@ -57,11 +60,7 @@ export async function node(input: NodeInput): Promise<void> {
       return answer;
     },
     {
-      validator: (request) => {
-        if (!["describe", "observe", "log"].includes(request.ask)) {
-          throw failure({ code: "E_REQUEST", message: `a node can't be asked for ${JSON.stringify(request.ask)}` });
-        }
-      },
+      validator: (request) => refuseUnless(`the question to ${input.node}`, askProblems(request)),
     },
   );
 

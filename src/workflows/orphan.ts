@@ -5,6 +5,7 @@
 import { CancellationScope, defineQuery, setHandler } from "@temporalio/workflow";
 import { QUERY, type MigrationView, type SettleInput } from "../model/messages.js";
 import { running } from "../model/settlement.js";
+import { acceptInput } from "./accept.js";
 import { attributes, showMigration } from "./console.js";
 import { clearUp, settleHandOver } from "./settle.js";
 
@@ -16,6 +17,7 @@ export interface SettleResult {
 }
 
 export async function settle(input: SettleInput): Promise<SettleResult> {
+  acceptInput("settle", input);
   const { handOver, tuning } = input;
   const { ref, options } = handOver;
   const now = Date.now();

@@ -104,7 +104,7 @@ export function planOf(handOver: HandOver, facts: SourceFacts, findings: Finding
     options.bandwidthBytesPerSec === undefined
       ? "no bandwidth limit was asked for"
       : `at most ${options.bandwidthBytesPerSec} bytes a second, as asked`,
-    `a blackout longer than ${options.maxBlackoutMs} ms is taken back by the source`,
+    `a blackout longer than ${options.maxBlackoutMs / 1000} s is taken back by the source`,
   ];
   return {
     workload: ref.workload,

@@ -14,6 +14,7 @@ import type { Inquiry, OperationRef, SideOutcome } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import { WORKFLOW, type HandOver, type MigrationState, type SweepInput, type Tuning } from "../model/messages.js";
 import { backHome, conclude } from "../model/settlement.js";
+import { acceptInput } from "./accept.js";
 import { isSilence, once, patiently, shortly, tryAsk, type Answer } from "./calls.js";
 
 export interface Doubt {
@@ -264,6 +265,7 @@ export async function clearUp(
 
 /** Workflow: keeps asking nodes that were away until nothing of the operation is left on them. */
 export async function sweep(input: SweepInput): Promise<void> {
+  acceptInput("sweep", input);
   const { handOver, moved, tuning } = input;
   const { ref, options, reservation } = handOver;
   await Promise.all(

@@ -45,6 +45,7 @@ import {
 import { operationId, operationWorkflowId } from "../model/names.js";
 import type { MigrationReport } from "../model/report.js";
 import type { WorkloadState, WorkloadStatus } from "../model/workload.js";
+import { acceptInput } from "./accept.js";
 import { failure, readFailure, shortly, tryAsk } from "./calls.js";
 import { KEYS, attributes, showWorkload } from "./console.js";
 import * as may from "./may.js";
@@ -56,6 +57,7 @@ type Uncancelled = <Result>(handler: () => Promise<Result>) => Promise<Result>;
 const uncancelled: Uncancelled = (handler) => CancellationScope.nonCancellable(handler);
 
 export async function workload(input: WorkloadInput): Promise<WorkloadStatus | undefined> {
+  acceptInput("workload", input);
   const entity = new Entity(input);
   setHandler(defineQuery<WorkloadStatus>(QUERY.status), () => may.known(input.name, entity.status));
   setHandler(defineQuery<OperationStarted | null>(QUERY.lastMigration), () => entity.lastMigration ?? null);
@@ -76,7 +78,7 @@ export async function workload(input: WorkloadInput): Promise<WorkloadStatus | u
     validator: () => may.cancel(input.name, entity.status),
   });
   setHandler(defineUpdate<WorkloadStatus, [StopRequest]>(UPDATE.stop), (ask) => uncancelled(() => entity.stop(ask)), {
-    validator: (_ask) => may.stop(input.name, entity.status),
+    validator: (ask) => may.stop(input.name, entity.status, ask),
   });
   setHandler(defineUpdate<void, [RemoveRequest]>(UPDATE.remove), (ask) => uncancelled(() => entity.remove(ask)), {
     validator: (ask) => may.remove(input.name, entity.status, ask),
