@@ -17,6 +17,13 @@ export const CHUNK_PAGES = 256;
 const WINDOW_FRAMES = 16;
 /** Reads that run ahead of the sending (in libuv's threads, while this thread encrypts). */
 const READ_AHEAD = 3;
+/**
+ * The bulk stands back while faults come: a thread waits for each of them, and behind bulk frames (read, encrypted,
+ * decrypted and stored on the same cores) an answer takes ten times as long. Faults closer together than this are one
+ * burst; within a burst a bulk frame still goes every BULK_AT_LEAST_MS, so that the transfer ends.
+ */
+const FAULT_BURST_MS = 8;
+const BULK_AT_LEAST_MS = 60;
 /** Pages of one answer to a fault. */
 const FAULT_PAGES = 64;
 
@@ -48,6 +55,8 @@ export class PageSender {
   #credits = 0;
   #creditWaiter: (() => void) | undefined;
   #needId = 0;
+  #faultAt = Number.NEGATIVE_INFINITY;
+  #bulkAt = Number.NEGATIVE_INFINITY;
   #answer: ((missing: FrameMeta<"missing"> | undefined) => void) | undefined;
 
   constructor(options: PageSenderOptions) {
@@ -105,6 +114,7 @@ export class PageSender {
   /** Somebody waits for these pages. */
   async fault(session: LinkSession, { slot, pages }: FrameMeta<"fault">): Promise<void> {
     const end = Math.min(this.total, slot + pages);
+    this.#faultAt = performance.now();
     try {
       for (let at = slot; at < end; at += FAULT_PAGES) {
         const count = Math.min(FAULT_PAGES, end - at);
@@ -112,9 +122,20 @@ export class PageSender {
         await this.#options.reader.read(at, count, buffer);
         this.#options.limiter.spend(await this.#send(session, { slot: at, pages: count }, buffer));
       }
+      this.#faultAt = performance.now();
     } catch (error) {
       this.#fail(error, session);
     }
+  }
+
+  /** Waits while faults come thick. */
+  async #standBack(): Promise<void> {
+    for (;;) {
+      const now = performance.now();
+      if (now - this.#faultAt > FAULT_BURST_MS || now - this.#bulkAt > BULK_AT_LEAST_MS) break;
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    this.#bulkAt = performance.now();
   }
 
   /** What the destination lacks is not sent, everything else is. */
@@ -143,6 +164,7 @@ export class PageSender {
           await new Promise<void>((resolve) => (this.#creditWaiter = resolve));
         if (bulk.closed || this.#failed) return;
         this.#credits -= 1;
+        await this.#standBack();
         await this.#options.limiter.take(item.chunk.pages * PAGE_SIZE);
         await this.#send(bulk, item.chunk, item.buffer);
         this.#free.push(item.buffer);
