@@ -60,7 +60,11 @@ export function renderPs(rows: readonly PsRow[], now: number, style: Style): str
 
 export function renderNodes(nodes: readonly NodeListing[], style: Style): string[] {
   if (nodes.length === 0) return ["no nodes; bring the lab up: ferry lab up, or start one: ferry node --name NAME"];
-  return renderTable(
+  // The table shows what such a node last said of itself; why it says nothing now stands below.
+  const problems = nodes
+    .filter(({ facts, problem }) => facts !== undefined && problem !== undefined)
+    .map(({ name, problem }) => `${paint(style, "red", name)}: ${printable(problem ?? "")}`);
+  const table = renderTable(
     [
       { title: "NODE" },
       { title: "STATE" },
@@ -75,7 +79,7 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
     [...nodes]
       .sort((a, b) => a.name.localeCompare(b.name))
       .map(({ name, reachable, facts, problem }) => {
-        const state: Cell = reachable ? { text: "up", paint: "green" } : { text: "unreachable", paint: "red" };
+        const state: Cell = reachable ? { text: "up", paint: "green" } : { text: "not usable", paint: "red" };
         if (facts === undefined) return [name, state, "-", "-", "-", "-", "-", "-", problem ?? "-"];
         return [
           name,
@@ -91,6 +95,7 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
       }),
     style,
   );
+  return [...table, ...problems];
 }
 
 const pair = (style: Style, key: string, value: string): string =>
