@@ -91,14 +91,7 @@ for (const point of points) {
   });
 }
 
-for (const point of [
-  "source.presync",
-  "source.transfer",
-  "source.switch",
-  "destination.restore",
-  "destination.switch",
-  "source.drain",
-]) {
+for (const point of points) {
   test(`both workers are killed at ${point}, and the migration completes`, LIMIT, async () => {
     const { node } = await witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
