@@ -7,6 +7,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { ferryError } from "../model/failure.js";
 import { run } from "./exec.js";
+import { setLinkFlag } from "./link-flags.js";
 
 export const NETNS_DIR = "/run/netns";
 
@@ -92,9 +93,9 @@ export async function createNetwork(
   }
 }
 
-/** Raises or cuts the node's end of the link. */
+/** Raises or cuts the node's end of the link. Rejects with E_TOOL. */
 export async function setLink(link: string, state: "up" | "down"): Promise<void> {
-  await run("ip", ["link", "set", "dev", link, state], { doing: `setting the workload's link ${link} ${state}` });
+  setLinkFlag(link, state);
 }
 
 /** Removes link and namespace. Idempotent. */

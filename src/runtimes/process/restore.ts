@@ -86,9 +86,11 @@ export async function release(
   if (status.alive) {
     // Told twice is harmless: the hook reads one line, and a second one finds nobody waiting.
     if (status.reached["post-resume"] === undefined) await engine.openGate(0);
-    status = await engine.wait(() => false, 60_000);
+    // Its last hook: everything runs. That criu then takes down its mount namespace and ends is nobody's business.
+    status = await engine.wait((s) => s.reached["post-resume"] !== undefined, 60_000);
   }
-  if (status.exitCode !== 0 || rootPid(parts) === undefined) {
+  const resumed = status.reached["post-resume"] !== undefined || status.exitCode === 0;
+  if (!resumed || rootPid(parts) === undefined) {
     throw ferryError("E_RESTORE", `criu could not resume ${spec.name}`, {
       side: "destination",
       phase: "resume",

@@ -8,7 +8,7 @@ import { readImageSet } from "../images/areas.js";
 import { ImageReceiver, needSpace } from "../images/receive.js";
 import type { Frame, Hello, LinkSession } from "../link/index.js";
 import { PAGE_SIZE, type FaultService, type FaultStatus, type PageStore } from "../pages/api.js";
-import { createStore, openStore, startFaultService } from "../pages/index.js";
+import { createStore, openStore, SpareDaemon, startFaultService } from "../pages/index.js";
 import { VolumeReceiver } from "../volume/receiver.js";
 import { loadState, saveState, type DestinationState } from "./destination-state.js";
 import type { FrameMeta } from "./messages.js";
@@ -32,6 +32,8 @@ export class DestinationMover {
   readonly #sessions = new Map<Hello["purpose"], LinkSession>();
   #store: PageStore | undefined;
   #service: FaultService | undefined;
+  /** A page daemon that waits for the store, started while nobody waits for it. */
+  #spare: SpareDaemon | undefined;
   #failure: FailureData | undefined;
   /** The set of images under way was refused: its remaining pieces are not looked at. */
   #refusing = false;
@@ -66,6 +68,7 @@ export class DestinationMover {
     if (this.#state.images === undefined) {
       // A store without images that were declared complete belongs to an attempt that was cut short.
       for (const name of ["areas", "pages", "states"]) rmSync(join(this.#config.storeDir, name), { force: true });
+      this.#spare = new SpareDaemon(this.#config.storeDir, this.#faultSocket);
       return;
     }
     await this.#serve(openStore(this.#config.storeDir));
@@ -180,6 +183,7 @@ export class DestinationMover {
     this.#volume.close();
     this.#images.abandon();
     const farewell = Promise.all([...this.#sessions.values()].map((session) => session.close()));
+    this.#spare?.end();
     await this.#service?.close();
     await Promise.race([farewell, sleep(FAREWELL_MS)]);
     this.#store?.close();
@@ -243,11 +247,16 @@ export class DestinationMover {
     });
   }
 
+  get #faultSocket(): string {
+    return join(this.#config.imagesDir, FAULT_SOCKET);
+  }
+
   async #serve(store: PageStore): Promise<void> {
     const service = await startFaultService({
       store,
       storeDir: this.#config.storeDir,
-      socketPath: join(this.#config.imagesDir, FAULT_SOCKET),
+      socketPath: this.#faultSocket,
+      ...(this.#spare === undefined ? {} : { spare: this.#spare }),
       log: (message: string, fields?: object) => this.#log("info", `pages: ${message}`, fields),
     });
     this.#store = store;

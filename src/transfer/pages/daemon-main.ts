@@ -1,5 +1,12 @@
-/** Program of the page daemon: daemon-main.js STORE_DIR LAZY_PAGES_SOCKET. Started by service.ts only. */
+/**
+ * Program of the page daemon: daemon-main.js STORE_DIR LAZY_PAGES_SOCKET. Started by service.ts and spare.ts only.
+ *
+ * Its standard input says when to begin: /dev/null is at its end at once; a spare is started ahead of its store and waits
+ * on a pipe for a line. The end of the pipe without one (whoever started it is gone, or needs none) ends it.
+ */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { poll } from "../../host/syscall.js";
 import { toFailure } from "../../model/failure.js";
 import { say } from "./say.js";
 import { takeOver } from "./takeover.js";
@@ -9,7 +16,21 @@ if (dir === undefined || socketPath === undefined) {
   say("usage: daemon-main.js STORE_DIR LAZY_PAGES_SOCKET");
   process.exit(2);
 }
+/** false: not needed any more. */
+function told(): boolean {
+  if (!fstatSync(0).isFIFO() && !fstatSync(0).isSocket()) return true;
+  // Loads the system calls, too.
+  poll(0, 0, 0);
+  const word = Buffer.alloc(1);
+  const got = readSync(0, word, 0, 1, null);
+  // The guard must not keep a pipe of the mover's open.
+  closeSync(0);
+  openSync("/dev/null", "r");
+  return got === 1;
+}
+
 try {
+  if (!told()) process.exit(0);
   takeOver(dir, socketPath, fileURLToPath(import.meta.url)).run();
   process.exit(0);
 } catch (error) {

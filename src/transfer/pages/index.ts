@@ -6,3 +6,4 @@ export {
   startFaultService as resumeFaultService,
   type FaultServiceOptions,
 } from "./service.js";
+export { SpareDaemon } from "./spare.js";

@@ -2,17 +2,15 @@
  * The fault service as the mover sees it: starts the page daemon, or finds the living one, watches it, and starts the
  * next one at once when it dies. Mover and daemon may be killed independently of each other, in any order.
  */
-import { spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
-import { SYSTEM_PATH } from "../../host/exec.js";
 import { ferryError, toFailure } from "../../model/failure.js";
 import type { FaultService, FaultStatus, PageStore } from "./api.js";
 import { encodeCommand, parseReply, type DaemonStatus, type Reply } from "./control.js";
 import { CONTROL_SOCKET, identify, isAlive, killProcess, readHolder, strays, type ProcessId } from "./identity.js";
+import { SCRIPT, spawnDaemon, type SpareDaemon } from "./spare.js";
 
 export interface FaultServiceOptions {
   store: PageStore;
@@ -21,9 +19,10 @@ export interface FaultServiceOptions {
   /** Where `criu restore --lazy-pages` connects: `lazy-pages.socket` in its work directory. */
   socketPath: string;
   log: (message: string, fields?: object) => void;
+  /** A daemon that was started ahead: used if one has to be started. */
+  spare?: SpareDaemon;
 }
 
-const SCRIPT = fileURLToPath(new URL("./daemon-main.js", import.meta.url));
 /** A dead daemon is noticed within this time, also one that is not our child. */
 const WATCH_MS = 10;
 /** How long a daemon may take until it answers. */
@@ -58,7 +57,11 @@ class Service implements FaultService {
   }
 
   async open(): Promise<void> {
-    await this.#bring(true);
+    await this.#bring(true).catch((error: unknown) => {
+      // A spare may have died on the way; it is given away once, so now one is started anew.
+      if (this.#options.spare === undefined) throw error;
+      return this.#bring(true);
+    });
     this.#watch = setInterval(() => {
       if (this.#daemon !== undefined && !isAlive(this.#daemon)) this.#lost("died");
     }, WATCH_MS);
@@ -185,16 +188,7 @@ class Service implements FaultService {
     let daemon = holder !== undefined && isAlive(holder.daemon) ? holder.daemon : undefined;
     let exited: string | undefined;
     if (daemon === undefined) {
-      const out = openSync(join(storeDir, "pages.log"), "a", 0o600);
-      // A session of its own: signals to the mover's group do not reach it. No pipes: its guard would keep them open.
-      const child = spawn(process.execPath, [SCRIPT, storeDir, socketPath], {
-        cwd: "/",
-        detached: true,
-        stdio: ["ignore", "ignore", out],
-        env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
-      });
-      closeSync(out);
-      child.unref();
+      const child = this.#options.spare?.begin() ?? spawnDaemon(storeDir, socketPath, false);
       child.once("error", (error) => {
         exited = error.message;
       });
