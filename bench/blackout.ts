@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { redis, startCounter, untilRedisAnswers, type Counter, type Place } from "../deploy/demo/clients.js";
-import { countSequence, longestLatency, parseSamples } from "../deploy/demo/verdict.js";
+import { countSequence, longestLatency, parseSamples, type Sample } from "../deploy/demo/verdict.js";
 import { labDown, labNode, labUp, readLab } from "../deploy/lab/index.js";
 import { untilNodesListed } from "../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../src/client/index.js";
@@ -22,6 +22,7 @@ import { median, table, type Row } from "./table.js";
 const MODES: readonly Mode[] = ["cold", "postcopy"];
 const REDIS =
   "redis-server --save  --appendonly no --protected-mode no --bind 0.0.0.0 --dir /data --enable-debug-command yes";
+const ANSWER_WITHIN_MS = 60_000;
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 
 interface Lab {
@@ -101,6 +102,17 @@ async function digest({ counter, place }: Subject): Promise<string> {
   return String(sum);
 }
 
+/** The client's answers, once one came to a request of after `to`: then the one that ends the gap is among them. */
+async function untilAnswered(file: string, to: number): Promise<Sample[]> {
+  const end = performance.now() + ANSWER_WITHIN_MS;
+  for (;;) {
+    const samples = parseSamples(readFileSync(file, "utf8"));
+    if ((samples.at(-1)?.sentAt ?? 0) > to) return samples;
+    assert.ok(performance.now() < end, `the client got no answer for ${ANSWER_WITHIN_MS / 1000} s after a move`);
+    await pause(100);
+  }
+}
+
 async function move(subject: Subject, mode: Mode, megabytes: number): Promise<Move> {
   const { lab, workload, samples } = subject;
   subject.at = 1 - subject.at;
@@ -112,8 +124,7 @@ async function move(subject: Subject, mode: Mode, megabytes: number): Promise<Mo
     "moved",
     [...(report.failure === undefined ? [] : describeFailure(report.failure)), ...report.reasons].join("\n"),
   );
-  // The answer that ends the gap must be in the file.
-  await pause(500);
+  const seen = await untilAnswered(samples, to);
   const phases: Record<string, number> = {};
   for (const { name, side, durationMs } of report.phases) {
     const key = `${side}.${name}`;
@@ -124,7 +135,7 @@ async function move(subject: Subject, mode: Mode, megabytes: number): Promise<Mo
     megabytes,
     mode,
     blackoutMs: report.blackoutMs,
-    clientGapMs: longestLatency(parseSamples(readFileSync(samples, "utf8")), from, to),
+    clientGapMs: longestLatency(seen, from, to),
     residualMs: report.residualMs,
     totalMs: report.totalMs,
     phases,
