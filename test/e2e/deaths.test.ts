@@ -183,6 +183,26 @@ test("the source's machine dies after it has handed over: it runs on at the dest
   await assertOneCopy(source);
 });
 
+for (const point of ["destination.switch", "destination.resume"] as const) {
+  test(`the destination's machine loses power at ${point}, after the commit point: it comes back and takes over`, async () => {
+    const { source, destination, handle } = await pausedAt(point, "cold");
+    await until("the source has released", 10_000, async () => {
+      const { stdout } = await labRun(
+        e2e.state,
+        source,
+        ["grep", "-c", '"state":"RELEASED"', "/var/lib/ferry/journal.jsonl"],
+        { allow: [1] },
+      );
+      return Number(stdout) > 0;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await labKillNode(e2e.state, destination);
+    await labStartNode(e2e.state, destination);
+    assertMoved(await handle.result());
+    await assertOneCopy(destination);
+  });
+}
+
 test("through all of it the client saw one connection, every number once", async () => {
   await witness.assertIntact();
 });

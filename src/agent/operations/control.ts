@@ -20,6 +20,10 @@ export interface DestinationState {
   /** takeOver was asked of it: it waits for the images. */
   armed: boolean;
   digest?: string;
+  /** Where its mover listens now: another port after the node lost power. */
+  moverPort?: number;
+  /** Its mover has no images (yet, or no more: they lie in memory and the node lost power). */
+  wantsImages: boolean;
   /** Unix ms by the destination's clock. */
   resumedAt?: number;
   /** It has every page: nothing depends on the source any more. */
@@ -32,6 +36,8 @@ const stateSchema = z.strictObject({
   hold: z.enum(HOLD_STATES).optional(),
   armed: z.boolean(),
   digest: z.string().max(128).optional(),
+  moverPort: z.int().min(1).max(65_535).optional(),
+  wantsImages: z.boolean(),
   resumedAt: z.number().optional(),
   drained: z.boolean(),
   failure: failureSchema.optional(),
@@ -215,6 +221,7 @@ export class ControlHub {
     const hold = record && this.context.book.hold(record.input.ref.workload, record.input.ref.to);
     return {
       armed: false,
+      wantsImages: false,
       drained: hold?.state === "OWNER",
       ...(hold === undefined ? {} : { hold: hold.state }),
       ...(hold?.digest === undefined ? {} : { digest: hold.digest }),

@@ -35,6 +35,8 @@ export abstract class DestinationSide implements ControlTarget {
   protected readonly token = new Level<Token | undefined>(undefined);
   protected readonly link: Level<boolean>;
   protected armed = false;
+  protected wantsImages = false;
+  protected moverPort: number | undefined;
   protected resumedAt: number | undefined;
   protected drainedAt: number | undefined;
   protected failure: FailureData | undefined;
@@ -117,7 +119,9 @@ export abstract class DestinationSide implements ControlTarget {
     const hold = this.holdState;
     return {
       armed: this.armed,
+      wantsImages: this.wantsImages,
       drained: hold === "OWNER",
+      ...(this.moverPort === undefined ? {} : { moverPort: this.moverPort }),
       ...(hold === undefined ? {} : { hold }),
       ...(this.digest === undefined ? {} : { digest: this.digest }),
       ...(this.resumedAt === undefined ? {} : { resumedAt: this.resumedAt }),

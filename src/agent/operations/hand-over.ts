@@ -242,13 +242,31 @@ export class HandOver extends SourceSide {
     const { reservation } = this.input;
     while (!signal.aborted) {
       try {
-        const status = await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
+        // What it says now, not what it said before the link was lost: its volume is overwritten only when it asks for that.
+        const { destination } = await this.control.level.wait((l) => l.connected && l.destination !== undefined, {
+          signal,
+        });
+        const wanted = destination?.wantsImages === true;
+        const port = destination?.moverPort ?? reservation.mover.port;
+        let status = await this.mover.request({ verb: "connect", host: reservation.mover.host, port }, signal);
+        if (status.images.sent && wanted) {
+          // It lost power: what lay in its memory comes again from the frozen tree, by a mover that knows of nothing.
+          await this.mover.end();
+          status = await this.mover.request({ verb: "connect", host: reservation.mover.host, port }, signal);
+        }
         // A new mover (the old one died) has sent nothing yet; the destination tells it what is still missing.
         if (!status.images.sent) {
+          if (wanted && this.options.local !== true) {
+            await this.mover.request({ verb: "finalSync", pids: await this.hostPids() }, signal);
+          }
           const pids = await this.context.runtime.pids(this.name);
           await this.mover.request({ verb: "sendImages", pids }, signal);
         }
-        await this.mover.wait(() => false, signal);
+        // Until the mover dies, or the destination asks for the images (again).
+        await Promise.race([
+          this.mover.wait(() => false, signal),
+          this.control.level.wait((l) => l.destination?.wantsImages === true, { signal }),
+        ]);
       } catch (error) {
         if (signal.aborted) return;
         this.log("warn", "the page traffic broke off and goes on", { failure: toFailure(error) });

@@ -52,6 +52,8 @@ export class TakeOver extends DestinationSide {
       if (token === undefined) throw ferryError("E_INTERNAL", "no token");
       this.record("ACTIVE", token.digest);
     } catch (error) {
+      // Once PREPARED was said the source may have released: from then on only a refusal that was asked for ends it.
+      if (this.holdState === "PREPARED" && !this.refusal.signal.aborted) throw error;
       return await this.giveUp(toFailure(error, "E_RESTORE"));
     }
     await this.activate();
@@ -74,26 +76,48 @@ export class TakeOver extends DestinationSide {
           return;
         }
       }
-      await orAbort(this.mover.ensure(), signal);
-      this.armed = true;
-      await this.enter("arm");
-      this.hub.publish(this.input.ref.operation);
-      const received = await this.mover.wait((s) => s.images.received && (this.local || s.volume.finalDone), signal);
-      const { digest } = received.images;
-      if (digest === undefined)
-        throw ferryError("E_IMAGE_INCOMPLETE", "the images came without a digest", { side: "destination" });
-      this.record("RECEIVED", digest);
+      const digest = await this.fetchImages(signal);
+      // PREPARED was said once, and the source may have released on it: that is not taken back.
+      if (!again) this.record("RECEIVED", digest);
       await this.enter("restore");
       if (again) await this.mover.request({ verb: "reset" }, signal);
       await this.restoreHeld(signal);
-      if (this.input.options.mode !== "postcopy" || this.local) {
-        await this.enter("transfer");
-        await this.mover.wait((s) => s.pages.allReceived, signal);
-      }
+      await this.fetchPages(signal);
       this.record("PREPARED", digest);
     } finally {
       away();
     }
+  }
+
+  /** Images and volume are here. After a loss of power they come again, from the frozen tree. Returns their digest. */
+  private async fetchImages(signal?: AbortSignal): Promise<string> {
+    const client = await this.mover.ensure();
+    const status = client.status();
+    this.moverPort = status.port;
+    this.wantsImages = !status.images.received;
+    this.armed = true;
+    if (this.wantsImages) await this.enter("arm");
+    this.hub.publish(this.input.ref.operation);
+    const received = await this.mover.wait((s) => s.images.received && (this.local || s.volume.finalDone), signal);
+    this.wantsImages = false;
+    this.hub.publish(this.input.ref.operation);
+    const { digest } = received.images;
+    if (digest === undefined) {
+      throw ferryError("E_IMAGE_INCOMPLETE", "the images came without a digest", { side: "destination" });
+    }
+    if (this.digest !== undefined && this.digest !== digest) {
+      throw ferryError("E_IMAGE_DIGEST", "other images came than those that were prepared before", {
+        side: "destination",
+      });
+    }
+    return digest;
+  }
+
+  /** Cold: nothing depends on the source any more. */
+  private async fetchPages(signal?: AbortSignal): Promise<void> {
+    if (this.input.options.mode === "postcopy" && !this.local) return;
+    await this.enter("transfer");
+    await this.mover.wait((s) => s.pages.allReceived, signal);
   }
 
   /** Start criu and wait for the hold. Throws E_RESTORE with criu's own words. */
@@ -128,8 +152,10 @@ export class TakeOver extends DestinationSide {
         if (!held && !resumed) {
           await runtime.destroy({ name: ref.workload, epoch: ref.to }, this.dirs);
           await runtime.prepare(this.incarnation, this.dirs);
+          await this.fetchImages();
           await this.mover.request({ verb: "reset" });
           await this.restoreHeld();
+          await this.fetchPages();
         }
         await this.enter("resume");
         const { resumedAt } = await runtime.release(this.incarnation, this.dirs);
