@@ -7,7 +7,13 @@ import { ferryError, type FerryError } from "../../model/failure.js";
 import { collectNumbers, ProtobufError, readMessage, readScalars, varintNumber } from "./protobuf.js";
 
 const COMMON_MAGIC = 0x54564319;
-export const MAGIC = { inventory: 0x58313116, pstree: 0x50273030, pagemap: 0x56084025, mm: 0x57492820 } as const;
+export const MAGIC = {
+  inventory: 0x58313116,
+  pstree: 0x50273030,
+  pagemap: 0x56084025,
+  mm: 0x57492820,
+  files: 0x56303138,
+} as const;
 
 /** Largest single message: an mm of 65,530 areas is about 3 MB. */
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
@@ -26,7 +32,7 @@ export const imageProblem = (file: string, what: string): FerryError =>
   });
 
 /** Runs a parser; what it finds wrong is reported with the file's name. */
-function naming<T>(file: string, parse: () => T): T {
+export function naming<T>(file: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {
@@ -35,7 +41,7 @@ function naming<T>(file: string, parse: () => T): T {
   }
 }
 
-function messages(file: string, image: Buffer, kind: keyof typeof MAGIC): Buffer[] {
+export function messages(file: string, image: Buffer, kind: keyof typeof MAGIC): Buffer[] {
   let at = 0;
   const word = (what: string): number => {
     if (at + 4 > image.length) throw imageProblem(file, `ends at byte ${image.length}, within ${what}`);

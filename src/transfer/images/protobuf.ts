@@ -13,6 +13,8 @@ export interface WireField {
   number: number;
   varint: VarintRef | undefined;
   bytes: Buffer | undefined;
+  /** The whole field as it was written, with its number. */
+  raw: Buffer;
 }
 
 /** Where a varint lies: decoded only when asked for, since some fields do not fit a number. */
@@ -45,7 +47,8 @@ function scanVarint(buffer: Buffer, start: number): VarintRef {
 export function readMessage(buffer: Buffer, visit: (field: WireField) => void): void {
   let at = 0;
   while (at < buffer.length) {
-    const key = scanVarint(buffer, at);
+    const start = at;
+    const key = scanVarint(buffer, start);
     const tag = varintNumber(key);
     const number = Math.floor(tag / 8);
     if (number < 1 || number > 0x1fffffff) throw new ProtobufError(`field number ${number} at byte ${at}`);
@@ -54,7 +57,7 @@ export function readMessage(buffer: Buffer, visit: (field: WireField) => void): 
       case 0: {
         const varint = scanVarint(buffer, at);
         at = varint.end;
-        visit({ number, varint, bytes: undefined });
+        visit({ number, varint, bytes: undefined, raw: buffer.subarray(start, at) });
         break;
       }
       case 2: {
@@ -62,8 +65,8 @@ export function readMessage(buffer: Buffer, visit: (field: WireField) => void): 
         const length = varintNumber(ref);
         const end = ref.end + length;
         if (end > buffer.length) throw new ProtobufError(`field ${number} is cut short at byte ${at}`);
-        visit({ number, varint: undefined, bytes: buffer.subarray(ref.end, end) });
         at = end;
+        visit({ number, varint: undefined, bytes: buffer.subarray(ref.end, end), raw: buffer.subarray(start, end) });
         break;
       }
       case 1:
@@ -71,7 +74,7 @@ export function readMessage(buffer: Buffer, visit: (field: WireField) => void): 
         const width = tag % 8 === 1 ? 8 : 4;
         if (at + width > buffer.length) throw new ProtobufError(`field ${number} is cut short at byte ${at}`);
         at += width;
-        visit({ number, varint: undefined, bytes: undefined });
+        visit({ number, varint: undefined, bytes: undefined, raw: buffer.subarray(start, at) });
         break;
       }
       default:
@@ -109,4 +112,12 @@ export function collectNumbers(field: WireField, into: number[]): void {
   } else {
     throw new ProtobufError(`field ${field.number} is not a list of numbers`);
   }
+}
+
+/** A number as it is written. Up to 2^53 - 1. */
+export function encodeVarint(value: number): Buffer {
+  const bytes: number[] = [];
+  let rest = value;
+  for (; rest >= 128; rest = Math.floor(rest / 128)) bytes.push((rest % 128) + 128);
+  return Buffer.from([...bytes, rest]);
 }

@@ -4,6 +4,7 @@ import { ferryError, FerryError, toFailure, type FailureData } from "../../model
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import { readImageSet, type ImageSet } from "../images/areas.js";
 import { sendImages } from "../images/send.js";
+import { mendTimersIn } from "../images/timers.js";
 import type { Frame, LinkSession } from "../link/index.js";
 import { auditPages, openTree, type TreeReader } from "../pages/source.js";
 import { VolumeSender } from "../volume/sender.js";
@@ -157,6 +158,8 @@ async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Pro
 
 async function startImages(pids: Record<string, number>): Promise<void> {
   if (cargo === undefined) {
+    const timers = mendTimersIn(config.imagesDir);
+    if (timers > 0) log("info", "images: periodic timers that had fired are armed again", { timers });
     const set = readImageSet(config.imagesDir);
     const reader = openTree(set.table, pids);
     const counted = auditPages(set.tasks, pids);

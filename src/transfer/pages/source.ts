@@ -176,7 +176,7 @@ interface SmapsArea {
   start: number;
   end: number;
   private: boolean;
-  /** Anonymous pages in memory and in swap. */
+  /** Anonymous pages in memory and in swap that must not be lost. */
   pages: number;
 }
 
@@ -197,6 +197,9 @@ export function parseSmaps(text: string): SmapsArea[] {
     } else if (current !== undefined) {
       const count = /^(?:Anonymous|Swap): +([0-9]+) kB$/.exec(line);
       if (count !== null) current.pages += (Number(count[1]) * 1024) / PAGE_SIZE;
+      // MAP_DROPPABLE: the kernel itself may drop these pages at any time, criu keeps the area and not what is in it. glibc
+      // has the state of getrandom() there as soon as there are threads, and begins anew with it.
+      else if (/^VmFlags:.* dp(?: |$)/.test(line)) current.pages = 0;
       else if (/^[0-9a-f]{13,16}-/.test(line)) current = undefined;
     }
   }
