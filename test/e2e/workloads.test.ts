@@ -91,6 +91,17 @@ test("memory of every kind, changed by several processes and threads", async () 
   );
 });
 
+test("300 MB of memory, and a program that grows while it moves", async () => {
+  await onTheMove(
+    { name: "large", command: program("memory", 2, 1, 1000, 38_000, 40) },
+    { modes: ["postcopy", "cold"] },
+    async (busy) => {
+      const { memory } = await busy.check();
+      assert.ok(Number(memory?.["pages"]) > 76_000);
+    },
+  );
+});
+
 test("files of every kind, in /data and in the root's own layer", async () => {
   await onTheMove({ name: "files", command: program("files") }, { modes: ["cold", "postcopy"] }, async (busy) => {
     const { files } = await busy.check();

@@ -38,9 +38,17 @@ class Space:
         self.shared = shared
         self.buffer = ctypes.create_string_buffer(P)
         self.tags = {}
+        # Which mapping a page belongs to: since Linux 6.17 a move over several may stop in the middle, at one that a
+        # userfaultfd watches (all that were restored lazily), and leave the first part moved.
+        self.owner = {}
+        self.own(base // P, pages)
         for i in range(pages):
             self.write(base // P + i, first + i)
         self.numbers = list(self.tags)
+
+    def own(self, page, n):
+        for i in range(n):
+            self.owner[page + i] = page
 
     def write(self, page, tag):
         libc.memcpy(page * P, page_of(tag), P)
@@ -66,7 +74,7 @@ class Space:
 
     def span(self, rng):
         page, n, most = self.any(rng), 1, rng.randint(1, 48)
-        while n < most and page + n in self.tags:
+        while n < most and page + n in self.tags and self.owner[page + n] == self.owner[page]:
             n += 1
         return page, n
 
@@ -77,11 +85,8 @@ class Space:
 
     def move(self, page, n, rng):
         to = area(n, PRIVATE_ANONYMOUS)
-        moved = libc.mremap(page * P, n * P, n * P, 3, to)
-        if moved is None or moved == 2**64 - 1:
-            # several areas, refused: what was at the new place is gone all the same
-            libc.munmap(to, n * P)
-            return
+        check(libc.mremap(page * P, n * P, n * P, 3, to), "mremap")
+        self.own(to // P, n)
         tags = [self.tags.pop(page + i) for i in range(n)]
         for i in range(n):
             self.tags[to // P + i] = tags[i]
@@ -92,6 +97,7 @@ class Space:
         for i in range(n):
             del self.tags[page + i]
         new = area(n, PRIVATE_ANONYMOUS)
+        self.own(new // P, n)
         for i in range(n):
             self.write(new // P + i, random.getrandbits(40))
 
@@ -201,6 +207,9 @@ def main():
                 process(number, shared, memfd, asked, tell)
             finally:
                 os._exit(1)
+        # so that the end of a process shows
+        os.close(asked)
+        os.close(tell)
         workers.append((ask, os.fdopen(heard)))
 
     def whole():
