@@ -85,6 +85,8 @@ export const runningHold = (ledger: Ledger, workload: string): Hold | undefined 
     .toReversed()
     .find((hold) => mayRun(hold.state));
 
+const isReleased = (state: HoldState): boolean => state === "RELEASED" || state === "GONE";
+
 /** Why `next` is not a legal move from this ledger, or undefined when it is. */
 export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
   const { workload, epoch, state } = next;
@@ -93,6 +95,10 @@ export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
   const before = holdOf(ledger, workload, epoch);
   if (before === undefined) {
     if (!ENTRY.includes(state)) return `${name}: ${state} can't be the first state of an epoch`;
+    const released = holdsOf(ledger, workload).find((hold) => hold.to === epoch && isReleased(hold.state));
+    if (state === "BURNED" && released !== undefined) {
+      return `${name}: epoch ${released.epoch} was released to it, it can't be burned any more`;
+    }
     const highest = highestEpoch(ledger, workload);
     if (state === "RESERVED" || state === "OWNER") {
       if (epoch <= highest) return `${name}: stale, this node has seen epoch ${highest}`;

@@ -171,3 +171,19 @@ test("a source that restored itself locally is home, under its new epoch", () =>
   assert.equal(conclude(ref, source, { state: "TOMBSTONE", holds: [], processes: 0 }).verdict, "rolled-back");
   assert.equal(conclude(ref, source, undefined).verdict, "roll-back");
 });
+
+test("an epoch that was released can't be burned afterwards", () => {
+  const at = (epoch: number, state: Hold["state"], more: Partial<Hold> = {}): Hold => ({
+    workload: "redis",
+    epoch,
+    state,
+    ...more,
+  });
+  let ledger = applyMove(emptyLedger, at(1, "OWNER"));
+  ledger = applyMove(ledger, at(1, "FROZEN", { to: 2 }));
+  assert.equal(moveProblem(ledger, at(2, "BURNED")), undefined, "frozen: it may");
+  ledger = applyMove(ledger, at(1, "RELEASED", { to: 2, digest: "d" }));
+  assert.match(moveProblem(ledger, at(2, "BURNED")) ?? "", /released/);
+  ledger = applyMove(ledger, at(1, "GONE"));
+  assert.match(moveProblem(ledger, at(2, "BURNED")) ?? "", /released/);
+});

@@ -55,6 +55,7 @@ export class ControlDialer {
   });
   private session: LinkSession | undefined;
   private token: Token | undefined;
+  private started = false;
   private stopped = false;
   private readonly context: NodeContext;
   private readonly ref: OperationRef;
@@ -68,7 +69,10 @@ export class ControlDialer {
     this.endpoint = endpoint;
   }
 
+  /** Idempotent. */
   start(): void {
+    if (this.started) return;
+    this.started = true;
     void this.loop();
   }
 
@@ -120,6 +124,7 @@ export class ControlDialer {
 
   /** Commit: send the token now and on every reconnection. */
   release(token: Token): void {
+    if (this.token !== undefined) return;
     this.token = token;
     this.session?.send("token", { token }).catch(() => undefined);
   }

@@ -55,7 +55,9 @@ export class HandOver extends SourceSide {
           }
           await this.handOver();
         } catch (error) {
-          return await this.rollBack(toFailure(error, "E_DUMP"));
+          // What fails behind the commit point (the token could not be journaled) does not take it back.
+          if (this.holdState !== "RELEASED") return await this.rollBack(toFailure(error, "E_DUMP"));
+          this.log("error", "released, and then", { failure: toFailure(error) });
         }
       }
       return await this.finish();
@@ -209,11 +211,9 @@ export class HandOver extends SourceSide {
     if (this.holdState === "RELEASED") {
       const digest = book.hold(ref.workload, ref.epoch)?.digest;
       if (digest === undefined) throw ferryError("E_INTERNAL", "released without a digest");
-      if (this.frozenAt === undefined) {
-        this.frozenAt = runtime.adoptFreeze(this.dirs)?.status().reached["network-lock"];
-        this.control.start();
-        this.control.release(this.makeToken(digest));
-      }
+      this.frozenAt ??= runtime.adoptFreeze(this.dirs)?.status().reached["network-lock"];
+      this.control.start();
+      await this.insist("journaling the token", async () => this.control.release(this.makeToken(digest)));
       const serving = new AbortController();
       void this.serve(serving.signal);
       try {
