@@ -6,6 +6,8 @@ import { DEFAULT_MAX_BLACKOUT_MS, MODES, type MigrateOptions } from "../model/pl
 import { RUNTIMES } from "../model/workload.js";
 import type { RunRequest } from "./types.js";
 
+/** Prefix length of an address that is given without one: the lab's network, and most. */
+const DEFAULT_PREFIX = 24;
 const IP = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/;
 const isIp = (text: string): boolean => {
   const parts = IP.exec(text);
@@ -37,7 +39,11 @@ const runSchema = z.strictObject({
       cpus: z.number().positive().max(4096).optional(),
     })
     .optional(),
-  ip: z.string().refine(isIp, "must be an IPv4 address with prefix length, like 10.77.0.120/24").optional(),
+  ip: z
+    .string()
+    .transform((ip) => (ip.includes("/") ? ip : `${ip}/${DEFAULT_PREFIX}`))
+    .refine(isIp, "must be an IPv4 address, with its prefix length where that is not 24, like 10.77.0.120/24")
+    .optional(),
   mac: z
     .string()
     .regex(

@@ -27,7 +27,7 @@ export interface RunRequest {
   dir?: string;
   user?: string;
   limits?: WorkloadSpec["limits"];
-  /** Address with prefix length; default: chosen from the name in the lab's range. */
+  /** Address, with its prefix length where that is not 24; default: chosen from the name in the lab's range. */
   ip?: string;
   mac?: string;
   gateway?: string;
