@@ -5,9 +5,11 @@
 import type { Client, WorkflowHandle } from "@temporalio/client";
 import { defaultPayloadConverter } from "@temporalio/common";
 import { QUERY, type MigrationView, type OperationStarted } from "../model/messages.js";
+import { workloadWorkflowId } from "../model/names.js";
 import { PHASES, isPhase, type Phase } from "../model/phase.js";
 import type { MigrationReport, Progress } from "../model/report.js";
 import type { Side } from "../model/failure.js";
+import type { WorkloadStatus } from "../model/workload.js";
 import { asking, toFerryError, type Asked } from "./failures.js";
 import type { MigrationHandle, MigrationProgress } from "./types.js";
 
@@ -15,6 +17,7 @@ import type { MigrationHandle, MigrationProgress } from "./types.js";
 const DOUBT_MS = 10_000;
 const DEFAULT_EVERY_MS = 250;
 const QUERY_TIMEOUT_MS = 10_000;
+const HEARD_WITHIN_MS = 3_000;
 
 export interface MigrationContext {
   client: Client;
@@ -35,7 +38,11 @@ export function migrationHandle(context: MigrationContext, started: OperationSta
     workflowId,
     operation,
     progress: (options) => watch(context, handle, started, end, options?.everyMs ?? DEFAULT_EVERY_MS),
-    result: () => end(),
+    result: async () => {
+      const report = await end();
+      if (report.outcome !== "in-doubt" && report.outcome !== "stuck") await untilHeard(context, operation);
+      return report;
+    },
     cancel: () =>
       asking(asked("cancel"), async () => {
         try {
@@ -79,6 +86,24 @@ export function migrationHandle(context: MigrationContext, started: OperationSta
       if (Date.now() - view.since < doubtMs) continue;
       return client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () => workflow.query<MigrationReport>(QUERY.report));
     }
+  }
+}
+
+/**
+ * The workload's entity hears of the end an instant after the result is there: without waiting for it, the next request
+ * could be refused as busy. Best effort: the report does not depend on it.
+ */
+async function untilHeard({ client, workload }: MigrationContext, operation: string): Promise<void> {
+  const entity = client.workflow.getHandle(workloadWorkflowId(workload));
+  const until = Date.now() + HEARD_WITHIN_MS;
+  try {
+    while (Date.now() < until) {
+      const status = await client.withDeadline(until, () => entity.query<WorkloadStatus>(QUERY.status));
+      if (status.operation !== operation) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  } catch {
+    // Nobody answers for it now: whoever asks next is told.
   }
 }
 
