@@ -165,7 +165,7 @@ export class Subject {
 export async function until<Seen>(
   look: () => Seen | Promise<Seen>,
   good: (seen: Seen) => boolean,
-  timeoutMs = 10_000,
+  timeoutMs = 40_000,
 ): Promise<Seen> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
