@@ -180,12 +180,10 @@ export abstract class DestinationSide implements ControlTarget {
   /** Refuses when the source stays away before anything was prepared. */
   protected watchSource(): () => void {
     let timer: NodeJS.Timeout | undefined;
-    let seen = false;
     const stop = new AbortController();
     void (async () => {
       while (!stop.signal.aborted) {
         await this.link.wait((up) => up, { signal: stop.signal });
-        seen = true;
         clearTimeout(timer);
         await this.link.wait((up) => !up, { signal: stop.signal });
         timer = setTimeout(() => {
@@ -203,7 +201,6 @@ export abstract class DestinationSide implements ControlTarget {
       }
     })().catch(() => undefined);
     return () => {
-      void seen;
       clearTimeout(timer);
       stop.abort(new Error("done"));
     };

@@ -2,7 +2,7 @@
  * One side's mover as its operation sees it: started when it is not there, connected again when it was killed. What a
  * mover knows survives it (store, images, port), so a new one goes on.
  */
-import { FerryError, ferryError, type FailureData } from "../../model/failure.js";
+import { FerryError, ferryError } from "../../model/failure.js";
 import type {
   DestinationMoverRequest,
   DestinationMoverStatus,
@@ -102,9 +102,5 @@ export class MoverSide<
     }
     await killMover(this.dirs.root);
     this.client = undefined;
-  }
-
-  failureOf(error: unknown): FailureData | undefined {
-    return error instanceof FerryError ? error.data : undefined;
   }
 }
