@@ -4,6 +4,7 @@
  * v2 when the controller is there, else from v1.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ferryError } from "../model/failure.js";
@@ -86,6 +87,36 @@ export class Cgroup {
         this.set("cpu", "", "cpu.cfs_period_us", String(period));
         this.set("cpu", "", "cpu.cfs_quota_us", quota);
       }
+    }
+  }
+
+  /**
+   * Takes `percent` off the CPU time that it may use: of `cpus`, or of all of the machine's. 0 puts back what was before.
+   * Throws E_TOOL when the node can't limit CPU time.
+   */
+  throttle(cpus: number | undefined, percent: number): void {
+    if (!this.exists) return;
+    const period = 100_000;
+    const share = Math.max(1000, Math.round((cpus ?? availableParallelism()) * period * (1 - percent / 100)));
+    const unlimited = percent === 0 && cpus === undefined;
+    try {
+      if (this.layout.cpu === undefined) {
+        const file = join(this.dir, "cpu.max");
+        // Never limited, and the controller is not there: there is nothing to lift.
+        if (unlimited && !existsSync(file)) return;
+        if (!existsSync(file)) this.handDown({ cpus: 1 });
+        writeFileSync(file, `${unlimited ? "max" : share} ${period}`);
+      } else {
+        const dir = join(this.layout.cpu, this.path);
+        if (!existsSync(dir)) return;
+        writeFileSync(join(dir, "cpu.cfs_period_us"), String(period));
+        writeFileSync(join(dir, "cpu.cfs_quota_us"), String(unlimited ? -1 : share));
+      }
+    } catch (error) {
+      if (GONE.includes(errno(error)) && !this.exists) return;
+      throw ferryError("E_TOOL", `this node can't limit the CPU time of ${this.path}: ${errno(error)}`, {
+        remedy: "use another --on-stall than throttle, or let this node's cgroups have the cpu controller",
+      });
     }
   }
 

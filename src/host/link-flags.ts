@@ -1,10 +1,11 @@
 /** Raising and cutting a link by ioctl: no program is started, which would take 10 to 30 ms inside the client's gap. */
 import koffi from "koffi";
 import { ferryError } from "../model/failure.js";
+import { SOCK_CLOEXEC, socketCalls } from "./socket-calls.js";
 import { errnoName } from "./syscall.js";
 
 const AF_INET = 2;
-const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+const SOCK_DGRAM_CLOEXEC = 2 | SOCK_CLOEXEC;
 const SIOCGIFFLAGS = 0x8913;
 const SIOCSIFFLAGS = 0x8914;
 const IFF_UP = 1;
@@ -12,24 +13,9 @@ const IFF_UP = 1;
 const NAME_BYTES = 16;
 const IFREQ_BYTES = 40;
 
-type Fn = (...args: (number | Buffer)[]) => number;
-let loaded: { socket: Fn; ioctl: Fn; close: Fn } | undefined;
-function libc(): NonNullable<typeof loaded> {
-  if (loaded === undefined) {
-    const lib = koffi.load("libc.so.6");
-    const fn = (definition: string): Fn => lib.func(definition) as Fn;
-    loaded = {
-      socket: fn("int socket(int domain, int type, int protocol)"),
-      ioctl: fn("int ioctl(int fd, uint64 request, _Inout_ void *argument)"),
-      close: fn("int close(int fd)"),
-    };
-  }
-  return loaded;
-}
-
 /** Sets a link of this network namespace up or down. Throws E_TOOL. */
 export function setLinkFlag(link: string, state: "up" | "down"): void {
-  const c = libc();
+  const c = socketCalls();
   const request = Buffer.alloc(IFREQ_BYTES);
   if (request.write(link, "latin1") >= NAME_BYTES) throw ferryError("E_TOOL", `${link} is too long for a link's name`);
   const fail = (doing: string): never => {

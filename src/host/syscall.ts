@@ -16,9 +16,13 @@ export const EBADF = 9;
 export const EAGAIN = 11;
 export const ENOMEM = 12;
 export const EFAULT = 14;
+export const EBUSY = 16;
 export const EEXIST = 17;
 export const EINVAL = 22;
+export const ENOTTY = 25;
 export const ENOSPC = 28;
+export const EOPNOTSUPP = 95;
+export const EDQUOT = 122;
 
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
@@ -28,6 +32,7 @@ export const MAP_POPULATE = 0x8000;
 export const MADV_DONTFORK = 10;
 /** Fills page tables for reading, so that the next copy from there does not fault (kernel 5.14). */
 export const MADV_POPULATE_READ = 22;
+const FALLOC_KEEP_SIZE = 1;
 const FALLOC_KEEP_SIZE_PUNCH_HOLE = 3;
 
 export const POLLIN = 1;
@@ -43,6 +48,8 @@ const SOCK_STREAM = 1;
 export const SOCK_NONBLOCK = 0o4000;
 export const SOCK_CLOEXEC = 0o2000000;
 export const MSG_NOSIGNAL = 0x4000;
+const WNOHANG = 1;
+const WALL = 0x40000000;
 const SIG_BLOCK = 0;
 const SIG_SETMASK = 2;
 
@@ -72,6 +79,9 @@ interface Libc {
   sigmask: Fn;
   syscall3: Fn;
   waitpid: Fn;
+  ptrace: Fn;
+  kcmp: Fn;
+  readRemote: Fn;
 }
 
 let loaded: Libc | undefined;
@@ -104,6 +114,11 @@ function libc(): Libc {
     sigmask: fn("int pthread_sigmask(int how, uint64 set, uint64 old)"),
     syscall3: fn("int64 syscall(int64 number, int64 a, int64 b, int64 c)"),
     waitpid: fn("int waitpid(int pid, uint64 status, int options)"),
+    ptrace: fn("int64 ptrace(int64 request, int64 pid, uint64 address, uint64 data)"),
+    kcmp: fn("int64 syscall(int64 number, int64 pid1, int64 pid2, int64 type, uint64 index1, uint64 index2)"),
+    readRemote: fn(
+      "int64 process_vm_readv(int pid, uint64 local, uint64 locals, uint64 remote, uint64 remotes, uint64 flags)",
+    ),
   };
   return loaded;
 }
@@ -162,6 +177,13 @@ export const punchHole = (fd: number, offset: number, length: number): number =>
 export const reserveSpace = (fd: number, offset: number, length: number): number =>
   -libc().fallocateReserve(fd, offset, length);
 
+/**
+ * Sets blocks aside behind a file's end without making it longer: later writes there don't fail for want of space.
+ * 0 or a negative errno (-EOPNOTSUPP where the file system can't).
+ */
+export const setAside = (fd: number, offset: number, length: number): number =>
+  result(libc().fallocate(fd, FALLOC_KEEP_SIZE, offset, length));
+
 export const readInto = (fd: number, address: number, length: number): number =>
   result(libc().read(fd, address, length));
 export const closeFd = (fd: number): number => result(libc().close(fd));
@@ -197,6 +219,25 @@ export const pidfdOpen = (pid: number): number => result(libc().syscall3(434, pi
 export const pidfdGetfd = (pidfd: number, fd: number): number => result(libc().syscall3(438, pidfd, fd, 0));
 /** Reaps a child that has ended: its pid, 0 when none has, or a negative errno. */
 export const reap = (pid: number): number => result(libc().waitpid(pid, 0, 1));
+
+/** `address` and `data` as the request wants them. All calls for one task must come from the same thread. */
+export const ptrace = (request: number, pid: number, address = 0, data = 0): number =>
+  result(libc().ptrace(request, pid, address, data));
+/** A change of state of any task that we wait for (threads and tracees too), without waiting. */
+export const waitState = (pid: number, status: number): number => result(libc().waitpid(pid, status, WNOHANG | WALL));
+
+const KCMP: Record<string, number> = { x64: 312, arm64: 272 };
+const KCMP_FILE = 0;
+const KCMP_VM = 1;
+/** How the memory of two tasks compares: 0 the same, 1 and 2 an order to sort by; negative errno. */
+export const compareMemory = (pid1: number, pid2: number): number =>
+  result(libc().kcmp(KCMP[arch()] ?? -1, pid1, pid2, KCMP_VM, 0, 0));
+/** 0: the descriptors of both processes are the same open file. */
+export const compareFiles = (pid1: number, fd1: number, pid2: number, fd2: number): number =>
+  result(libc().kcmp(KCMP[arch()] ?? -1, pid1, pid2, KCMP_FILE, fd1, fd2));
+/** `local` and `remote` are addresses of one struct iovec each. */
+export const readRemote = (pid: number, local: number, remote: number): number =>
+  result(libc().readRemote(pid, local, 1, remote, 1, 0));
 
 const USERFAULTFD: Record<string, number> = { x64: 323, arm64: 282 };
 export const userfaultfd = (flags: number): number => {

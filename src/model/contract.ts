@@ -5,10 +5,12 @@
  * All activities are idempotent: they mean "ensure that operation X has reached state Y", keyed by (operation, epoch).
  */
 import type { FailureData } from "./failure.js";
+import type { TrackerKind } from "./mover.js";
 import type { NodeFacts } from "./node.js";
 import type { Hold, HoldState } from "./ownership.js";
 import type { Finding, MigrateOptions } from "./plan.js";
-import type { PhaseTime, Progress, TransferCounts } from "./report.js";
+import type { ClockOffset, FrameCounts, PhaseTime, PrecopyReport, Progress, TransferCounts } from "./report.js";
+import type { SteerCommand, Steered } from "./steering.js";
 import type { WorkloadSpec } from "./workload.js";
 
 export const CONTRACT_SCHEMA = 1;
@@ -31,8 +33,17 @@ export interface StartInput {
   spec: WorkloadSpec;
 }
 export interface Started {
+  /** 0: it has ended already. */
   pid: number;
   epoch: number;
+}
+
+/** A workload that ended by itself on this node. */
+export interface Ending {
+  workload: string;
+  epoch: number;
+  /** As a shell says it: 128 and the signal's number where it was killed. Missing: nobody saw it end. */
+  exitCode?: number;
 }
 
 export interface StopInput {
@@ -73,6 +84,18 @@ export interface SourceFacts {
   cpuFlags: string[];
   /** The spec's user as the source resolved it; restored processes keep these numbers. */
   userIds?: { uid: number; gid: number };
+  /** A short look at how fast the memory changes (dry runs). Missing: no tracker could look, `findings` says why. */
+  dirty?: {
+    tracker: TrackerKind;
+    rateBytesPerSec: number;
+    windowMs: number;
+  };
+  /** What a blackout costs on this node besides pages, from what was measured there before, in milliseconds. */
+  fixedBlackoutMs?: number;
+  /** Page traffic of the last migration from here, bytes a second. */
+  bandwidthBytesPerSec?: number;
+  /** Shared volumes: a file that the source has just written there. The destination must find it under the same name. */
+  shared?: { name: string; file: string; nonce: string }[];
   /** Files that are mapped or open outside the volume: the destination must have the same. */
   files: { path: string; sizeBytes: number; mode: number; buildId?: string; mapped: boolean }[];
 }
@@ -123,6 +146,16 @@ export interface SideOutcome {
   failure?: FailureData;
   /** Epoch under which the workload runs on this node after the operation, if it does. */
   epoch?: number;
+  /** source: how the rounds went. */
+  precopy?: PrecopyReport;
+  /** source: the destination's clock against its own. */
+  clock?: ClockOffset;
+  /** source: how many were kept, and dropped there; destination: how many were delivered, and dropped there. */
+  frames?: Partial<FrameCounts>;
+  /** source: the destination was told to resume before every page was there. */
+  resumedFirst?: boolean;
+  /** Destination, when it became the owner. */
+  receipt?: Receipt;
 }
 
 /** Proof that the source released: bound to workload, operation, epochs, destination and image digest. */
@@ -140,20 +173,48 @@ export interface Token {
   signature: string;
 }
 
+/** Proof that the destination is the owner and needs nothing more of the source: bound to the same hand-over. */
+export interface Receipt {
+  workload: string;
+  operation: string;
+  /** The epoch that it owns. */
+  epoch: number;
+  owner: string;
+  digest: string;
+  /** PEM certificate of the owner; the source checks it against its CA. */
+  certificate: string;
+  /** Base64 signature over the other fields (canonical JSON) by the owner's key. */
+  signature: string;
+}
+
 export interface Inquiry {
   /** State of this node's hold for the operation's epoch on this side; undefined: nothing known. */
   state?: HoldState;
   holds: Hold[];
   processes: number;
   token?: Token;
+  /** Destination, once its journal says OWNER. */
+  receipt?: Receipt;
   /** Why the last attempt on this side failed. */
   failure?: FailureData;
   outcome?: SideOutcome;
+  /** Of the side's work under way. */
+  progress?: Progress;
 }
 
 export interface DeliverInput {
   ref: OperationRef;
   token: Token;
+}
+
+export interface SteerInput {
+  ref: OperationRef;
+  command: SteerCommand;
+}
+
+export interface AcknowledgeInput {
+  ref: OperationRef;
+  receipt: Receipt;
 }
 
 export interface LogsInput {
@@ -193,6 +254,10 @@ export interface NodeActivities {
   refuse(input: OperationRef): Promise<Inquiry>;
   /** Destination: carry the source's token there when the link could not. */
   deliver(input: DeliverInput): Promise<Inquiry>;
+  /** Source: a person steers the hand-over under way. E_STATE when there is none, or it is too late for the command. */
+  steer(input: SteerInput): Promise<Steered>;
+  /** Source: carry the destination's receipt there when the link could not; it lets its frozen copy go. */
+  acknowledge(input: AcknowledgeInput): Promise<Inquiry>;
   /** Both: remove what the operation left (after it was settled). */
   cleanup(input: OperationRef): Promise<void>;
 }
@@ -209,4 +274,6 @@ export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver">
   /** Starts it if need be, then waits up to `waitMs` for the end. */
   takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>>;
   handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>>;
+  /** Workloads that ended by themselves and were not started again: a level, read by the worker again and again. */
+  endings(): Promise<Ending[]>;
 }

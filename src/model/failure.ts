@@ -45,6 +45,8 @@ const CODES = {
   E_RESTORE: "engine",
   E_FREEZE_TIMEOUT: "engine",
   E_DEADLINE: "engine",
+  /** Pre-copy does not get under the downtime limit, and the policy says to give up. */
+  E_CONVERGENCE: "engine",
   E_PAGES: "engine",
   E_VOLUME: "engine",
   E_IMAGE_DIGEST: "engine",

@@ -7,7 +7,8 @@ import type { FailureData } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { Phase } from "./phase.js";
 import type { MigrateOptions } from "./plan.js";
-import type { MigrationReport, PhaseTime } from "./report.js";
+import type { MigrationReport, PhaseTime, PrecopyProgress } from "./report.js";
+import type { SteerCommand } from "./steering.js";
 import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "./workload.js";
 
 /** Types of workflow that Ferry runs on queue `ferry`. */
@@ -26,6 +27,8 @@ export const UPDATE = {
   stop: "stop",
   remove: "remove",
   ask: "ask",
+  /** To a migration, not to the entity. */
+  steer: "steer",
 } as const;
 
 export const QUERY = { status: "status", lastMigration: "lastMigration", view: "view", report: "report" } as const;
@@ -38,6 +41,8 @@ export const SIGNAL = {
   knock: "knock",
   /** A migration tells its entity where it stands. */
   operation: "operation",
+  /** A node's worker tells the entity that the workload has ended by itself. */
+  ended: "ended",
 } as const;
 
 /** How long the workflows wait for nodes. Carried in the input so that tests can be quick and slow networks patient. */
@@ -158,6 +163,10 @@ export interface MigrationView {
   /** Since when it is in `state`. */
   since: number;
   phases: PhaseTime[];
+  /** What a person said to it, and what came of it. */
+  steering: { at: number; command: SteerCommand; answer: string }[];
+  /** The last that the source said of its rounds. */
+  precopy?: PrecopyProgress;
   problem?: string;
   remedy?: string;
 }
@@ -168,6 +177,13 @@ export interface OperationNews {
   state: MigrationState;
   handOver?: HandOver;
   problem?: string;
+}
+
+/** Signal `ended`: from a node's worker to the entity; sent again whenever the worker starts. */
+export interface EndedNews {
+  node: string;
+  epoch: number;
+  exitCode?: number;
 }
 
 /** How a settled hand-over ended. */

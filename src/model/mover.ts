@@ -8,6 +8,10 @@
  */
 import type { FailureData } from "./failure.js";
 
+/** How changes of memory are found while the workload runs; `auto` takes the first that works, in this order. */
+export const TRACKERS = ["pagemap-scan", "soft-dirty", "compare"] as const;
+export type TrackerKind = (typeof TRACKERS)[number];
+
 /** Written by the agent as `mover.json` (0600) in the operation's directory before the mover is started. */
 export interface MoverConfig {
   operation: string;
@@ -56,8 +60,37 @@ export type SourceMoverRequest =
    * host's. Answers when the images and areas are acknowledged by the destination; pages go on in the background.
    */
   | { verb: "sendImages"; pids: Record<string, number> }
+  /**
+   * Pre-copy: look what has changed in the tree since the last look (the first: everything), running or frozen. Answers
+   * with `precopy` in the status. What was found counts as unsent until `sendUnsent` has sent it, or the next scan.
+   */
+  | { verb: "scan"; pids: Record<string, number>; tracker?: TrackerKind | "auto" }
+  /** Sends what is unsent; answers when the destination has all of it, or `cut` or `pause` came in between. */
+  | { verb: "sendUnsent" }
+  /** The `sendUnsent` under way answers soon, with the rest unsent. */
+  | { verb: "cut" }
+  /** Ends the tracking: the tasks are as they were. */
+  | { verb: "untrack" }
   | { verb: "limit"; bandwidthBytesPerSec: number | null }
   | { verb: "exit" };
+
+/** Pre-copy at the source, as far as it is. Durations in milliseconds by the monotonic clock. */
+export interface PrecopyStatus {
+  tracker: TrackerKind;
+  /** Why this one and none before it. */
+  why: string;
+  /** Scans so far. */
+  scans: number;
+  /** The last scan: pages found, present pages looked at, how long it took, how long after the scan before it. */
+  lastScan: { dirtyPages: number; presentPages: number; durationMs: number; sincePreviousMs: number };
+  /** Pages that the destination lacks or has in an older version, as far as the last scan knows. */
+  unsentPages: number;
+  /** Over all rounds: pages sent (zero pages count), bytes of payload. */
+  sentPages: number;
+  sentBytes: number;
+  /** Since the last scan: the same, and the time spent with sending. */
+  round: { sentPages: number; sentBytes: number; durationMs: number };
+}
 
 /** Requests that the destination's agent makes of its mover. */
 export type DestinationMoverRequest =
@@ -76,6 +109,7 @@ export interface SourceMoverStatus {
   volume: { bytesSent: number; passes: number; finalDone: boolean };
   images: { sent: boolean; digest?: string; bytes: number };
   pages: { total: number; sent: number; bytesSent: number; allSent: boolean; allAcked: boolean };
+  precopy?: PrecopyStatus;
   failure?: FailureData;
 }
 

@@ -13,8 +13,8 @@ export const MAX_NODE_NAME = 63;
 const NAME = /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/;
 
 /** Why `name` can't be used, or undefined when it is fine. The sentence names the value and the rule. */
-export function nameProblem(kind: "workload" | "node", name: unknown): string | undefined {
-  const max = kind === "workload" ? MAX_WORKLOAD_NAME : MAX_NODE_NAME;
+export function nameProblem(kind: "workload" | "node" | "volume", name: unknown): string | undefined {
+  const max = kind === "node" ? MAX_NODE_NAME : MAX_WORKLOAD_NAME;
   if (typeof name !== "string") return `${kind} name must be a string, got ${typeof name}`;
   const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 57)}...` : name);
   if (name.length === 0) return `${kind} name is empty`;

@@ -1,8 +1,8 @@
 /**
  * Phases of a migration, in order, and which of them may follow which.
  *
- *   preflight -> reserve -> presync -> arm -> freeze -> dump -> transfer -> restore -> switch -> resume
- *             -> drain (post-copy only) -> release -> cleanup -> done
+ *   preflight -> reserve -> arm -> presync -> precopy (rounds) -> freeze -> dump -> transfer -> restore -> switch -> resume
+ *             -> drain (what follows the resume) -> release -> cleanup -> done
  *
  * Before `switch` everything can be undone (the source goes on). The commit point, RELEASED in the source's journal,
  * lies at the start of `switch`; from there it only goes forward.
@@ -10,8 +10,9 @@
 export const PHASES = [
   "preflight",
   "reserve",
-  "presync",
   "arm",
+  "presync",
+  "precopy",
   "freeze",
   "dump",
   "transfer",

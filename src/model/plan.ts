@@ -1,10 +1,14 @@
 /**
  * What a migration is asked to do and what preflight found: the plan that `--dry-run` prints.
  */
+import { DEFAULT_LIMITS, type ConvergenceLimits, type OnStall, type Prediction } from "./convergence.js";
 import type { Side } from "./failure.js";
+import type { TrackerKind } from "./mover.js";
 
-export const MODES = ["cold", "postcopy"] as const;
+export const MODES = ["precopy", "hybrid", "postcopy", "cold"] as const;
 export type Mode = (typeof MODES)[number];
+/** Modes that copy memory in rounds while the workload runs. */
+export const hasRounds = (mode: Mode): boolean => mode === "precopy" || mode === "hybrid";
 
 export interface MigrateOptions {
   mode: Mode;
@@ -13,7 +17,28 @@ export interface MigrateOptions {
   maxBlackoutMs: number;
   /** Upper bound for page traffic; undefined is no limit. */
   bandwidthBytesPerSec?: number;
+  /** precopy, hybrid: see ConvergenceLimits; what is left out has its default (DEFAULT_LIMITS). */
+  maxDowntimeMs?: number;
+  onStall?: OnStall;
+  maxRounds?: number;
+  timeoutMs?: number;
+  /** How changes are found; `auto` (the default) takes the best that the node has. */
+  tracker?: TrackerKind | "auto";
+  /** Make rounds, but do not freeze before a person says `go`. */
+  hold?: boolean;
+  /** Keep frames that arrive for it during the blackout and deliver them after the resume (the default). */
+  keepFrames?: boolean;
 }
+
+/** The limits of the rounds that these options ask for. */
+export const limitsOf = (options: MigrateOptions): ConvergenceLimits => ({
+  maxDowntimeMs: options.maxDowntimeMs ?? DEFAULT_LIMITS.maxDowntimeMs,
+  onStall: options.onStall ?? DEFAULT_LIMITS.onStall,
+  maxRounds: options.maxRounds ?? DEFAULT_LIMITS.maxRounds,
+  timeoutMs: options.timeoutMs ?? DEFAULT_LIMITS.timeoutMs,
+  resumeFirst: options.mode === "hybrid",
+  maxBlackoutMs: options.maxBlackoutMs,
+});
 
 /** A blackout longer than this is taken back: TCP peers and health checks give up at about this time. */
 export const DEFAULT_MAX_BLACKOUT_MS = 30_000;
@@ -39,6 +64,8 @@ export interface MigratePlan {
   volumeBytes: number;
   /** Why each choice was made. */
   reasons: string[];
+  /** From a short look at how fast the memory changes; missing: the source could not look. */
+  prediction?: Prediction;
 }
 
 export const blockers = (findings: readonly Finding[]): Finding[] => findings.filter((f) => f.level === "block");

@@ -1,10 +1,12 @@
 /**
  * Progress and the report of a migration.
  *
- * blackoutMs: frozen on the source until resumed on the destination, by the nodes' clocks.
- * residualMs: post-copy only, from resume to the last page.
+ * blackoutMs: frozen on the source until resumed on the destination, by the nodes' clocks, corrected by their offset.
+ * residualMs: from resume to the last page, where the workload resumed before all of its pages were there.
  */
+import type { Action } from "./convergence.js";
 import type { FailureData, Side } from "./failure.js";
+import type { TrackerKind } from "./mover.js";
 import type { Finding, MigratePlan, Mode } from "./plan.js";
 import type { Outcome, Phase } from "./phase.js";
 
@@ -27,6 +29,58 @@ export interface Progress {
   rateBytesPerSec: number;
   /** Unix milliseconds of the observation. */
   at: number;
+  /** The source's rounds, as far as they are. */
+  precopy?: PrecopyProgress;
+}
+
+/** One round of pre-copy: what its scan found, and what was sent before the next scan. */
+export interface RoundReport {
+  /** From 1. */
+  round: number;
+  /** Unix milliseconds by the source's clock, at the scan. */
+  startedAt: number;
+  scanMs: number;
+  /** Pages that had changed since the scan before, and their rate; the first round: all present pages, no rate. */
+  dirtyPages: number;
+  dirtyRateBytesPerSec?: number;
+  /** What the destination lacked after the scan. */
+  remainingBytes: number;
+  sentPages: number;
+  sentBytes: number;
+  sendMs: number;
+  /** Blackout that was to be expected, had it frozen then. */
+  expectedDowntimeMs?: number;
+  action: Action;
+  reason: string;
+}
+
+export interface PrecopyProgress {
+  round: number;
+  remainingBytes: number;
+  /** Of this round. */
+  roundBytes: number;
+  roundSentBytes: number;
+  dirtyRateBytesPerSec?: number;
+  bandwidthBytesPerSec?: number;
+  expectedDowntimeMs?: number;
+  etaMs?: number;
+  throttlePercent: number;
+  paused: boolean;
+  held: boolean;
+  reason: string;
+}
+
+/** How the rounds went. */
+export interface PrecopyReport {
+  tracker: TrackerKind;
+  trackerReason: string;
+  rounds: RoundReport[];
+  /** Why they ended. */
+  decision: string;
+  /** What was expected when it froze, to hold beside what was measured. */
+  expectedDowntimeMs?: number;
+  /** Largest share of CPU time that was denied to the workload. */
+  throttledPercent: number;
 }
 
 export interface TransferCounts {
@@ -36,6 +90,24 @@ export interface TransferCounts {
   pagesFaulted: number;
   volumeBytes: number;
   bandwidthBytesPerSec: number;
+}
+
+/** Frames that arrived for the workload during the blackout. */
+export interface FrameCounts {
+  /** By the source, and sent on. */
+  kept: number;
+  /** Put on the workload's link right after the resume. */
+  delivered: number;
+  /** Over the limit, refused by the kernel, or not frames to the workload: their senders send them again. */
+  dropped: number;
+}
+
+/** The destination's clock seen from the source, estimated over the link just before the freeze. */
+export interface ClockOffset {
+  /** What the destination's clock shows more than the source's. */
+  offsetMs: number;
+  /** The true offset is within this much of it: half of the shortest round trip. */
+  uncertaintyMs: number;
 }
 
 export interface MigrationReport {
@@ -51,12 +123,25 @@ export interface MigrationReport {
   node: string;
   phases: PhaseTime[];
   blackoutMs: number;
+  /** Unix milliseconds by the source's clock: the blackout's ends, where both are known. */
+  frozenAt?: number;
+  resumedAt?: number;
+  /** With it blackoutMs and the destination's times are corrected: all times of the report are by the source's clock. */
+  clock?: ClockOffset;
+  /** Missing: none were kept, by choice or because that side could not. */
+  frames?: FrameCounts;
   residualMs: number;
   totalMs: number;
   bytesSent: number;
   pagesSent: number;
   rounds: number;
   bandwidthBytesPerSec: number;
+  /** Pre-copy only. */
+  precopy?: PrecopyReport;
+  /** It resumed before all of its memory was there: by mode, by policy, or because a person said so. */
+  resumedFirst?: boolean;
+  /** Expected when it froze; beside blackoutMs. */
+  predictedDowntimeMs?: number;
   /** Why each choice was made, in words. */
   reasons: string[];
   findings: Finding[];

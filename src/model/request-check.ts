@@ -4,6 +4,8 @@
  * update is checked before a field of it is read. Pure; every problem is listed, in words.
  */
 import { isOperationId, nameProblem } from "./names.js";
+import { ON_STALL } from "./convergence.js";
+import { TRACKERS } from "./mover.js";
 import { MODES } from "./plan.js";
 import { specProblems } from "./spec-check.js";
 
@@ -40,8 +42,28 @@ const grace = (value: unknown): string | undefined =>
     ? undefined
     : `graceMs must be milliseconds from 0 to ${MAX_GRACE_MS}, got ${shown(value)}`;
 
+const oneOf = (what: string, value: unknown, all: readonly string[]): string | undefined =>
+  value === undefined || (all as readonly unknown[]).includes(value)
+    ? undefined
+    : `${what} ${shown(value)} is not known: use one of ${all.join(", ")}`;
+const within = (what: string, value: unknown, min: number, max: number): string | undefined =>
+  value === undefined || (typeof value === "number" && value >= min && value <= max)
+    ? undefined
+    : `${what} must be a number from ${min} to ${max}, got ${shown(value)}`;
+
+const roundsProblems = ({ maxDowntimeMs, onStall, maxRounds, timeoutMs, tracker, hold, keepFrames }: Fields) => [
+  within("maxDowntimeMs", maxDowntimeMs, 0, MAX_BLACKOUT_MS),
+  oneOf("onStall", onStall, ON_STALL),
+  maxRounds === undefined ? undefined : whole("maxRounds", maxRounds, 1, 1000),
+  within("timeoutMs", timeoutMs, MIN_BLACKOUT_MS, 86_400_000),
+  oneOf("tracker", tracker, [...TRACKERS, "auto"]),
+  hold === undefined ? undefined : flag("hold", hold),
+  keepFrames === undefined ? undefined : flag("keepFrames", keepFrames),
+];
+
 export const optionsProblems = (options: unknown): string[] =>
-  object("options", options, ({ mode, dryRun, maxBlackoutMs, bandwidthBytesPerSec }) => [
+  object("options", options, ({ mode, dryRun, maxBlackoutMs, bandwidthBytesPerSec, ...rounds }) => [
+    ...roundsProblems(rounds),
     (MODES as readonly unknown[]).includes(mode)
       ? undefined
       : `mode ${shown(mode)} is not known: use one of ${MODES.join(", ")}`,

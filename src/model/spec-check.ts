@@ -3,6 +3,7 @@
  * very same question. Every problem names the field, the value and the rule; all of them are listed at once.
  */
 import { nameProblem } from "./names.js";
+import { volumesProblems } from "./volumes.js";
 import { RUNTIMES, type WorkloadSpec } from "./workload.js";
 
 export const MAX_ARGUMENTS = 256;
@@ -207,8 +208,8 @@ const FIELDS = ["name", "runtime", "command", "env", "dir", "user", "limits", "n
 /** Everything that is wrong with a spec, in words; empty: it is one (see `isSpec`). */
 export function specProblems(spec: unknown): string[] {
   if (!isObject(spec)) return [`a spec must be an object, got ${shown(spec)}`];
-  const problems = shape("", spec, FIELDS);
-  const check = (field: (typeof FIELDS)[number], problemsOf: (value: unknown) => string[]): void => {
+  const problems = shape("", spec, FIELDS, ["volumes"]);
+  const check = (field: (typeof FIELDS)[number] | "volumes", problemsOf: (value: unknown) => string[]): void => {
     if (Object.hasOwn(spec, field)) problems.push(...problemsOf(spec[field]));
   };
   check("name", (name) => [nameProblem("workload", name)].filter((problem) => problem !== undefined));
@@ -223,6 +224,7 @@ export function specProblems(spec: unknown): string[] {
   check("user", userProblems);
   check("limits", limitProblems);
   check("network", networkProblems);
+  check("volumes", volumesProblems);
   return problems;
 }
 

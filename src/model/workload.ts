@@ -1,6 +1,7 @@
 /**
  * A workload: what the user asked to run (spec), and what Ferry knows of it (status).
  */
+import type { VolumeSpec } from "./volumes.js";
 
 export const RUNTIMES = ["process", "simulated"] as const;
 export type RuntimeName = (typeof RUNTIMES)[number];
@@ -22,6 +23,8 @@ export interface WorkloadSpec {
   /** User name or uid[:gid] as known on the node. */
   user: string;
   limits: WorkloadLimits;
+  /** Besides /data, which every workload has. */
+  volumes?: VolumeSpec[];
   network: {
     /** Address with prefix length on the nodes' bridge, e.g. 10.77.0.100/24. */
     ip: string;
@@ -56,6 +59,8 @@ export interface WorkloadStatus {
   sequence: number;
   /** Workflow id of the operation under way. */
   operation?: string;
+  /** `exited`: how it ended, where the node saw it; 128 and the signal's number where it was killed. */
+  exitCode?: number;
   /** The last thing that went wrong, in words. */
   problem?: string;
 }
