@@ -5,7 +5,8 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { PAGE_SIZE, type Area, type AreaTable } from "../pages/api.js";
+import { PAGE_SIZE, type AreaTable } from "../pages/api.js";
+import { RegionMap } from "../pages/regions.js";
 import {
   imageProblem,
   parseInventory,
@@ -31,6 +32,7 @@ export interface TaskMemory {
 }
 
 export interface ImageSet {
+  /** Without any region. */
   table: AreaTable;
   tasks: TaskMemory[];
   /** Pages that travel inside the images (pages-*.img). */
@@ -117,23 +119,33 @@ export function readImageSet(dir: string): ImageSet {
   return { table, tasks, presentPages, areasDigest: areasDigest(table) };
 }
 
-function buildTable(tasks: readonly TaskMemory[]): AreaTable {
-  const areas: Area[] = [];
-  let slot = 0;
+/**
+ * The table of every lazy page of the images, each exactly once. A page that lies in a region of `regions` keeps its slot;
+ * others get the slots behind the regions, in order of tasks and addresses. Slots of regions that hold no lazy page are
+ * void. Pure: both movers make the same table of the same images and regions.
+ */
+export function buildTable(tasks: readonly TaskMemory[], regions: RegionMap = new RegionMap()): AreaTable {
+  const areas: { vpid: number; start: number; pages: number; slot: number }[] = [];
+  let free = regions.slots;
+  let total = 0;
   for (const { vpid, entries } of tasks) {
     for (const entry of entries) {
       if (!entry.lazy) continue;
-      const last = areas.at(-1);
-      if (last?.vpid === vpid && last.start + BigInt(last.pages * PAGE_SIZE) === BigInt(entry.start)) {
-        last.pages += entry.pages;
-      } else {
-        areas.push({ vpid, start: BigInt(entry.start), pages: entry.pages, slot });
+      total += entry.pages;
+      if (total > MAX_SLOTS) throw imageProblem(`pagemap-${vpid}.img`, `lists more than ${MAX_SLOTS} lazy pages`);
+      for (const { start, pages, slot: known } of regions.pieces(vpid, entry.start, entry.pages)) {
+        const slot = known ?? free;
+        if (known === undefined) free += pages;
+        const last = areas.at(-1);
+        const follows =
+          last?.vpid === vpid && last.start + last.pages * PAGE_SIZE === start && last.slot + last.pages === slot;
+        if (follows) last.pages += pages;
+        else areas.push({ vpid, start, pages, slot });
       }
-      slot += entry.pages;
-      if (slot > MAX_SLOTS) throw imageProblem(`pagemap-${vpid}.img`, `lists more than ${MAX_SLOTS} lazy pages`);
     }
   }
-  return { areas, slots: slot };
+  areas.sort((a, b) => a.slot - b.slot);
+  return { areas: areas.map((area) => ({ ...area, start: BigInt(area.start) })), slots: free };
 }
 
 export function areasDigest(table: AreaTable): string {

@@ -34,6 +34,7 @@ const FRAME_COST_BYTES = 512;
 /** How long a peer that was told of a failure, or bye, has to hang up before we do. */
 const LINGER_MS = 250;
 const CLOSE_MS = 10_000;
+const UNCORKED_FROM_BYTES = 262_144;
 /** Writes that make no progress for this many times `lostMs` end the link, even when the peer gives signs of life. */
 const STALL_FACTOR = 10;
 
@@ -148,11 +149,13 @@ export class Channel {
         if (error) reject(this.#gone(type));
         else resolve();
       };
-      // corked: one call and one run of TLS records for the whole frame, without gluing it together here
-      socket.cork();
+      // Corked, a frame is one call and one run of TLS records; but node copies what it is given together into new memory
+      // first, which costs more than a call as soon as it is much.
+      const corked = bytes < UNCORKED_FROM_BYTES;
+      if (corked) socket.cork();
       socket.write(head, payload.length === 0 ? done : undefined);
       for (const [i, part] of payload.entries()) socket.write(part, i === payload.length - 1 ? done : undefined);
-      socket.uncork();
+      if (corked) socket.uncork();
     });
   }
 

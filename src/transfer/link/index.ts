@@ -2,6 +2,7 @@
 export { dialLink, redial, type RedialLimits } from "./dial.js";
 export { readFailure } from "./hello.js";
 export { listenLink } from "./listen.js";
+export { signReceipt, verifyReceipt, type ReceiptFields } from "./receipt.js";
 export { signToken, verifyToken, type TokenExpectation } from "./token.js";
 export {
   MAX_META_BYTES,

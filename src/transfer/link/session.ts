@@ -87,9 +87,15 @@ export class Session implements LinkSession {
       if (this.#destroyed || this.#listener === undefined) continue;
       try {
         if (frame.kind !== KIND.data) throw new Error(`frame of kind ${frame.kind} inside a session`);
-        const pending = this.#listener({ type: frame.type, meta: frame.meta, payload: frame.payload });
+        const { type, meta, payload } = frame;
+        let kept = false;
+        const keep = (): (() => void) => {
+          kept = true;
+          return () => this.#channel.takeBack(payload);
+        };
+        const pending = this.#listener(this.#lend ? { type, meta, payload, keep } : { type, meta, payload });
         if (pending !== undefined) await pending;
-        if (this.#lend) this.#channel.takeBack(frame.payload);
+        if (this.#lend && !kept) this.#channel.takeBack(payload);
       } catch (error) {
         const failure = toFailure(error);
         this.#channel.abort(failure);

@@ -24,6 +24,11 @@ export interface Frame {
   meta: unknown;
   /** Owned by the receiver, unless the session was opened with `lendPayloads`. */
   payload: Buffer;
+  /**
+   * Keeps a lent payload beyond the end of the listener: returns what gives it back, to be called once. Frames that are
+   * worked on while the next ones come are bounded by whoever keeps them.
+   */
+  keep?: () => () => void;
 }
 
 export interface LinkSession {

@@ -8,16 +8,16 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const schema = z.strictObject({
   /** Where the source dials: kept over restarts. */
   port: z.number().int().min(0).max(65535),
-  /** Set together, once the images are complete and the page store exists. */
+  /** Set together, once the images are complete and the page store exists. `pages`: of all areas together. */
   images: z
-    .strictObject({ digest: sha256, areas: sha256, bytes: z.number().int().nonnegative(), slots: z.number().int() })
+    .strictObject({ digest: sha256, areas: sha256, bytes: z.number().int().nonnegative(), pages: z.number().int() })
     .optional(),
   volumeFinal: z.boolean(),
   filling: z.boolean(),
 });
 export interface DestinationState {
   port: number;
-  images?: { digest: string; areas: string; bytes: number; slots: number } | undefined;
+  images?: { digest: string; areas: string; bytes: number; pages: number } | undefined;
   volumeFinal: boolean;
   filling: boolean;
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { DestinationMoverRequest, DestinationMoverStatus, MoverConfig } from "../../model/mover.js";
-import { readImageSet } from "../images/areas.js";
+import { readImageSet, type ImageSet } from "../images/areas.js";
 import { ImageReceiver, needSpace } from "../images/receive.js";
 import type { Frame, Hello, LinkSession } from "../link/index.js";
 import { PAGE_SIZE, type FaultService, type FaultStatus, type PageStore } from "../pages/api.js";
@@ -12,7 +12,9 @@ import { createStore, openStore, SpareDaemon, startFaultService } from "../pages
 import { VolumeReceiver } from "../volume/receiver.js";
 import { loadState, saveState, type DestinationState } from "./destination-state.js";
 import type { FrameMeta } from "./messages.js";
+import { checkFits, PageIntake, writeAside, writeNow } from "./page-intake.js";
 import { parseMeta, type Log } from "./process.js";
+import { StageReceiver } from "./stage-receiver.js";
 
 /** criu restore connects to it; the name is criu's. */
 const FAULT_SOCKET = "lazy-pages.socket";
@@ -30,6 +32,8 @@ export class DestinationMover {
   readonly #images: ImageReceiver;
   readonly #volume: VolumeReceiver;
   readonly #sessions = new Map<Hello["purpose"], LinkSession>();
+  /** What comes before the images. */
+  readonly #stage: StageReceiver;
   #store: PageStore | undefined;
   #service: FaultService | undefined;
   /** A page daemon that waits for the store, started while nobody waits for it. */
@@ -48,6 +52,7 @@ export class DestinationMover {
     this.#changed = changed;
     this.#state = loadState(config.storeDir);
     this.#images = new ImageReceiver(config.imagesDir);
+    this.#stage = new StageReceiver(config.storeDir);
     this.#volume = new VolumeReceiver(
       { dir: config.volumeDir, onChange: changed, log: (message, fields) => log("info", message, fields) },
       this.#state.volumeFinal,
@@ -73,14 +78,14 @@ export class DestinationMover {
     }
     await this.#serve(openStore(this.#config.storeDir));
     if (this.#state.filling) this.#service?.fill();
-    this.#log("info", "took over", { received: this.#store?.received, slots: this.#state.images.slots });
+    this.#log("info", "took over", { received: this.#store?.received, pages: this.#state.images.pages });
   }
 
   status(): DestinationMoverStatus {
     const faults = this.#service?.status() ?? NO_FAULTS;
     const received = this.#store?.received ?? 0;
     const { images } = this.#state;
-    const total = this.#store?.table.slots ?? images?.slots ?? 0;
+    const total = this.#store?.total ?? images?.pages ?? 0;
     const failure =
       faults.failure === undefined
         ? this.#failure
@@ -166,7 +171,7 @@ export class DestinationMover {
         break;
       case "bulk":
         this.#volume.attach(session);
-        session.onFrame((frame) => this.#onBulk(session, frame));
+        session.onFrame(this.#bulkListener(session));
         break;
       case "fault":
         session.onFrame((frame) => {
@@ -206,6 +211,9 @@ export class DestinationMover {
         case "manifest":
           if (!this.#refusing) this.#arrived = this.#images.finish(parseMeta(type, meta).files);
           return;
+        case "stale":
+          if (!this.#refusing) this.#stage.stale(parseMeta(type, meta), payload);
+          return;
         case "ready":
           if (!this.#refusing) await this.#ready(parseMeta(type, meta));
           await this.#tellState(session);
@@ -229,22 +237,29 @@ export class DestinationMover {
   }
 
   /** All images are here: understand them, make the store, listen for criu. */
-  async #ready({ digest, areas }: FrameMeta<"ready">): Promise<void> {
+  async #ready({ digest, areas, stage }: FrameMeta<"ready">): Promise<void> {
     if (this.#arrived !== digest) throw ferryError("E_IMAGE_DIGEST", "the manifest is not the one that was announced");
     const set = readImageSet(this.#config.imagesDir);
-    if (set.areasDigest !== areas) {
-      throw ferryError("E_IMAGE_DIGEST", "the areas in the images are not those that the source has counted");
-    }
-    needSpace(this.#config.storeDir, set.table.slots * PAGE_SIZE, "the workload's pages");
-    await this.#serve(createStore(this.#config.storeDir, set.table));
-    this.#state.images = { digest, areas, bytes: this.#images.bytes, slots: set.table.slots };
+    const store = stage === null ? this.#emptyStore(set, areas) : this.#stage.adopt(stage, set.tasks, areas);
+    await this.#serve(store);
+    this.#state.images = { digest, areas, bytes: this.#images.bytes, pages: store.total };
     this.#save();
     this.#changed(true);
     this.#log("info", "images received", {
       tasks: set.tasks.length,
-      slots: set.table.slots,
+      pages: store.total,
+      staged: store.received,
       bytes: this.#images.bytes,
     });
+  }
+
+  #emptyStore({ table, areasDigest }: ImageSet, expected: string): PageStore {
+    if (areasDigest !== expected) {
+      throw ferryError("E_IMAGE_DIGEST", "the areas in the images are not those that the source has counted");
+    }
+    this.#stage.drop();
+    needSpace(this.#config.storeDir, table.slots * PAGE_SIZE, "the workload's pages");
+    return createStore(this.#config.storeDir, table);
   }
 
   get #faultSocket(): string {
@@ -256,6 +271,7 @@ export class DestinationMover {
       store,
       storeDir: this.#config.storeDir,
       socketPath: this.#faultSocket,
+      first: this.#stage.hot,
       ...(this.#spare === undefined ? {} : { spare: this.#spare }),
       log: (message: string, fields?: object) => this.#log("info", `pages: ${message}`, fields),
     });
@@ -280,17 +296,42 @@ export class DestinationMover {
   async #tellState(session: LinkSession): Promise<void> {
     const { images } = this.#state;
     if (this.#refusing) return;
-    await session.send("state", { digest: images?.digest ?? null, areas: images?.areas ?? null });
+    await session.send("state", {
+      digest: images?.digest ?? null,
+      areas: images?.areas ?? null,
+      stage: this.#stage.told,
+    });
   }
 
-  async #onBulk(session: LinkSession, { type, meta, payload }: Frame): Promise<void> {
+  #bulkListener(session: LinkSession): (frame: Frame) => Promise<void> {
+    const intake = new PageIntake();
+    return (frame) => this.#onBulk(session, intake, frame);
+  }
+
+  async #onBulk(session: LinkSession, intake: PageIntake, { type, meta, payload, keep }: Frame): Promise<void> {
     switch (type) {
-      case "pages":
-        this.#takePages(parseMeta(type, meta), payload);
-        await session.send("credit", { frames: 1 });
+      case "pages": {
+        const pages = parseMeta(type, meta);
+        const store = this.#storeFor(pages, payload);
+        const release = keep?.();
+        await intake.take({
+          write: () => writeAside(store, pages, payload).finally(release),
+          done: () => this.#tookPages(pages),
+          credit: (frames) => void session.send("credit", { frames }).catch(() => undefined),
+          failed: (failure) => void this.#refusePages(failure),
+        });
+        return;
+      }
+      case "stage-begin":
+      case "regions":
+      case "stage-pages":
+        this.#takeStage(type, meta, payload);
+        if (type !== "stage-begin") await session.send("staged", { frames: 1 });
         return;
       case "need": {
         const { id } = parseMeta(type, meta);
+        // the answer counts everything that was sent before the question
+        await intake.settled();
         const store = this.#store;
         if (store === undefined) throw ferryError("E_FRAME", "pages were asked for before the images were here");
         const runs = store.missing(MISSING_RUNS).map(({ slot, pages }) => [slot, pages]);
@@ -317,37 +358,39 @@ export class DestinationMover {
     }
   }
 
-  #takePages({ slot, runs }: FrameMeta<"pages">, payload: Buffer): void {
-    const [store, service] = [this.#store, this.#service];
-    if (store === undefined || service === undefined) throw ferryError("E_FRAME", "pages came before the images");
-    const content = runs.reduce((sum, run, index) => (index % 2 === 0 ? sum + run : sum), 0);
-    const pages = runs.reduce((sum, run) => sum + run, 0);
-    if (content * PAGE_SIZE !== payload.length || slot + pages > store.table.slots) {
-      throw ferryError("E_FRAME", `${pages} pages from slot ${slot} on: ${payload.length} bytes do not fit`);
-    }
-    let at = slot;
-    let offset = 0;
+  /** Pages that a thread waits for: stored before anything else is looked at. */
+  #takePages(pages: FrameMeta<"pages">, payload: Buffer): void {
+    const store = this.#storeFor(pages, payload);
     try {
-      for (const [index, run] of runs.entries()) {
-        if (run === 0) continue;
-        if (index % 2 === 0) {
-          store.write(at, payload.subarray(offset, offset + run * PAGE_SIZE));
-          offset += run * PAGE_SIZE;
-        } else {
-          store.writeZero(at, run);
-        }
-        at += run;
-      }
+      writeNow(store, pages, payload);
     } catch (error) {
-      // A full store must not look like a broken link, or the source would send for ever.
-      const failure = toFailure(error, "E_PAGES");
-      this.#fail(failure);
-      void this.#sessions
-        .get("control")
-        ?.send("refused", { what: "pages", failure })
-        .catch(() => undefined);
-      throw new FerryError(failure);
+      throw this.#refusePages(toFailure(error, "E_PAGES"));
     }
+    this.#tookPages(pages);
+  }
+
+  #storeFor(pages: FrameMeta<"pages">, payload: Buffer): PageStore {
+    const store = this.#store;
+    if (store === undefined || this.#service === undefined) {
+      throw ferryError("E_FRAME", "pages came before the images");
+    }
+    checkFits(pages, payload, store);
+    return store;
+  }
+
+  /** A full store must not look like a broken link, or the source would send for ever. */
+  #refusePages(failure: FailureData): FerryError {
+    this.#fail(failure);
+    void this.#sessions
+      .get("control")
+      ?.send("refused", { what: "pages", failure })
+      .catch(() => undefined);
+    return new FerryError(failure);
+  }
+
+  #tookPages({ slot, runs }: FrameMeta<"pages">): void {
+    const store = this.#store;
+    if (store === undefined) return;
     if (this.#awaited.size > 0) {
       for (const [first, count] of this.#awaited) {
         let here = 0;
@@ -355,8 +398,22 @@ export class DestinationMover {
         if (here === count) this.#awaited.delete(first);
       }
     }
-    service.arrived(slot, pages);
-    this.#changed(store.received === store.table.slots);
+    const pages = runs.reduce((sum, run) => sum + run, 0);
+    this.#service?.arrived(slot, pages);
+    this.#changed(store.received === store.total);
+  }
+
+  #takeStage(type: "stage-begin" | "regions" | "stage-pages", meta: unknown, payload: Buffer): void {
+    if (this.#store !== undefined) throw ferryError("E_FRAME", `${type} came after the images`);
+    try {
+      if (type === "stage-begin") this.#stage.begin(parseMeta(type, meta));
+      else if (type === "regions") this.#stage.regions(parseMeta(type, meta));
+      else this.#stage.pages(parseMeta(type, meta), payload);
+    } catch (error) {
+      if (toFailure(error).code === "E_FRAME") throw error;
+      this.#stage.drop();
+      throw this.#refusePages(toFailure(error, "E_PAGES"));
+    }
   }
 
   #fail(failure: FailureData): void {

@@ -88,6 +88,12 @@ export class Links {
     return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
   }
 
+  /** Resolves when these sessions, one of which has ended, are known to be lost. */
+  async lost(sessions: Sessions): Promise<void> {
+    if (this.#sessions !== sessions) return;
+    await new Promise<void>((resolve) => sessions.control.onClose(() => resolve()));
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     this.#settle((waiter) => waiter.reject(ferryError("E_CANCELLED", "the mover was told to exit")));

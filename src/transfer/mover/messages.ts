@@ -8,6 +8,7 @@ import type {
   SourceMoverRequest,
   SourceMoverStatus,
 } from "../../model/mover.js";
+import { TRACKERS } from "../../model/mover.js";
 import { isNodeName, isOperationId, isWorkloadName } from "../../model/names.js";
 import { isImageName, MAX_IMAGE_BYTES, MAX_IMAGE_FILES } from "../images/names.js";
 
@@ -22,6 +23,8 @@ const path = z
 const count = z.number().int().nonnegative();
 const pid = z.number().int().positive();
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const stageId = z.string().regex(/^[0-9a-f]{32}$/);
+const pids = z.record(z.string().regex(/^[1-9][0-9]{0,9}$/), pid);
 
 export const configSchema = z.strictObject({
   operation: z.string().refine(isOperationId, "not an operation id"),
@@ -49,7 +52,11 @@ const request = z.discriminatedUnion("verb", [
   }),
   z.strictObject({ verb: z.literal("presync"), pids: z.array(pid).optional() }),
   z.strictObject({ verb: z.literal("finalSync"), pids: z.array(pid).optional() }),
-  z.strictObject({ verb: z.literal("sendImages"), pids: z.record(z.string().regex(/^[1-9][0-9]{0,9}$/), pid) }),
+  z.strictObject({ verb: z.literal("sendImages"), pids }),
+  z.strictObject({ verb: z.literal("scan"), pids, tracker: z.enum([...TRACKERS, "auto"]).optional() }),
+  z.strictObject({ verb: z.literal("sendUnsent") }),
+  z.strictObject({ verb: z.literal("cut") }),
+  z.strictObject({ verb: z.literal("untrack") }),
   z.strictObject({ verb: z.literal("limit"), bandwidthBytesPerSec: z.number().positive().nullable() }),
   z.strictObject({ verb: z.literal("exit") }),
 ]);
@@ -87,6 +94,17 @@ export const failureSchema: z.ZodType<FailureData> = z.lazy(() =>
 ) as unknown as z.ZodType<FailureData>;
 
 const images = z.object({ digest: sha256.optional(), bytes: count });
+const duration = z.number().nonnegative();
+const precopy = z.object({
+  tracker: z.enum(TRACKERS),
+  why: z.string(),
+  scans: count,
+  lastScan: z.object({ dirtyPages: count, presentPages: count, durationMs: duration, sincePreviousMs: duration }),
+  unsentPages: count,
+  sentPages: count,
+  sentBytes: count,
+  round: z.object({ sentPages: count, sentBytes: count, durationMs: duration }),
+});
 const sourceStatus = z.object({
   side: z.literal("source"),
   pid,
@@ -94,6 +112,7 @@ const sourceStatus = z.object({
   volume: z.object({ bytesSent: count, passes: count, finalDone: z.boolean() }),
   images: images.extend({ sent: z.boolean() }),
   pages: z.object({ total: count, sent: count, bytesSent: count, allSent: z.boolean(), allAcked: z.boolean() }),
+  precopy: precopy.optional(),
   failure: failureSchema.optional(),
 });
 const destinationStatus = z.object({
@@ -126,6 +145,11 @@ export const moverLine = z.union([
   z.object({ status }),
 ]);
 
+/** Regions of one frame. */
+export const MAX_REGIONS = 4096;
+/** Numbers that tell the runs of one frame of staged pages. */
+export const MAX_STAGE_RUNS = 4096;
+
 /** Metas of the frames between the movers, by frame type; see wire.ts for who sends what. */
 const slotRun = z.tuple([count, count]);
 export const FRAMES = {
@@ -137,13 +161,33 @@ export const FRAMES = {
       .array(z.strictObject({ name: z.string().refine(isImageName, "not an image name"), size: count, sha256 }))
       .max(MAX_IMAGE_FILES),
   }),
-  ready: z.strictObject({ digest: sha256, areas: sha256 }),
-  state: z.strictObject({ digest: sha256.nullable(), areas: sha256.nullable() }),
+  /** What the destination has staged of these slots is old; payload: pairs of slot and pages, u32 little endian. */
+  stale: z.strictObject({ stage: stageId }),
+  /** `areas`: digest of the table. `stage`: it is made with the first `regions` regions of what was staged. */
+  ready: z.strictObject({
+    digest: sha256,
+    areas: sha256,
+    stage: z.strictObject({ id: stageId, regions: count }).nullable(),
+  }),
+  /** `stage`: what is staged here, and how many regions of it are known. */
+  state: z.strictObject({
+    digest: sha256.nullable(),
+    areas: sha256.nullable(),
+    stage: z.strictObject({ id: stageId, regions: count }).nullable(),
+  }),
   refused: z.strictObject({ what: z.enum(["images", "volume", "pages"]), failure: failureSchema }),
   complete: z.strictObject({ slots: count }),
   // bulk and fault sessions
   /** `runs`: lengths in pages from `slot` on: data, zero, data, zero, ... */
   pages: z.strictObject({ slot: count, runs: z.array(count).max(4096) }),
+  /** Pre-copy: what was staged before is forgotten. */
+  "stage-begin": z.strictObject({ stage: stageId }),
+  /** `regions`: vpid, start, pages, slot of the `from`th region and those behind it. */
+  regions: z.strictObject({ from: count, regions: z.array(z.tuple([count, count, count, count])).max(MAX_REGIONS) }),
+  /** `data`, `zero`: slot and pages of runs, one after the other; the payload is that of `data`. */
+  "stage-pages": z.strictObject({ data: z.array(count).max(MAX_STAGE_RUNS), zero: z.array(count).max(MAX_STAGE_RUNS) }),
+  /** So many frames of regions and staged pages were taken. */
+  staged: z.strictObject({ frames: count }),
   credit: z.strictObject({ frames: count }),
   need: z.strictObject({ id: count }),
   missing: z.strictObject({ id: count, runs: z.array(slotRun).max(10_000), received: count }),

@@ -13,8 +13,14 @@ import type { FrameMeta } from "./messages.js";
 
 /** Pages of one bulk frame: 1 MiB. */
 export const CHUNK_PAGES = 256;
-/** Bulk frames that the destination has not acknowledged: bounds what lies in front of a fault on the way. */
+/** Bulk frames that the destination has not acknowledged. */
 const WINDOW_FRAMES = 16;
+/**
+ * The same while threads wait for pages: what is under way lies in front of every answer (in socket buffers, and in the
+ * destination's event loop, which decrypts both). So for this long after a fault.
+ */
+const FAULT_WINDOW_FRAMES = 2;
+const FAULT_WINDOW_MS = 250;
 /** Reads that run ahead of the sending (in libuv's threads, while this thread encrypts). */
 const READ_AHEAD = 3;
 /**
@@ -35,6 +41,8 @@ interface Chunk {
 export interface PageSenderOptions {
   reader: TreeReader;
   slots: number;
+  /** Slots that have a page: the others are never asked for. */
+  pages: number;
   limiter: Limiter;
   onChange: (urgent: boolean) => void;
   /** A page can't be read: final. */
@@ -61,7 +69,7 @@ export class PageSender {
 
   constructor(options: PageSenderOptions) {
     this.#options = options;
-    this.total = options.slots;
+    this.total = options.pages;
     this.#done = new Uint8Array(options.slots);
   }
 
@@ -113,7 +121,7 @@ export class PageSender {
 
   /** Somebody waits for these pages. */
   async fault(session: LinkSession, { slot, pages }: FrameMeta<"fault">): Promise<void> {
-    const end = Math.min(this.total, slot + pages);
+    const end = Math.min(this.#done.length, slot + pages);
     this.#faultAt = performance.now();
     try {
       for (let at = slot; at < end; at += FAULT_PAGES) {
@@ -128,6 +136,15 @@ export class PageSender {
     }
   }
 
+  /** Bulk frames that were sent and not acknowledged. */
+  get #underWay(): number {
+    return WINDOW_FRAMES - this.#credits;
+  }
+
+  get #window(): number {
+    return performance.now() - this.#faultAt < FAULT_WINDOW_MS ? FAULT_WINDOW_FRAMES : WINDOW_FRAMES;
+  }
+
   /** Waits while faults come thick. */
   async #standBack(): Promise<void> {
     for (;;) {
@@ -140,7 +157,7 @@ export class PageSender {
 
   /** What the destination lacks is not sent, everything else is. */
   #forget(missing: FrameMeta<"missing">): void {
-    for (const [slot, pages] of missing.runs) this.#done.fill(0, slot, Math.min(this.total, slot + pages));
+    for (const [slot, pages] of missing.runs) this.#done.fill(0, slot, Math.min(this.#done.length, slot + pages));
     this.sent = missing.received;
   }
 
@@ -160,7 +177,7 @@ export class PageSender {
       for (let item = ahead.shift(); item !== undefined; item = ahead.shift()) {
         await item.read;
         readNext();
-        while (this.#credits === 0 && !bulk.closed && !this.#failed)
+        while (this.#underWay >= this.#window && !bulk.closed && !this.#failed)
           await new Promise<void>((resolve) => (this.#creditWaiter = resolve));
         if (bulk.closed || this.#failed) return;
         this.#credits -= 1;
@@ -178,7 +195,7 @@ export class PageSender {
   /** The runs in pieces; pages that a fault has carried meanwhile are left out. */
   *#chunks(runs: readonly (readonly [number, number])[]): Generator<Chunk, undefined> {
     for (const [start, pages] of runs) {
-      const end = Math.min(this.total, start + pages);
+      const end = Math.min(this.#done.length, start + pages);
       for (let slot = start; slot < end;) {
         if (this.#done[slot] === 1) {
           slot += 1;

@@ -2,17 +2,19 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { ferryError, FerryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
-import { readImageSet, type ImageSet } from "../images/areas.js";
 import { sendImages } from "../images/send.js";
-import { mendTimersIn } from "../images/timers.js";
 import type { Frame, LinkSession } from "../link/index.js";
-import { auditPages, openTree, type TreeReader } from "../pages/source.js";
+import { tablePages } from "../pages/api.js";
+import { openTree } from "../pages/source.js";
+import { chooseTracker } from "../trackers/choose.js";
 import { VolumeSender } from "../volume/sender.js";
+import { Cargo, type DigestedTable } from "./cargo.js";
 import { serveControl } from "./control.js";
 import { Limiter } from "./limiter.js";
 import { Links, type Sessions } from "./links.js";
 import { sourceRequest, isFrameType, type FrameMeta } from "./messages.js";
 import { PageSender } from "./page-sender.js";
+import { Precopy } from "./precopy.js";
 import { parseMeta, startProcess } from "./process.js";
 
 /** A peer that does not say goodbye is not waited for; the last answer gets this long to leave. In milliseconds. */
@@ -23,8 +25,11 @@ const { config, log } = startProcess("source");
 const limiter = new Limiter(config.bandwidthBytesPerSec);
 let failure: FailureData | undefined;
 let images: SourceMoverStatus["images"] = { sent: false, bytes: 0 };
-/** What is being moved, once criu has written it. */
-let cargo: { set: ImageSet; reader: TreeReader; pages: PageSender; counted: Promise<void> } | undefined;
+/**
+ * What is being moved, once criu has written it. `staged`: what pre-copy has sent can be relied on, where the destination
+ * still has it. `pages`: by the table of this digest, the one that the destination has.
+ */
+let cargo: { load: Cargo; staged: boolean; digest?: string; pages?: PageSender } | undefined;
 let sending: Promise<void> | undefined;
 /** What the destination said on the present control session. */
 let answer: { state?: FrameMeta<"state">; refused?: FailureData; waiter?: () => void } = {};
@@ -37,6 +42,7 @@ const links = new Links({
   onDown: (sessions, why) => {
     log("warn", "link lost", { failure: why });
     volume.detach(sessions.bulk);
+    precopy.detach(sessions.bulk);
     answer.waiter?.();
     changed(true);
   },
@@ -50,7 +56,28 @@ const volume = new VolumeSender({
   log: (message, fields) => log("info", message, fields),
 });
 
+const precopy = new Precopy({
+  limiter,
+  open: async () => {
+    for (;;) {
+      const sessions = await links.ready();
+      try {
+        await heard(sessions.control, () => answer.state !== undefined);
+        return { sessions, stage: answer.state?.stage ?? null };
+      } catch (error) {
+        if (!sessions.control.closed) throw error;
+        await links.lost(sessions);
+      }
+    }
+  },
+  choose: chooseTracker,
+  onChange: (urgent) => changed(urgent),
+  log: (message, fields) => log("info", message, fields),
+});
+
 function status(): SourceMoverStatus {
+  const before = precopy.status();
+  const { pages } = cargo ?? {};
   return {
     side: "source",
     pid: process.pid,
@@ -58,12 +85,13 @@ function status(): SourceMoverStatus {
     volume: { bytesSent: volume.bytesSent, passes: volume.passes, finalDone: volume.finalDone },
     images,
     pages: {
-      total: cargo?.pages.total ?? 0,
-      sent: cargo?.pages.sent ?? 0,
-      bytesSent: cargo?.pages.bytesSent ?? 0,
-      allSent: cargo?.pages.allSent ?? false,
-      allAcked: cargo?.pages.allAcked ?? false,
+      total: cargo?.load.set.table.slots ?? 0,
+      sent: pages?.sent ?? 0,
+      bytesSent: pages?.bytesSent ?? 0,
+      allSent: pages?.allSent ?? false,
+      allAcked: pages?.allAcked ?? false,
     },
+    ...(before === undefined ? {} : { precopy: before }),
     ...(failure === undefined ? {} : { failure }),
   };
 }
@@ -72,6 +100,7 @@ function fail(what: FailureData): void {
   failure = { side: "source", node: config.node, ...what };
   log("error", failure.message, { failure });
   void links.sessions?.control.send("refused", { what: "pages", failure }).catch(() => undefined);
+  void precopy.untrack();
   changed(true);
 }
 
@@ -96,7 +125,8 @@ function onControl({ type, meta }: Frame): void {
     const refused = parseMeta("refused", meta);
     answer.refused = refused.failure;
     if (refused.what === "pages") {
-      cargo?.pages.stop();
+      cargo?.pages?.stop();
+      precopy.refused(refused.failure);
       failure = { ...refused.failure, side: "destination", node: config.peer };
       log("error", "the destination refuses the pages", { failure });
       changed(true);
@@ -107,8 +137,9 @@ function onControl({ type, meta }: Frame): void {
 
 function onBulk({ type, meta, payload }: Frame): Promise<void> | undefined {
   if (!isFrameType(type)) throw ferryError("E_FRAME", `bulk frame ${type} was not expected`);
-  if (type === "credit") cargo?.pages.credit(parseMeta(type, meta).frames);
-  else if (type === "missing") cargo?.pages.missing(parseMeta(type, meta));
+  if (type === "credit") cargo?.pages?.credit(parseMeta(type, meta).frames);
+  else if (type === "missing") cargo?.pages?.missing(parseMeta(type, meta));
+  else if (type === "staged") precopy.staged(parseMeta(type, meta).frames);
   else if (type === "volume-data" || type === "volume-exit")
     return volume.received(type, parseMeta(type, meta), payload);
   else throw ferryError("E_FRAME", `bulk frame ${type} was not expected`);
@@ -117,7 +148,7 @@ function onBulk({ type, meta, payload }: Frame): Promise<void> | undefined {
 
 function onFault(session: LinkSession, { type, meta }: Frame): Promise<void> | undefined {
   if (type !== "fault") throw ferryError("E_FRAME", `fault frame ${type} was not expected`);
-  return cargo?.pages.fault(session, parseMeta("fault", meta));
+  return cargo?.pages?.fault(session, parseMeta("fault", meta));
 }
 
 /** Waits for the destination's word on this control session: what it has, or why it refuses. */
@@ -131,20 +162,29 @@ async function heard(session: LinkSession, enough: () => boolean): Promise<void>
   }
 }
 
-/** Makes sure that the destination has these images and areas, then pushes pages in the background. */
+/** Makes sure that the destination has these images and a table of them, then pushes pages in the background. */
 async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Promise<void> {
-  const { control } = sessions;
+  const { control, bulk } = sessions;
   await heard(control, () => answer.state !== undefined);
   if (answer.state === undefined || answer.state.digest === null) {
+    const stage = answer.state?.stage ?? null;
     const sent = await sendImages(config.imagesDir, control);
     images = { ...images, digest: sent.digest, bytes: sent.bytes };
     delete answer.state;
-    await what.counted;
-    await control.send("ready", { digest: sent.digest, areas: what.set.areasDigest });
+    await what.load.counted;
+    const staged = what.staged ? precopy.stagedAt(bulk, stage) : undefined;
+    const offered = what.load.offer(staged?.map);
+    if (staged !== undefined) await precopy.sendStale(control, staged);
+    await control.send("ready", {
+      digest: sent.digest,
+      areas: offered.digest,
+      stage: staged === undefined ? null : { id: staged.id, regions: staged.regions },
+    });
     await heard(control, () => answer.state !== undefined && answer.state.digest !== null);
   }
   const state = answer.state;
-  if (state?.areas !== what.set.areasDigest || (images.digest !== undefined && state.digest !== images.digest)) {
+  const taken = what.load.find(state?.areas ?? null);
+  if (state === undefined || taken === undefined || (images.digest ?? state.digest) !== state.digest) {
     throw ferryError("E_IMAGE_DIGEST", "the destination holds other images of this operation", {
       side: "destination",
       node: config.peer,
@@ -152,29 +192,40 @@ async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Pro
     });
   }
   if (state.digest !== null) images = { ...images, sent: true, digest: state.digest };
+  const pages = pagesOf(what, taken);
   changed(true);
-  void what.pages.push(sessions);
+  void pages.push(sessions);
+}
+
+/** Who sends the pages of this table: the same one as long as it is the same table. */
+function pagesOf(what: NonNullable<typeof cargo>, { table, digest }: DigestedTable): PageSender {
+  if (what.digest !== digest || what.pages === undefined) {
+    what.digest = digest;
+    what.pages = new PageSender({
+      reader: openTree(table, what.load.pids),
+      slots: table.slots,
+      pages: tablePages(table),
+      limiter,
+      onChange: changed,
+      onFailure: fail,
+    });
+  }
+  return what.pages;
 }
 
 async function startImages(pids: Record<string, number>): Promise<void> {
   if (cargo === undefined) {
-    const timers = mendTimersIn(config.imagesDir);
+    const load = new Cargo(config.imagesDir, config.storeDir, pids);
+    const { set, timers } = load;
     if (timers > 0) log("info", "images: periodic timers that had fired are armed again", { timers });
-    const set = readImageSet(config.imagesDir);
-    const reader = openTree(set.table, pids);
-    const counted = auditPages(set.tasks, pids);
-    counted.catch(() => undefined);
-    cargo = {
-      set,
-      reader,
-      counted,
-      pages: new PageSender({ reader, slots: set.table.slots, limiter, onChange: changed, onFailure: fail }),
-    };
+    const staged = await precopy.last(pids);
+    cargo = { load, staged };
     log("info", "images read", {
       tasks: set.tasks.length,
       areas: set.table.areas.length,
       lazyPages: set.table.slots,
       presentPages: set.presentPages,
+      ...(staged ? { unsentPages: precopy.status()?.unsentPages } : {}),
     });
   }
   for (;;) {
@@ -183,8 +234,10 @@ async function startImages(pids: Record<string, number>): Promise<void> {
       await deliver(cargo, sessions);
       break;
     } catch (error) {
-      if (!sessions.control.closed || answer.refused !== undefined) throw error;
+      if (!sessions.control.closed && !sessions.bulk.closed) throw error;
+      if (answer.refused !== undefined) throw error;
       log("warn", "link lost while images were sent, sending them again");
+      await links.lost(sessions);
     }
   }
 }
@@ -215,13 +268,34 @@ async function handle(request: SourceMoverRequest): Promise<void> {
     case "limit":
       limiter.set(request.bandwidthBytesPerSec ?? undefined);
       return;
+    case "scan":
+      whileRunning(request.verb);
+      await precopy.scan(request.pids, request.tracker);
+      return;
+    case "sendUnsent":
+      whileRunning(request.verb);
+      await precopy.sendUnsent();
+      return;
+    case "cut":
+      precopy.cut();
+      return;
+    case "untrack":
+      await precopy.untrack();
+      return;
     case "exit":
       await exit();
   }
 }
 
+function whileRunning(verb: string): void {
+  if (sending !== undefined || cargo !== undefined) {
+    throw ferryError("E_STATE", `${verb} was asked for after the images were to be sent`);
+  }
+}
+
 async function exit(): Promise<void> {
   volume.close();
+  await precopy.untrack();
   await Promise.race([links.close(), sleep(EXIT_PATIENCE_MS)]);
   // The answer leaves first.
   setTimeout(() => process.exit(0), EXIT_AFTER_MS);

@@ -17,18 +17,29 @@ export interface Area {
 }
 
 export interface AreaTable {
+  /** In order of slots. */
   areas: Area[];
-  /** Slots of all areas together. */
+  /** Slots there are. Those that no area owns are void: nobody asks for them. Only pre-copy leaves any. */
   slots: number;
 }
+
+/** Pages of all areas together. */
+export const tablePages = (table: AreaTable): number => table.areas.reduce((sum, area) => sum + area.pages, 0);
 
 /** Pages on a tmpfs file that survives the process that fills it. */
 export interface PageStore {
   readonly table: AreaTable;
-  /** Slots whose content is known. */
+  /** Pages of all areas together. */
+  readonly total: number;
+  /** How many of them have a content that is known. */
   readonly received: number;
   /** Store `data` (whole pages) from `slot` on; a slot that is known already is left alone. */
   write(slot: number, data: Buffer): void;
+  /**
+   * The same in a thread, so that this one goes on meanwhile. `data` must stay as it is, and the slots count as missing,
+   * until it resolves.
+   */
+  writeAside(slot: number, data: Buffer): Promise<void>;
   /** These slots are all zeros: nothing is stored, they count as received. */
   writeZero(slot: number, pages: number): void;
   has(slot: number): boolean;

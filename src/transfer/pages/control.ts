@@ -5,7 +5,7 @@
 import { z } from "zod";
 
 export const COMMAND = 16;
-export const COMMANDS = { arrived: 1, fill: 2, reset: 3, stop: 4 } as const;
+export const COMMANDS = { arrived: 1, fill: 2, reset: 3, stop: 4, first: 5 } as const;
 export type CommandName = keyof typeof COMMANDS;
 
 export interface Command {

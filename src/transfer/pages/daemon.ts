@@ -32,6 +32,10 @@ import { MESSAGE, parseMessage, unprotect, wake, type Message } from "./uffd.js"
 const BATCH = 64;
 /** Shortest time between two reports of mere progress. */
 const REPORT_MS = 50;
+/** For this long after the resume, filling waits until no page was asked for during CALM_MS. */
+const AWAKE_MS = 60;
+const CALM_MS = 3;
+
 export interface DaemonParts {
   dir: string;
   log: EventLog;
@@ -54,6 +58,8 @@ export class PageDaemon {
   /** Faults to answer once everything that was read is applied. */
   #faults: { task: Task; page: number }[] = [];
   #faultCount = 0;
+  #faultedAt = Number.NEGATIVE_INFINITY;
+  #fillingSince: number | undefined;
   #reported = { at: 0, text: "", key: "" };
   #running = true;
 
@@ -91,11 +97,13 @@ export class PageDaemon {
       const stalled = !this.#answerFaults();
       let outcome = "done";
       const filling = this.#tasks.filling && this.#tasks.restored && this.#tasks.failure === undefined;
-      if (filling && this.#filler.hasWork) outcome = this.#filler.step();
+      const calm = filling && this.#calm();
+      if (filling && this.#filler.hasWork && (calm || this.#filler.hasFirst)) outcome = this.#filler.step();
       if (filling) this.#finish();
       const busy = filling && this.#filler.hasWork;
       if (outcome === "memory") wait = 10;
       else if (outcome !== "done" || stalled) wait = 1;
+      else if (busy && !calm && !this.#filler.hasFirst) wait = 1;
       else wait = busy ? 0 : -1;
       // the log says that all is done: nobody needs this process any more
       if (this.#tasks.done && this.#clients.deserted) break;
@@ -103,6 +111,13 @@ export class PageDaemon {
       if (wait < 0 && due >= 0) wait = due;
     }
     this.#parts.endGuard();
+  }
+
+  /** The workload, just resumed, does not ask for one page after the other: a fill would be in its way each time. */
+  #calm(): boolean {
+    const now = performance.now();
+    this.#fillingSince ??= now;
+    return now - this.#faultedAt >= CALM_MS || now - this.#fillingSince >= AWAKE_MS;
   }
 
   #pollOnce(wait: number): void {
@@ -199,6 +214,7 @@ export class PageDaemon {
     for (const message of messages) {
       if (message.kind !== "fault") continue;
       this.#faultCount++;
+      this.#faultedAt = performance.now();
       if (message.writeProtected) unprotect(task.fd, message.page, 1);
       else this.#faults.push({ task, page: message.page });
     }
@@ -291,6 +307,9 @@ export class PageDaemon {
         this.#log.append(TYPE.FILL);
         this.#tasks.filling = true;
         this.#filler.enqueueAll();
+        return;
+      case "first":
+        this.#filler.first(command.slot, command.pages);
         return;
       case "reset":
         this.#reset();

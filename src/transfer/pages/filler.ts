@@ -35,6 +35,8 @@ const MIN_CHUNK = 128;
 const MAX_CHUNK = 512;
 /** Memory of the store is given back in pieces of at least this many pages. */
 const RELEASE = 2048;
+/** Runs that may come before all others. */
+const MAX_FIRST = 4096;
 
 export interface FillerHooks {
   /** These pages of the task are in place. */
@@ -54,6 +56,8 @@ export class Filler {
   readonly #source: number;
   readonly #states: Buffer;
   #queue: { slot: number; pages: number }[] = [];
+  /** Goes before the queue, which has it too. */
+  #first: { slot: number; pages: number }[] = [];
   #chunk = MIN_CHUNK;
   #release = { slot: 0, pages: 0 };
 
@@ -69,6 +73,17 @@ export class Filler {
 
   get hasWork(): boolean {
     return this.#queue.length > 0;
+  }
+
+  get hasFirst(): boolean {
+    return this.#first.length > 0;
+  }
+
+  /** Likely to be needed next: when filling begins, these slots come before all others. */
+  first(slot: number, pages: number): void {
+    const { slots } = this.#tasks.table;
+    const end = Math.min(slot + pages, slots);
+    if (slot < end && this.#first.length < MAX_FIRST) this.#first.push({ slot, pages: end - slot });
   }
 
   /** Everything in the store is to be looked at (again). */
@@ -114,8 +129,9 @@ export class Filler {
   /** The store got these slots: answer who waits for them. */
   arrived(slot: number, pages: number): void {
     for (const task of this.#tasks.tasks.values()) {
-      for (const [page, wanted] of task.waiting) {
-        if (wanted < slot || wanted >= slot + pages) continue;
+      // of a copy: what is still missing is put back, and an iteration over the map itself would meet it again for ever
+      const waiting = Array.from(task.waiting).filter(([, wanted]) => wanted >= slot && wanted < slot + pages);
+      for (const [page] of waiting) {
         task.waiting.delete(page);
         // the thread tries again, and its new fault finds the page or is put off by what is being changed
         if (this.fault(task, page) !== "done" && task.fd >= 0) wake(task.fd, page, 1);
@@ -125,7 +141,8 @@ export class Filler {
 
   /** Fill one piece of what is queued. "done" also when there was nothing to do. */
   step(): Outcome {
-    const head = this.#queue[0];
+    const queue = this.#first.length > 0 ? this.#first : this.#queue;
+    const head = queue[0];
     if (head === undefined) return "done";
     const state = this.#states[head.slot] ?? MISSING;
     const pages = this.#runOf(state, head.slot, state === DATA ? Math.min(head.pages, this.#chunk) : head.pages);
@@ -153,7 +170,7 @@ export class Filler {
     }
     head.slot += pages;
     head.pages -= pages;
-    if (head.pages <= 0) this.#queue.shift();
+    if (head.pages <= 0) queue.shift();
     if (this.#queue.length === 0) this.#giveBack();
     return "done";
   }

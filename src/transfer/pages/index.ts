@@ -1,4 +1,5 @@
 /** The destination's page side: the store, and the service that answers userfaultfds from it. */
+export { StageStore } from "./stage.js";
 export { createStore, openStore } from "./store.js";
 export {
   destroyFaultService,

@@ -19,6 +19,8 @@ export interface FaultServiceOptions {
   /** Where `criu restore --lazy-pages` connects: `lazy-pages.socket` in its work directory. */
   socketPath: string;
   log: (message: string, fields?: object) => void;
+  /** What is filled before everything else: the workload is likely to need it next. */
+  first?: readonly { slot: number; pages: number }[];
   /** A daemon that was started ahead: used if one has to be started. */
   spare?: SpareDaemon;
 }
@@ -275,6 +277,8 @@ class Service implements FaultService {
       if (this.#socket === socket) this.#lost("hung up");
     });
     if (this.#resetting !== undefined) socket.write(encodeCommand("reset"));
+    const first = (this.#options.first ?? []).map(({ slot, pages }) => encodeCommand("first", slot, pages));
+    if (first.length > 0) socket.write(Buffer.concat(first));
     if (this.#filling) socket.write(encodeCommand("fill"));
   }
 

@@ -39,8 +39,8 @@ function areaIndex(areas: readonly Area[], slot: number): number {
   return low;
 }
 
-/** The last pid in NSpid is the one that the task itself sees. */
-function checkPid(vpid: number, hostPid: number): void {
+/** The last pid in NSpid is the one that the task itself sees. Throws E_PAGES when the process is not this task. */
+export function checkPid(vpid: number, hostPid: number): void {
   let text: string;
   try {
     text = readFileSync(`/proc/${hostPid}/status`, "utf8");

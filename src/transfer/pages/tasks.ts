@@ -2,7 +2,7 @@
  * What the page daemon knows: the tasks that criu handed over and their forked children, and which pages each still
  * waits for. Changed only by log entries and kernel messages, so that replaying the log gives the same state. Pure.
  */
-import { PAGE_SIZE, type Area, type AreaTable } from "./api.js";
+import { PAGE_SIZE, tablePages, type Area, type AreaTable } from "./api.js";
 import { TYPE, type Entry } from "./event-log.js";
 import { PendingRanges, type Run } from "./ranges.js";
 import { MESSAGE, parseMessage, type Message } from "./uffd.js";
@@ -30,6 +30,7 @@ export class TaskSet {
   readonly table: AreaTable;
   readonly #areasOf = new Map<number, Area[]>();
   readonly #bySlot: Area[];
+  readonly #pages: number;
   readonly tasks = new Map<number, Task>();
   #nextId = 1;
   /** Descriptor of criu's connection, -1: none. */
@@ -46,11 +47,14 @@ export class TaskSet {
 
   constructor(table: AreaTable) {
     this.table = table;
+    this.#pages = tablePages(table);
     for (const area of table.areas) {
       const areas = this.#areasOf.get(area.vpid);
       if (areas === undefined) this.#areasOf.set(area.vpid, [area]);
       else areas.push(area);
     }
+    // what is pending is then built from its start to its end
+    for (const areas of this.#areasOf.values()) areas.sort((a, b) => (a.start < b.start ? -1 : 1));
     this.#bySlot = [...table.areas].sort((a, b) => a.slot - b.slot);
   }
 
@@ -205,12 +209,12 @@ export class TaskSet {
 
   /** Pages of the image that are in place or given up by their task. */
   get filled(): number {
-    if (this.done) return this.table.slots;
+    if (this.done) return this.#pages;
     let pending = 0;
     for (const [vpid, areas] of this.#areasOf) {
       if (!this.seen.has(vpid)) for (const area of areas) pending += area.pages;
     }
     for (const task of this.tasks.values()) if (!task.forked) pending += task.pending.pages;
-    return this.table.slots - pending;
+    return this.#pages - pending;
   }
 }
