@@ -5,7 +5,9 @@
 import { open, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type {
+  AcknowledgeInput,
   DeliverInput,
+  Ending,
   HandOverInput,
   Inquiry,
   LogChunk,
@@ -21,21 +23,27 @@ import type {
   SourceFacts,
   StartInput,
   Started,
+  SteerInput,
   Step,
   StopInput,
   TakeOverInput,
   WorkloadRef,
 } from "../model/contract.js";
-import { ferryError } from "../model/failure.js";
+import { ferryError, toFailure, type Side } from "../model/failure.js";
 import type { NodeFacts } from "../model/node.js";
 import { runningHold } from "../model/ownership.js";
 import type { Finding } from "../model/plan.js";
 import { specProblems } from "../model/spec-check.js";
+import { tornStart, wholeEnd } from "./letters.js";
+import type { Steered } from "../model/steering.js";
+import { Endings } from "./endings.js";
 import type { ControlHub } from "./operations/control.js";
 import { HandOvers } from "./operations/hand-overs.js";
 import { specOf, volumeDir, type NodeContext } from "./operations/node-context.js";
 import { Settling } from "./operations/settling.js";
 import { checkPolicy, loadPolicy } from "./policy.js";
+import { checkPlaces, checkShared, offerShared } from "./shared-volumes.js";
+import { lookAtChanges } from "./preflight/changes.js";
 import { collectNodeFacts, preflightDestination, preflightSource } from "./preflight/index.js";
 
 /** States in which something of an incarnation may be on this node. */
@@ -45,6 +53,7 @@ export class FerryAgent implements NodeAgent {
   private readonly context: NodeContext;
   private readonly handOvers: HandOvers;
   private readonly settling: Settling;
+  private readonly ends: Endings;
   /** One change at a time per workload: start, stop, remove. */
   private readonly locks = new Map<string, Promise<unknown>>();
 
@@ -52,6 +61,11 @@ export class FerryAgent implements NodeAgent {
     this.context = context;
     this.handOvers = new HandOvers(context);
     this.settling = new Settling(context, this.handOvers);
+    this.ends = new Endings({
+      context,
+      busy: (workload) => this.locks.has(workload) || this.handOvers.busy(workload),
+      locked: (workload, work) => this.locked(workload, work),
+    });
   }
 
   get hub(): ControlHub {
@@ -78,8 +92,27 @@ export class FerryAgent implements NodeAgent {
       const hold = this.book.hold(name, epoch);
       return hold !== undefined && KEPT.includes(hold.state);
     });
+    // A throttle never outlives the hand-over that set it.
+    for (const name of this.book.workloads()) {
+      const hold = runningHold(this.book.ledger, name);
+      const spec = this.book.spec(name);
+      if (hold === undefined || spec === undefined) continue;
+      await this.context.runtime.throttle({ spec, epoch: hold.epoch }, 0).catch((error: unknown) => {
+        this.context.log("warn", `the CPU time of ${name} may still be limited`, { failure: toFailure(error) });
+      });
+    }
     if (swept.length > 0) this.context.log("warn", "swept what the journal does not own", { swept });
     this.handOvers.goOn();
+    this.ends.start();
+  }
+
+  /** Workloads and operations stay as they are. */
+  close(): void {
+    this.ends.stop();
+  }
+
+  endings(): Promise<Ending[]> {
+    return Promise.resolve(this.ends.list());
   }
 
   // --- workloads --------------------------------------------------------------------------------------------------
@@ -112,17 +145,15 @@ export class FerryAgent implements NodeAgent {
       if (hold?.state === "OWNER" && hold.operation === operation) {
         const seen = await runtime.observe({ name: spec.name, epoch });
         if (seen.processes > 0 && seen.pid !== undefined) return { pid: seen.pid, epoch };
-        if (this.book.wasStarted(spec.name, epoch)) {
-          throw ferryError("E_START", `${spec.name} was started and has ended`, {
-            workload: spec.name,
-            remedy: `see \`ferry logs ${spec.name}\``,
-          });
-        }
       }
+      // Asked again after a lost answer: it was started, and has ended since.
+      if (hold?.operation === operation && this.book.wasStarted(spec.name, epoch)) return { pid: 0, epoch };
       const problems = specProblems(spec);
       if (problems.length > 0)
         throw ferryError("E_SPEC", `${spec.name} can't be run: ${problems.join("; ")}`, { workload: spec.name });
-      const refused = checkPolicy(spec, loadPolicy()).filter((f) => f.level === "block");
+      const { stateDir } = this.context.config;
+      const against = [...checkPolicy(spec, loadPolicy()), ...checkPlaces(spec, stateDir, "source")];
+      const refused = against.filter((f) => f.level === "block");
       if (refused.length > 0) {
         throw ferryError(
           "E_POLICY",
@@ -134,11 +165,17 @@ export class FerryAgent implements NodeAgent {
           },
         );
       }
+      this.book.demandRoom();
       this.book.record({ workload: spec.name, epoch, state: "OWNER", operation });
       this.book.recordSpec(spec);
       try {
         const started = await runtime.start({ spec, epoch });
         this.book.recordStarted(spec.name, epoch);
+        if (started.exitCode === undefined) this.ends.begun(spec.name, epoch, started.pid);
+        else {
+          this.book.recordEnding({ workload: spec.name, epoch, exitCode: started.exitCode });
+          await runtime.destroy({ name: spec.name, epoch });
+        }
         return { pid: started.pid, epoch };
       } catch (error) {
         this.book.record({ workload: spec.name, epoch, state: "STOPPED" });
@@ -225,10 +262,14 @@ export class FerryAgent implements NodeAgent {
       const from = input.offset < 0 ? Math.max(0, size + input.offset) : Math.min(input.offset, size);
       const buffer = Buffer.alloc(Math.min(input.maxBytes, size - from));
       const { bytesRead } = await file.read(buffer, 0, buffer.length, from);
+      const read = buffer.subarray(0, bytesRead);
+      // The chunk begins and ends between letters: half of one could not be put together again by whoever asks.
+      const start = input.offset < 0 && from > 0 ? tornStart(read) : 0;
+      const end = wholeEnd(read, from + bytesRead === size);
       return {
-        text: buffer.subarray(0, bytesRead).toString("utf8"),
-        offset: from,
-        nextOffset: from + bytesRead,
+        text: read.subarray(start, end).toString("utf8"),
+        offset: from + start,
+        nextOffset: from + end,
         sizeBytes: size,
       };
     } finally {
@@ -243,7 +284,8 @@ export class FerryAgent implements NodeAgent {
     const { config } = this.context;
     const spec = specOf(this.context, ref.workload);
     const pids = await this.context.runtime.pids({ name: ref.workload, epoch: ref.epoch });
-    return preflightSource({
+    const offered = await offerShared(spec, loadPolicy());
+    const found = await preflightSource({
       node: await this.describeNode(),
       spec,
       pids,
@@ -252,13 +294,38 @@ export class FerryAgent implements NodeAgent {
       volumeDir: volumeDir(config, ref.workload),
       runDir: config.runDir,
       holds: this.book.holds(ref.workload),
+      externalMounts: ["/data", ...(spec.volumes ?? []).map(({ path }) => path)],
     });
+    const name = { name: ref.workload, epoch: ref.epoch };
+    const changes = options.dryRun ? await lookAtChanges(() => this.context.runtime.pids(name)) : { findings: [] };
+    const { costs } = this.context;
+    const { bandwidthBytesPerSec } = costs;
+    return {
+      ...found,
+      ...(changes.dirty === undefined ? {} : { dirty: changes.dirty }),
+      fixedBlackoutMs: costs.fixedMs(found.memoryBytes, found.processes),
+      ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }),
+      findings: [...found.findings, ...offered.findings, ...changes.findings, ...this.journalRoom("source")],
+      ...(offered.shared.length === 0 ? {} : { shared: offered.shared }),
+    };
+  }
+
+  /** A node whose journal has no room for the entries that end an operation begins none. */
+  private journalRoom(side: Side): Finding[] {
+    try {
+      this.book.demandRoom();
+      return [];
+    } catch (error) {
+      const { message, remedy } = toFailure(error);
+      return [{ level: "block", check: "journal", side, message, ...(remedy === undefined ? {} : { remedy }) }];
+    }
   }
 
   async preflightDestination(input: PreflightDestinationInput): Promise<Finding[]> {
     const { ref, options, facts } = input;
     const { config } = this.context;
-    const policy = checkPolicy(facts.spec, loadPolicy()).map((f): Finding => ({ ...f, side: "destination" }));
+    const own = loadPolicy();
+    const policy = checkPolicy(facts.spec, own).map((f): Finding => ({ ...f, side: "destination" }));
     const found = await preflightDestination({
       node: await this.describeNode(),
       facts,
@@ -269,7 +336,13 @@ export class FerryAgent implements NodeAgent {
       bridge: config.bridge,
       holds: this.book.holds(ref.workload),
     });
-    return [...policy, ...found];
+    return [
+      ...policy,
+      ...checkPlaces(facts.spec, config.stateDir, "destination"),
+      ...(await checkShared(facts, own, config.node)),
+      ...found,
+      ...this.journalRoom("destination"),
+    ];
   }
 
   // --- hand-over --------------------------------------------------------------------------------------------------
@@ -283,6 +356,9 @@ export class FerryAgent implements NodeAgent {
   handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>> {
     return this.handOvers.handOver(input, waitMs);
   }
+  steer(input: SteerInput): Promise<Steered> {
+    return Promise.resolve(this.handOvers.steer(input));
+  }
   inquire(ref: OperationRef): Promise<Inquiry> {
     return this.settling.inquire(ref);
   }
@@ -294,6 +370,9 @@ export class FerryAgent implements NodeAgent {
   }
   deliver(input: DeliverInput): Promise<Inquiry> {
     return this.settling.deliver(input);
+  }
+  acknowledge(input: AcknowledgeInput): Promise<Inquiry> {
+    return this.settling.acknowledge(input);
   }
   cleanup(ref: OperationRef): Promise<void> {
     return this.settling.cleanup(ref);

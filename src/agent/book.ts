@@ -4,7 +4,7 @@
  * fsynced, and only then applied.
  */
 import { z } from "zod";
-import type { HandOverInput, ReserveInput, Token } from "../model/contract.js";
+import type { Ending, HandOverInput, ReserveInput, Token } from "../model/contract.js";
 import { ferryError, type Side } from "../model/failure.js";
 import {
   applyMove,
@@ -29,6 +29,12 @@ const bodySchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("hold"), hold: holdSchema }),
   z.strictObject({ kind: z.literal("spec"), spec: specSchema }),
   z.strictObject({ kind: z.literal("started"), workload: z.string(), epoch: z.int() }),
+  z.strictObject({
+    kind: z.literal("ended"),
+    workload: z.string(),
+    epoch: z.int(),
+    exitCode: z.int().min(0).max(255).optional(),
+  }),
   z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("token"), token: tokenSchema }),
@@ -43,6 +49,7 @@ export class Book {
   private readonly specs = new Map<string, WorkloadSpec>();
   private readonly startedEpochs = new Set<string>();
   private readonly operationRecords = new Map<string, OperationRecord>();
+  private readonly ended = new Map<string, Ending>();
   private readonly tokens = new Map<string, Token>();
   private readonly journal: Journal;
   readonly torn: boolean;
@@ -107,6 +114,10 @@ export class Book {
   wasStarted(workload: string, epoch: number): boolean {
     return this.startedEpochs.has(`${workload} ${epoch}`);
   }
+  /** The last end by itself of each workload. */
+  endings(): Ending[] {
+    return [...this.ended.values()];
+  }
   operation(side: Side, operation: string): OperationRecord | undefined {
     return this.operationRecords.get(key(side, operation));
   }
@@ -149,6 +160,17 @@ export class Book {
   recordStarted(workload: string, epoch: number): void {
     this.write({ kind: "started", workload, epoch });
   }
+  /** Ended by itself: STOPPED, in one entry with how. */
+  recordEnding(ending: Ending): void {
+    const hold = this.hold(ending.workload, ending.epoch);
+    if (hold?.state !== "OWNER") {
+      throw ferryError(
+        "E_STATE",
+        `${ending.workload} epoch ${ending.epoch} is ${hold?.state ?? "unknown"}: it can't end`,
+      );
+    }
+    this.write({ kind: "ended", ...ending });
+  }
   recordOperation(record: OperationRecord): void {
     const { input, side } = record;
     if (JSON.stringify(this.operation(side, input.ref.operation)) === JSON.stringify(record)) return;
@@ -160,6 +182,11 @@ export class Book {
   /** Everything about a workload but its highest epoch, which stays so that epochs are never used again. */
   recordForget(workload: string): void {
     if (this.state.has(workload)) this.write({ kind: "forget", workload });
+  }
+
+  /** Call it before something is begun that will need entries to end. Throws E_NO_SPACE. */
+  demandRoom(): void {
+    this.journal.demandRoom();
   }
 
   close(): void {
@@ -182,6 +209,12 @@ export class Book {
       case "started":
         this.startedEpochs.add(`${body.workload} ${body.epoch}`);
         return;
+      case "ended": {
+        const { workload, epoch, exitCode } = body;
+        this.state = applyMove(this.state, { workload, epoch, state: "STOPPED" });
+        this.ended.set(workload, { workload, epoch, ...(exitCode === undefined ? {} : { exitCode }) });
+        return;
+      }
       case "source":
         this.operationRecords.set(key("source", body.input.ref.operation), {
           side: "source",
@@ -206,6 +239,7 @@ export class Book {
         next.set(body.workload, new Map(last === undefined ? [] : [[highest, last]]));
         this.state = next;
         this.specs.delete(body.workload);
+        this.ended.delete(body.workload);
         for (const [name, record] of this.operationRecords) {
           if (record.input.ref.workload === body.workload) this.operationRecords.delete(name);
         }

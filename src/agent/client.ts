@@ -78,6 +78,7 @@ export function createAgentClient(socketPath: string, options: AgentClientOption
     (await callAgent(socketPath, verb, input, options)) as Result;
   return {
     describeNode: () => call("describeNode"),
+    endings: () => call("endings"),
     startWorkload: (input) => call("startWorkload", input),
     stopWorkload: (input) => call("stopWorkload", input),
     removeWorkload: (input) => call("removeWorkload", input),
@@ -92,6 +93,8 @@ export function createAgentClient(socketPath: string, options: AgentClientOption
     burn: (input) => call("burn", input),
     refuse: (input) => call("refuse", input),
     deliver: (input) => call("deliver", input),
+    steer: (input) => call("steer", input),
+    acknowledge: (input) => call("acknowledge", input),
     cleanup: (input) => call("cleanup", input),
   };
 }

@@ -7,6 +7,9 @@
  * - A torn last line (no newline: the write was cut) is dropped and reported. Any other damage is not repaired:
  *   `openJournal` throws E_JOURNAL_CORRUPT naming the line, and the agent starts nothing.
  * - One process at a time: a second one gets E_JOURNAL_LOCKED.
+ * - A reserve of RESERVE_BYTES is set aside behind the last line, in blocks of the journal's own that nobody else can
+ *   take: on a full disk the closing entries of operations under way (burned, released, gone, ...) still fit, so that no
+ *   tree stays frozen for want of space. `room` says whether something new may be begun.
  */
 import { createHash } from "node:crypto";
 import {
@@ -17,14 +20,18 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  statfsSync,
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { lockFile } from "../host/flock.js";
+import { EDQUOT, ENOSPC, setAside } from "../host/syscall.js";
 import { FerryError, ferryError } from "../model/failure.js";
 
 export const JOURNAL_FILE = "journal.jsonl";
+/** Some hundred closing entries; the largest of them, a token, has 2 KiB. */
+export const RESERVE_BYTES = 1024 * 1024;
 const GENESIS = "0".repeat(64);
 
 const entrySchema = z.strictObject({
@@ -49,6 +56,11 @@ export interface Journal {
   /** Hash of the last entry: the head of the chain. */
   readonly head: string;
   append(body: Record<string, unknown>): JournalEntry;
+  /**
+   * Throws E_NO_SPACE when the reserve is not whole and can't be made whole, or could not be made again once it is used:
+   * nothing new may be begun then. What is under way still gets its entries.
+   */
+  demandRoom(): void;
   close(): void;
 }
 
@@ -57,6 +69,9 @@ const hashOf = (prev: string, seq: number, at: string, body: unknown): string =>
     .update(prev)
     .update(JSON.stringify([seq, at, body]))
     .digest("hex");
+
+const noRoom = (path: string): string =>
+  `the disk of the journal ${path} is full: nothing new is begun, so that what is under way can be brought to its end`;
 
 interface Parsed {
   entries: JournalEntry[];
@@ -133,6 +148,16 @@ export function openJournal(dir: string): OpenedJournal {
     throw error;
   }
 
+  let written = parsed.goodBytes;
+  /** The file's bytes up to here are on disk or set aside. */
+  let asideUpTo = 0;
+  /** Makes the reserve whole. false: there is no room for it. A file system that can't do it has no reserve. */
+  const aside = (): boolean => {
+    const failed = setAside(fd, written, RESERVE_BYTES);
+    if (failed === 0) asideUpTo = written + RESERVE_BYTES;
+    return failed !== -ENOSPC && failed !== -EDQUOT;
+  };
+
   let { head } = parsed;
   let length = parsed.entries.length;
   let broken: unknown;
@@ -170,6 +195,7 @@ export function openJournal(dir: string): OpenedJournal {
         if (code === "ENOSPC" || code === "EDQUOT") {
           // Nothing was promised yet: take the torn line back, and the journal is as before.
           try {
+            asideUpTo = 0;
             ftruncateSync(fd, sizeBefore);
             fdatasyncSync(fd);
           } catch (again) {
@@ -193,13 +219,23 @@ export function openJournal(dir: string): OpenedJournal {
       written += line.length;
       length = seq;
       head = hash;
+      // Now and then only: it costs a transaction of the file system.
+      if (asideUpTo - written < RESERVE_BYTES / 2) aside();
       return { seq, at, body: plain };
+    },
+    demandRoom() {
+      const { bavail, bsize } = statfsSync(path);
+      const free = bavail * bsize;
+      if (aside() && free >= RESERVE_BYTES) return;
+      throw ferryError("E_NO_SPACE", `${noRoom(path)}: ${Math.floor(free / 1024)} KiB are free`, {
+        remedy: `free at least ${(2 * RESERVE_BYTES) / 2 ** 20} MiB on the file system of ${dir}, then try again`,
+      });
     },
     close() {
       closeSync(fd);
       closeSync(lock);
     },
   };
-  let written = parsed.goodBytes;
+  aside();
   return { journal, entries: parsed.entries, torn: parsed.torn };
 }

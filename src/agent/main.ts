@@ -2,7 +2,9 @@
 import { join } from "node:path";
 import pino from "pino";
 import { toFailure } from "../model/failure.js";
+import { sharedVolumeDir } from "./policy.js";
 import { createProcessRuntime } from "../runtimes/process/index.js";
+import { CostBook } from "./costs.js";
 import { FerryAgent } from "./agent.js";
 import { Book } from "./book.js";
 import { parseAgentConfig, type AgentConfig } from "./config.js";
@@ -51,6 +53,7 @@ export async function runAgent(raw: unknown): Promise<void> {
     runDir: config.runDir,
     cgroupParent: config.cgroupParent,
     bridge: config.bridge,
+    sharedVolume: (name) => sharedVolumeDir(name),
     log,
   });
   const identity = {
@@ -59,7 +62,8 @@ export async function runAgent(raw: unknown): Promise<void> {
     certFile: join(config.tlsDir, "node.crt"),
     keyFile: join(config.tlsDir, "node.key"),
   };
-  const context: NodeContext = { config, book, runtime, identity, log };
+  const costs = new CostBook(config.stateDir);
+  const context: NodeContext = { config, book, runtime, identity, log, costs };
   const agent = new FerryAgent(context);
   await agent.boot();
   await agent.hub.listen();
@@ -73,6 +77,7 @@ export async function runAgent(raw: unknown): Promise<void> {
   log("info", "agent stops; workloads and operations stay as they are");
   server.close();
   server.closeAllConnections();
+  agent.close();
   await agent.hub.close();
   book.close();
 }

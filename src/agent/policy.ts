@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { ferryError, type Side } from "../model/failure.js";
+import { nameProblem } from "../model/names.js";
 import type { Finding } from "../model/plan.js";
 import { parseIpv4 } from "../model/spec-check.js";
 import type { WorkloadSpec } from "../model/workload.js";
@@ -22,6 +23,14 @@ export const FORBIDDEN_ENV: readonly string[] = [
 
 const subnet = z.string().refine((text) => parseSubnet(text) !== undefined, "must be a network such as 10.77.0.0/24");
 
+const volumeName = z.string().refine((name) => nameProblem("volume", name) === undefined, "is not a valid volume name");
+const directory = z
+  .string()
+  .refine(
+    (path) => /^(?:\/[^/\0]+)+$/.test(path) && !/\/\.{1,2}(?:\/|$)/.test(path),
+    "must be an absolute path without . and ..",
+  );
+
 const policySchema = z.strictObject({
   /** User names or numbers that workloads may run as. */
   users: z.array(z.string().min(1)).optional(),
@@ -29,6 +38,8 @@ const policySchema = z.strictObject({
   subnets: z.array(subnet).optional(),
   /** Highest memory limit; with it every workload must have one. */
   maxMemoryBytes: z.int().positive().optional(),
+  /** Shared volumes of this node: name and directory. A workload can name no other directory of the node. */
+  sharedVolumes: z.record(volumeName, directory).optional(),
   /** Environment names that are refused besides the ones that always are. */
   forbiddenEnv: z.array(z.string().min(1)).optional(),
 });
@@ -129,5 +140,25 @@ export function checkPolicy(spec: WorkloadSpec, policy: Policy, side: Side = "de
       );
     }
   }
+  for (const { name, kind } of spec.volumes ?? []) {
+    if (kind !== "shared" || Object.hasOwn(policy.sharedVolumes ?? {}, name)) continue;
+    const known = Object.keys(policy.sharedVolumes ?? {});
+    block(
+      `this node has no shared volume ${name} (it has: ${known.join(", ") || "none"})`,
+      `let the administrator name its directory in the node's policy: "sharedVolumes": {"${name}": "/path"}`,
+    );
+  }
   return findings;
+}
+
+/** The directory of a shared volume on this node, by its policy as it is now. Throws E_POLICY. */
+export function sharedVolumeDir(name: string, policy: Policy = loadPolicy()): string {
+  const shared = policy.sharedVolumes ?? {};
+  const dir = Object.hasOwn(shared, name) ? shared[name] : undefined;
+  if (dir === undefined) {
+    throw ferryError("E_POLICY", `this node has no shared volume ${name}`, {
+      remedy: `let the administrator name its directory in ${POLICY_FILE}: "sharedVolumes": {"${name}": "/path"}`,
+    });
+  }
+  return dir;
 }

@@ -6,6 +6,7 @@ export function quarantined(failure: FailureData): NodeAgent {
   const refuse = (): Promise<never> => Promise.reject(new FerryError(failure));
   return {
     describeNode: refuse,
+    endings: refuse,
     startWorkload: refuse,
     stopWorkload: refuse,
     removeWorkload: refuse,
@@ -20,6 +21,8 @@ export function quarantined(failure: FailureData): NodeAgent {
     burn: refuse,
     refuse,
     deliver: refuse,
+    steer: refuse,
+    acknowledge: refuse,
     cleanup: refuse,
   };
 }

@@ -1,13 +1,19 @@
 /** Strict schemas of everything that reaches the agent over its socket, the link, or from its own journal. */
 import { z } from "zod";
-import { isNodeName, isOperationId, isWorkloadName } from "../model/names.js";
+import { ON_STALL } from "../model/convergence.js";
+import { TRACKERS } from "../model/mover.js";
+import { steerProblems, type SteerCommand } from "../model/steering.js";
+import { isNodeName, isOperationId, isWorkloadName, nameProblem } from "../model/names.js";
 import { HOLD_STATES } from "../model/ownership.js";
 import { MODES } from "../model/plan.js";
+import { MAX_VOLUMES, volumesProblems, type VolumeSpec } from "../model/volumes.js";
 import { RUNTIMES } from "../model/workload.js";
 import { CONTRACT_SCHEMA } from "../model/contract.js";
+import { NONCE, NONCE_FILE } from "./shared-volumes.js";
 
 const workloadName = z.string().refine(isWorkloadName, "is not a valid workload name");
 const nodeName = z.string().refine(isNodeName, "is not a valid node name");
+const volumeName = z.string().refine((name) => nameProblem("volume", name) === undefined, "is not a valid volume name");
 const operation = z.string().refine(isOperationId, "is not a valid operation id");
 const epoch = z.int().min(1).max(1_000_000_000);
 const schema = z.literal(CONTRACT_SCHEMA);
@@ -25,6 +31,11 @@ export const specSchema = z.strictObject({
     memoryBytes: z.int().positive().optional(),
     cpus: z.number().positive().max(4096).optional(),
   }),
+  volumes: z
+    .custom<VolumeSpec[]>((value) => volumesProblems(value).length === 0, {
+      error: (issue) => volumesProblems(issue.input).join("; "),
+    })
+    .optional(),
   network: z.strictObject({
     ip: z.string().regex(/^\d{1,3}(\.\d{1,3}){3}\/\d{1,2}$/),
     mac: z.string().regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
@@ -62,6 +73,13 @@ export const optionsSchema = z.strictObject({
   dryRun: z.boolean(),
   maxBlackoutMs: z.number().min(100).max(3_600_000),
   bandwidthBytesPerSec: z.number().positive().optional(),
+  maxDowntimeMs: z.number().min(0).max(3_600_000).optional(),
+  onStall: z.enum(ON_STALL).optional(),
+  maxRounds: z.int().min(1).max(1000).optional(),
+  timeoutMs: z.number().min(100).max(86_400_000).optional(),
+  tracker: z.enum([...TRACKERS, "auto"]).optional(),
+  hold: z.boolean().optional(),
+  keepFrames: z.boolean().optional(),
 });
 
 const endpoint = z.strictObject({ host: z.string().min(1).max(255), port: z.int().min(1).max(65_535) });
@@ -73,6 +91,16 @@ export const tokenSchema = z.strictObject({
   to: epoch,
   source: nodeName,
   destination: nodeName,
+  digest: z.string().min(1).max(128),
+  certificate: z.string().max(16_384),
+  signature: z.string().max(1024),
+});
+
+export const receiptSchema = z.strictObject({
+  workload: workloadName,
+  operation,
+  epoch,
+  owner: nodeName,
   digest: z.string().min(1).max(128),
   certificate: z.string().max(16_384),
   signature: z.string().max(1024),
@@ -111,6 +139,10 @@ export const sourceFactsSchema = z.looseObject({
   processes: count,
   threads: count,
   cpuFlags: z.array(z.string()),
+  shared: z
+    .array(z.strictObject({ name: volumeName, file: z.string().regex(NONCE_FILE), nonce: z.string().regex(NONCE) }))
+    .max(MAX_VOLUMES)
+    .optional(),
   files: z.array(
     z.looseObject({
       path: z.string(),
@@ -156,4 +188,11 @@ export const handOverSchema = z.strictObject({
   options: optionsSchema,
   reservation: z.strictObject({ agent: endpoint, mover: endpoint }),
 });
+export const steerSchema = z.strictObject({
+  ref: refSchema,
+  command: z.custom<SteerCommand>((value) => steerProblems(value).length === 0, {
+    error: (issue) => steerProblems(issue.input).join("; "),
+  }),
+});
 export const deliverSchema = z.strictObject({ ref: refSchema, token: tokenSchema });
+export const acknowledgeSchema = z.strictObject({ ref: refSchema, receipt: receiptSchema });

@@ -1,6 +1,7 @@
 /** The agent's verbs: one row each, with the schema of its input. Server and client both read this table. */
 import { z } from "zod";
 import {
+  acknowledgeSchema,
   deliverSchema,
   emptySchema,
   handOverSchema,
@@ -10,6 +11,7 @@ import {
   refSchema,
   reserveSchema,
   startSchema,
+  steerSchema,
   stopSchema,
   takeOverSchema,
   workloadRefSchema,
@@ -19,6 +21,7 @@ const waitMs = z.number().min(0).max(30_000);
 
 export const VERBS = {
   describeNode: emptySchema,
+  endings: emptySchema,
   startWorkload: startSchema,
   stopWorkload: stopSchema,
   removeWorkload: workloadRefSchema,
@@ -33,6 +36,8 @@ export const VERBS = {
   burn: refSchema,
   refuse: refSchema,
   deliver: deliverSchema,
+  steer: steerSchema,
+  acknowledge: acknowledgeSchema,
   cleanup: refSchema,
 } as const;
 

@@ -31,12 +31,27 @@ export interface EngineHandle {
   evidence(): Promise<{ command: string[]; exitCode?: number; lines: string[] }>;
 }
 
+/** Sockets of this process: they end with it, and leave nothing behind. */
+export interface FrameKeeper {
+  /** Frames that did not get through since the last time, in order; none before the link is down (`cut`). */
+  take(cut: boolean): Buffer[];
+  /** How many were lost for want of room. */
+  readonly overflowed: number;
+  close(): void;
+}
+export interface FrameDoor {
+  /** false: the kernel refused it. */
+  put(frame: Buffer): boolean;
+  close(): void;
+}
+
 export interface Runtime {
   /**
    * Start the workload under a new incarnation.
-   * success: it runs, its link is up, it is announced. failure: nothing of it is left.
+   * success: it runs, its link is up, it is announced; or (`exitCode`) it has ended well already.
+   * failure: nothing of it is left but its log.
    */
-  start(incarnation: Incarnation): Promise<{ pid: number }>;
+  start(incarnation: Incarnation): Promise<{ pid: number; exitCode?: number }>;
 
   /** Number of processes in the incarnation's cgroup, and the host pid of the root process. */
   observe(incarnation: {
@@ -46,6 +61,12 @@ export interface Runtime {
 
   /** Host pid by pid inside the namespace, for every process of the tree. */
   pids(incarnation: { name: string; epoch: number }): Promise<Record<string, number>>;
+
+  /**
+   * Deny the running tree this percentage of the CPU time that it may use; 0: only its spec's limit holds again.
+   * Idempotent. failure: the limit is as it was.
+   */
+  throttle(incarnation: Incarnation, percent: number): Promise<void>;
 
   /**
    * Freeze the tree and dump everything but lazily movable pages into imagesDir, then hold in `post-dump`.
@@ -86,6 +107,14 @@ export interface Runtime {
 
   /** Let the held restore run. Resolves when the engine has resumed the tree (exit 0). failure E_RESTORE: it does not run. */
   release(incarnation: Incarnation, dirs: OperationDirs): Promise<{ resumedAt: number }>;
+
+  /**
+   * Keep the frames to the workload that reach this node while its link is down. Called before `freeze`, so it takes no
+   * time of the blackout. failure E_TOOL: nothing is kept, the workload is as it was.
+   */
+  keepFrames(incarnation: Incarnation): FrameKeeper;
+  /** A way to put kept frames on the workload's link, which is up. failure E_TOOL: nothing was put. */
+  frameDoor(incarnation: Incarnation): FrameDoor;
 
   /** Link up, then announce (gratuitous ARP and unsolicited NA, repeated over a window, in the background). */
   openNetwork(incarnation: Incarnation): Promise<void>;

@@ -3,16 +3,21 @@
  *
  *   destination -> source   state  { hold, armed, digest, ... }   whenever it changes, and on every new connection
  *   source -> destination   token  { token }                      the commit, sent again on every new connection
+ *   source -> destination   resume-first {}                       PREPARED does not need every page; repeated likewise
  *   source -> destination   abort  { failure }                    best effort: the source went back
+ *   source -> destination   frames (payload)                      frames that came for the workload in the blackout
+ *   both ways               clock  { sentAt, readAt }             what the destination's clock shows, asked before the freeze
  */
 import { z } from "zod";
 import type { OperationRef, Token } from "../../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import { HOLD_STATES, type HoldState } from "../../model/ownership.js";
+import type { ClockOffset } from "../../model/report.js";
 import { dialLink, listenLink, type LinkSession } from "../../transfer/link/index.js";
 import { Level } from "../level.js";
 import { tokenSchema } from "../schemas.js";
 import type { NodeContext } from "./node-context.js";
+import { wallMs } from "./phases.js";
 
 /** What the destination says of itself. */
 export interface DestinationState {
@@ -27,7 +32,7 @@ export interface DestinationState {
   /** Unix ms by the destination's clock. */
   resumedAt?: number;
   /** It has every page: nothing depends on the source any more. */
-  drained: boolean;
+  complete: boolean;
   failure?: FailureData;
 }
 
@@ -39,11 +44,17 @@ const stateSchema = z.strictObject({
   moverPort: z.int().min(1).max(65_535).optional(),
   wantsImages: z.boolean(),
   resumedAt: z.number().optional(),
-  drained: z.boolean(),
+  complete: z.boolean(),
   failure: failureSchema.optional(),
 });
 const tokenMessage = z.strictObject({ token: tokenSchema });
 const abortMessage = z.strictObject({ failure: failureSchema });
+
+const clockAsked = z.strictObject({ sentAt: z.number() });
+const clockRead = z.strictObject({ sentAt: z.number(), readAt: z.number() });
+/** Round trips for one estimate: the shortest counts. */
+const CLOCK_SAMPLES = 8;
+const CLOCK_TIMEOUT_MS = 500;
 
 const BACKOFF_MS = [50, 100, 200, 400, 800, 1500] as const;
 
@@ -55,6 +66,8 @@ export class ControlDialer {
   });
   private session: LinkSession | undefined;
   private token: Token | undefined;
+  private first = false;
+  private onClock: ((read: z.infer<typeof clockRead>) => void) | undefined;
   private started = false;
   private stopped = false;
   private readonly context: NodeContext;
@@ -101,6 +114,10 @@ export class ControlDialer {
     return new Promise((resolve) => {
       this.session = session;
       session.onFrame((frame) => {
+        if (frame.type === "clock") {
+          const read = clockRead.safeParse(frame.meta);
+          if (read.success) this.onClock?.(read.data);
+        }
         if (frame.type !== "state") return;
         const parsed = stateSchema.safeParse(frame.meta);
         if (!parsed.success) {
@@ -117,8 +134,12 @@ export class ControlDialer {
         });
         resolve();
       });
-      if (this.stopped) session.destroy();
-      else if (this.token !== undefined) session.send("token", { token: this.token }).catch(() => undefined);
+      if (this.stopped) {
+        session.destroy();
+        return;
+      }
+      if (this.first) session.send("resume-first", {}).catch(() => undefined);
+      if (this.token !== undefined) session.send("token", { token: this.token }).catch(() => undefined);
     });
   }
 
@@ -128,6 +149,49 @@ export class ControlDialer {
     this.token = token;
     this.session?.send("token", { token }).catch(() => undefined);
   }
+  /** The destination may resume before it has every page: said now and on every reconnection. */
+  resumeFirst(): void {
+    if (this.first) return;
+    this.first = true;
+    this.session?.send("resume-first", {}).catch(() => undefined);
+  }
+  /** The destination's word reached us another way (its receipt): it owns the workload, and needs nothing more. */
+  vouched(): void {
+    const { destination = { armed: false, wantsImages: false } } = this.level.value;
+    this.level.update({ destination: { ...destination, hold: "OWNER", complete: true } });
+  }
+
+  /** Frames for the workload. false: there is no connection right now. */
+  frames(payload: Buffer): boolean {
+    if (this.session === undefined) return false;
+    this.session.send("frames", {}, payload).catch(() => undefined);
+    return true;
+  }
+
+  /** How the destination's clock differs from ours. undefined: it did not say, or not in time. */
+  async clock(): Promise<ClockOffset | undefined> {
+    let best: ClockOffset | undefined;
+    const until = performance.now() + CLOCK_TIMEOUT_MS;
+    for (let i = 0; i < CLOCK_SAMPLES && performance.now() < until; i++) {
+      const { session } = this;
+      if (session === undefined) break;
+      const sentAt = wallMs();
+      const read = await new Promise<z.infer<typeof clockRead> | undefined>((resolve) => {
+        const timer = setTimeout(() => resolve(undefined), Math.max(1, until - performance.now()));
+        this.onClock = (answer) => {
+          if (answer.sentAt !== sentAt) return;
+          clearTimeout(timer);
+          resolve(answer);
+        };
+        session.send("clock", { sentAt }).catch(() => undefined);
+      });
+      this.onClock = undefined;
+      if (read === undefined) break;
+      best = closer(best, sentAt, read.readAt, wallMs());
+    }
+    return best;
+  }
+
   async abort(failure: FailureData): Promise<void> {
     await this.session?.send("abort", { failure }).catch(() => undefined);
   }
@@ -137,11 +201,26 @@ export class ControlDialer {
   }
 }
 
+/** One more round trip: the shorter it is, the less can hide in it. */
+export function closer(
+  best: ClockOffset | undefined,
+  sentAt: number,
+  readAt: number,
+  receivedAt: number,
+): ClockOffset | undefined {
+  const uncertaintyMs = (receivedAt - sentAt) / 2;
+  // A clock that was set meanwhile says nothing.
+  if (uncertaintyMs < 0 || (best !== undefined && best.uncertaintyMs <= uncertaintyMs)) return best;
+  return { offsetMs: readAt - (sentAt + uncertaintyMs), uncertaintyMs };
+}
+
 /** What a take-over offers to the hub. */
 export interface ControlTarget {
   state(): DestinationState;
   onToken(token: unknown): void;
+  onResumeFirst(): void;
   onAbort(failure: FailureData): void;
+  onFrames(payload: Buffer): void;
   onConnected(connected: boolean): void;
 }
 
@@ -194,9 +273,16 @@ export class ControlHub {
     this.sessions.set(operation, session);
     session.onFrame((frame) => {
       const target = this.targets.get(operation);
-      if (frame.type === "token") {
+      if (frame.type === "frames") {
+        target?.onFrames(frame.payload);
+      } else if (frame.type === "clock") {
+        const asked = clockAsked.safeParse(frame.meta);
+        if (asked.success) session.send("clock", { ...asked.data, readAt: wallMs() }).catch(() => undefined);
+      } else if (frame.type === "token") {
         const parsed = tokenMessage.safeParse(frame.meta);
         if (parsed.success) target?.onToken(parsed.data.token);
+      } else if (frame.type === "resume-first") {
+        target?.onResumeFirst();
       } else if (frame.type === "abort") {
         const parsed = abortMessage.safeParse(frame.meta);
         if (parsed.success) target?.onAbort(parsed.data.failure as unknown as FailureData);
@@ -227,7 +313,7 @@ export class ControlHub {
     return {
       armed: false,
       wantsImages: false,
-      drained: hold?.state === "OWNER",
+      complete: hold?.state === "OWNER",
       ...(hold === undefined ? {} : { hold: hold.state }),
       ...(hold?.digest === undefined ? {} : { digest: hold.digest }),
     };

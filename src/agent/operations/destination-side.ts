@@ -5,6 +5,8 @@
 import type { Inquiry, ReserveInput, SideOutcome, Token } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { DestinationMoverRequest, DestinationMoverStatus } from "../../model/mover.js";
+import { frameAddress, frameMatch } from "../../host/frame-socket.js";
+import { unpackFrames } from "../../host/kept-frames.js";
 import type { HoldState } from "../../model/ownership.js";
 import type { Phase } from "../../model/phase.js";
 import type { Progress } from "../../model/report.js";
@@ -13,9 +15,10 @@ import { verifyToken } from "../../transfer/link/index.js";
 import { failpoint } from "../failpoint.js";
 import { Level } from "../level.js";
 import type { ControlHub, ControlTarget, DestinationState } from "./control.js";
+import { DestinationFrames } from "./frames.js";
 import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
 import { MoverSide } from "./mover.js";
-import { writeMoverConfig, type NodeContext } from "./node-context.js";
+import { receiptOf, writeMoverConfig, type NodeContext } from "./node-context.js";
 import { PhaseTimer } from "./phases.js";
 
 /** Before PREPARED a source that is away this long has gone back: the destination refuses. */
@@ -32,10 +35,14 @@ export abstract class DestinationSide implements ControlTarget {
   protected readonly timer: PhaseTimer;
   protected readonly mover: MoverSide<DestinationMoverStatus, DestinationMoverRequest>;
   protected readonly refusal = new AbortController();
+  /** It may resume before every page is here. */
+  protected readonly resumeFirst: Level<boolean>;
   protected readonly token = new Level<Token | undefined>(undefined);
   protected readonly link: Level<boolean>;
+  protected readonly frames: DestinationFrames;
   protected armed = false;
   protected wantsImages = false;
+  private wasComplete = false;
   protected moverPort: number | undefined;
   protected resumedAt: number | undefined;
   protected drainedAt: number | undefined;
@@ -59,6 +66,9 @@ export abstract class DestinationSide implements ControlTarget {
       to: ref.to,
     });
     this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
+    const match = frameMatch(frameAddress(spec.network));
+    this.frames = new DestinationFrames((payload) => unpackFrames(payload, match));
+    this.resumeFirst = new Level(input.options.mode === "postcopy" && !local);
     this.link = new Level(hub.connected(ref.operation));
     hub.register(ref.operation, this);
   }
@@ -103,11 +113,19 @@ export abstract class DestinationSide implements ControlTarget {
       },
       { sent: status.pages.received, total: status.pages.total },
     );
+    // The source waits for this word, and for no other change of the counters.
+    if (status.pages.allReceived && !this.wasComplete) {
+      this.wasComplete = true;
+      this.hub.publish(this.input.ref.operation);
+    }
   }
 
   protected async enter(phase: Phase): Promise<void> {
     this.timer.begin(phase);
     await failpoint(`destination.${phase}`);
+  }
+  get workload(): string {
+    return this.input.ref.workload;
   }
   progress(): Progress {
     return this.timer.progress();
@@ -120,7 +138,7 @@ export abstract class DestinationSide implements ControlTarget {
     return {
       armed: this.armed,
       wantsImages: this.wantsImages,
-      drained: hold === "OWNER",
+      complete: hold === "OWNER" || this.mover.status?.pages.allReceived === true,
       ...(this.moverPort === undefined ? {} : { moverPort: this.moverPort }),
       ...(hold === undefined ? {} : { hold }),
       ...(this.digest === undefined ? {} : { digest: this.digest }),
@@ -130,6 +148,12 @@ export abstract class DestinationSide implements ControlTarget {
   }
   onConnected(connected: boolean): void {
     this.link.set(connected);
+  }
+  onResumeFirst(): void {
+    if (!this.local) this.resumeFirst.set(true);
+  }
+  onFrames(payload: Buffer): void {
+    this.frames.take(payload);
   }
   onAbort(failure: FailureData): void {
     this.refuse(
@@ -208,7 +232,9 @@ export abstract class DestinationSide implements ControlTarget {
 
   protected assemble(state: HoldState): SideOutcome {
     const status = this.mover.status;
+    const receipt = this.local ? undefined : receiptOf(this.context, this.input.ref);
     const pagesReceived = status?.pages.received ?? 0;
+    const frames = this.frames.counts();
     return {
       state,
       phases: this.timer.all(),
@@ -219,10 +245,12 @@ export abstract class DestinationSide implements ControlTarget {
         volumeBytes: status?.volume.bytesReceived ?? 0,
         bandwidthBytesPerSec: 0,
       },
+      ...(frames === undefined ? {} : { frames }),
       ...(this.resumedAt === undefined ? {} : { resumedAt: this.resumedAt }),
       ...(this.drainedAt === undefined ? {} : { drainedAt: this.drainedAt }),
       ...(this.failure === undefined ? {} : { failure: this.failure }),
       ...(state === "OWNER" ? { epoch: this.input.ref.to } : {}),
+      ...(receipt === undefined ? {} : { receipt }),
     };
   }
 
@@ -233,6 +261,7 @@ export abstract class DestinationSide implements ControlTarget {
     };
   }
   dispose(): void {
+    this.frames.close();
     this.hub.unregister(this.input.ref.operation, this);
   }
 

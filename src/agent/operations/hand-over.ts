@@ -11,7 +11,9 @@
  */
 import type { HandOverInput, SideOutcome } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import { hasRounds } from "../../model/plan.js";
 import type { WorkloadSpec } from "../../model/workload.js";
+import { verifyReceipt } from "../../transfer/link/index.js";
 import { orAbort } from "../level.js";
 import { peerFailure } from "./control.js";
 import { removeDirs } from "./dirs.js";
@@ -24,6 +26,9 @@ const LINK_PATIENCE_MS = 10_000;
 
 export class HandOver extends SourceSide {
   readonly result: Promise<SideOutcome>;
+  private readonly ended = new AbortController();
+  /** The tree's processes since the freeze: host pid by pid inside. Undefined: it was frozen before this agent came. */
+  private frozen: Promise<Record<string, number>> | undefined;
 
   constructor(context: NodeContext, input: HandOverInput, spec: WorkloadSpec, options: HandOverOptions = {}) {
     super(context, input, spec, options);
@@ -40,8 +45,29 @@ export class HandOver extends SourceSide {
     if (!this.undo.signal.aborted) this.undo.abort(new FerryError(failure));
   }
 
+  /** The workflow brought the destination's receipt. Throws E_TOKEN when it is not genuine, or of another hand-over. */
+  acknowledge(receipt: unknown): void {
+    const { ref } = this.input;
+    const digest = this.context.book.hold(ref.workload, ref.epoch)?.digest;
+    if (digest === undefined) throw ferryError("E_TOKEN", `epoch ${ref.epoch} of ${ref.workload} was not released`);
+    verifyReceipt(receipt, this.context.identity, {
+      workload: ref.workload,
+      operation: ref.operation,
+      epoch: ref.to,
+      owner: ref.destination,
+      digest,
+    });
+    this.log("info", "the destination's receipt was carried here", { phase: this.timer.phase });
+    this.control.vouched();
+  }
+
   private async run(): Promise<SideOutcome> {
     const state = this.holdState;
+    void this.steering.followBandwidth(
+      (bandwidthBytesPerSec) => this.mover.request({ verb: "limit", bandwidthBytesPerSec }),
+      (error) => this.log("warn", "the limit was not taken", { failure: toFailure(error) }),
+      this.ended.signal,
+    );
     try {
       if (state === "GONE") return await this.finish();
       if (state !== "RELEASED") {
@@ -63,6 +89,8 @@ export class HandOver extends SourceSide {
       return await this.finish();
     } finally {
       clearTimeout(this.deadline);
+      this.ended.abort(new Error("the hand-over has ended"));
+      this.frames?.stop();
       await this.control.stop();
     }
   }
@@ -73,10 +101,15 @@ export class HandOver extends SourceSide {
     const { signal } = this.undo;
     await this.approach(signal);
     this.watchPeer();
+    if (this.options.local !== true) {
+      await this.rounds(signal);
+      // As late as can be: clocks drift, rounds may take hours.
+      this.clock = await orAbort(this.control.clock(), signal);
+    }
     if (this.options.local === true) this.engine = this.context.runtime.adoptFreeze(this.dirs);
     else await this.freeze(signal);
     await this.enter("transfer");
-    const pids = await this.context.runtime.pids(this.name);
+    const pids = (await this.frozen) ?? (await this.context.runtime.pids(this.name));
     const sent = await this.mover.request({ verb: "sendImages", pids }, signal);
     const { digest } = sent.images;
     if (digest === undefined)
@@ -100,6 +133,7 @@ export class HandOver extends SourceSide {
     const { ref } = this.input;
     this.record("RELEASED", { to: ref.to, digest });
     clearTimeout(this.deadline);
+    this.frames?.pass();
     this.control.release(this.makeToken(digest));
   }
 
@@ -126,13 +160,32 @@ export class HandOver extends SourceSide {
     if (this.options.local === true) return;
     await this.enter("presync");
     await this.mover.request({ verb: "presync", pids: await this.hostPids() }, signal);
+    await this.flushShared();
+  }
+
+  /** Memory in rounds, while it runs; then, in every mode, until a person lets it freeze. */
+  private async rounds(signal: AbortSignal): Promise<void> {
+    const { steering } = this;
+    if (hasRounds(this.input.options.mode)) {
+      await this.enter("precopy");
+      this.precopy = await this.makeRounds();
+      await this.precopy.run(signal);
+    }
+    await steering.clear(signal, true);
+    // Told before the freeze, and again on every new connection: it decides what PREPARED needs.
+    void steering.course
+      .wait((c) => c.resumeFirst, { signal })
+      .then(() => this.control.resumeFirst())
+      .catch(() => undefined);
   }
 
   private async freeze(signal: AbortSignal): Promise<void> {
     const { runtime } = this.context;
     const { options } = this.input;
     if (signal.aborted) throw signal.reason;
+    this.keepFrames();
     await this.enter("freeze");
+    this.context.book.demandRoom();
     this.record("FROZEN", { to: this.input.ref.to });
     const limit = options.maxBlackoutMs;
     this.deadline = setTimeout(() => {
@@ -153,16 +206,29 @@ export class HandOver extends SourceSide {
     );
     if (started.reached["network-lock"] === undefined) throw await this.dumpFailed(engine);
     this.frozenAt = started.reached["network-lock"];
+    this.frames?.linkIsDown();
     await this.enter("dump");
-    // The tree stands still: the rest of the volume goes while criu dumps.
-    const volume = this.hostPids().then((pids) => this.mover.request({ verb: "finalSync", pids }, signal));
+    // The tree stands still: its processes are those that they are, and the rest of the volume goes while criu dumps.
+    const frozen = runtime.pids(this.name);
+    this.frozen = frozen;
+    const volume = frozen.then((pids) => this.mover.request({ verb: "finalSync", pids: Object.values(pids) }, signal));
     volume.catch(() => undefined);
+    const shared = this.flushShared();
+    shared.catch(() => undefined);
+    // So does memory: what changed since the last round is on its way before criu has finished.
+    const pages = this.precopy?.last(frozen, signal);
+    pages?.catch(() => undefined);
     const held = await orAbort(
       engine.wait((s) => s.reached["post-dump"] !== undefined, limit + 60_000),
       signal,
     );
     if (held.reached["post-dump"] === undefined) throw await this.dumpFailed(engine);
+    // Resuming first does not wait for pages.
+    if (pages !== undefined && this.steering.course.value.resumeFirst)
+      await this.mover.request({ verb: "cut" }, signal);
+    await pages;
     await volume;
+    await shared;
   }
 
   /** Anything that makes going on pointless before the commit: the destination refuses, the link or a mover is gone. */
@@ -207,7 +273,7 @@ export class HandOver extends SourceSide {
   /** RELEASED: serve until the destination needs nothing more, then kill, then GONE. However often parts of it die. */
   private async finish(): Promise<SideOutcome> {
     const { runtime, book } = this.context;
-    const { ref, options } = this.input;
+    const { ref } = this.input;
     if (this.holdState === "RELEASED") {
       const digest = book.hold(ref.workload, ref.epoch)?.digest;
       if (digest === undefined) throw ferryError("E_INTERNAL", "released without a digest");
@@ -217,10 +283,13 @@ export class HandOver extends SourceSide {
       const serving = new AbortController();
       void this.serve(serving.signal);
       try {
-        await this.control.level.wait((l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER");
-        if (options.mode === "postcopy" && this.options.local !== true) {
+        const { destination } = await this.control.level.wait(
+          (l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER",
+        );
+        this.learn(destination?.resumedAt);
+        if (destination?.complete !== true && this.options.local !== true) {
           await this.enter("drain");
-          await this.control.level.wait((l) => l.destination?.drained === true);
+          await this.control.level.wait((l) => l.destination?.complete === true);
         }
       } finally {
         serving.abort(new Error("done"));
@@ -316,6 +385,7 @@ export class HandOver extends SourceSide {
       }
       try {
         await this.insistUnlessLost(() => runtime.takeBack(this.incarnation, this.dirs));
+        this.putFramesBack();
       } catch (error) {
         const lost = toFailure(error);
         if (lost.phase !== "dump" || this.options.restoreLocally === undefined) throw error;

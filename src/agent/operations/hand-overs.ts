@@ -11,12 +11,14 @@ import type {
   Reservation,
   ReserveInput,
   SideOutcome,
+  SteerInput,
   Step,
   TakeOverInput,
 } from "../../model/contract.js";
 import { FerryError, ferryError, type FailureData } from "../../model/failure.js";
 import { runningHold } from "../../model/ownership.js";
 import type { Progress } from "../../model/report.js";
+import type { Steered } from "../../model/steering.js";
 import { ControlHub } from "./control.js";
 import { makeDirs, operationsDir, removeDirs, sideDirs } from "./dirs.js";
 import { HandOver } from "./hand-over.js";
@@ -65,6 +67,12 @@ export class HandOvers {
   destination(operation: string): TakeOver | undefined {
     return this.takeOvers.get(operation);
   }
+  /** Is a hand-over of this workload under way here, on either side? */
+  busy(workload: string): boolean {
+    return [...this.running.values(), ...this.takeOvers.values()].some(
+      (side) => side.workload === workload && side.outcome === undefined,
+    );
+  }
   /** Forget an operation that was settled. */
   drop(operation: string): void {
     this.takeOvers.get(operation)?.dispose();
@@ -76,8 +84,11 @@ export class HandOvers {
   goOn(): void {
     for (const record of this.book.operations()) {
       const { ref } = record.input;
+      // An epoch that came back to its owner is handed over again by a later operation: the older ones are not under way.
+      const hold = this.book.hold(ref.workload, record.side === "source" ? ref.epoch : ref.to);
+      if (hold === undefined || hold.operation !== ref.operation) continue;
+      const { state } = hold;
       if (record.side === "destination") {
-        const state = this.book.hold(ref.workload, ref.to)?.state;
         if (
           state === "RESERVED" ||
           state === "RECEIVED" ||
@@ -95,7 +106,6 @@ export class HandOvers {
           }
         }
       } else {
-        const state = this.book.hold(ref.workload, ref.epoch)?.state;
         if (state === "FROZEN" && record.local === true) {
           // A local restore that was cut: its epoch was refused above; take back again from the frozen tree.
           this.ensureHandOver({ ...record.input }, {});
@@ -121,6 +131,8 @@ export class HandOvers {
 
   async reserve(input: ReserveInput): Promise<Reservation> {
     mustBe(this.context, "destination", input.ref);
+    // Not for a local restore: that ends an operation which is under way.
+    this.book.demandRoom();
     return this.reserveFor(input, false);
   }
 
@@ -196,6 +208,19 @@ export class HandOvers {
     return handOver;
   }
 
+  /** A person steers the hand-over under way. Throws E_STATE when there is none here. */
+  steer({ ref, command }: SteerInput): Steered {
+    mustBe(this.context, "source", ref);
+    const handOver = this.running.get(ref.operation);
+    if (handOver === undefined || handOver.outcome !== undefined) {
+      throw ferryError("E_STATE", `operation ${ref.operation} is not under way on node ${this.context.config.node}`, {
+        side: "source",
+        remedy: `it has not begun yet, or it has ended: see ferry inspect ${ref.workload}`,
+      });
+    }
+    return handOver.steer(command);
+  }
+
   async takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>> {
     const { ref } = input;
     mustBe(this.context, "destination", ref);
@@ -241,6 +266,7 @@ export class HandOvers {
     }
     const busy = [...this.running.values()].find((h) => h.workload === ref.workload && h.outcome === undefined);
     if (busy !== undefined) throw ferryError("E_BUSY", `${ref.workload} is being handed over by another operation`);
+    if (hold.state === "OWNER") this.book.demandRoom();
     this.book.recordOperation({ side: "source", input });
     return step(this.ensureHandOver(input, {}), waitMs);
   }

@@ -1,14 +1,15 @@
 /** What every operation of this node works with. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { OperationRef } from "../../model/contract.js";
+import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
-import type { LinkIdentity } from "../../transfer/link/index.js";
+import { signReceipt, type LinkIdentity } from "../../transfer/link/index.js";
 import type { Book } from "../book.js";
 import type { AgentConfig } from "../config.js";
+import type { CostBook } from "../costs.js";
 import type { SideDirs } from "./dirs.js";
 
 export type Log = (
@@ -23,6 +24,8 @@ export interface NodeContext {
   runtime: Runtime;
   identity: LinkIdentity;
   log: Log;
+  /** What migrations from here have cost. */
+  costs: CostBook;
 }
 
 /** Files of a workload on this node: data, log and its own layer of the root file system. */
@@ -71,6 +74,16 @@ export function specOf(context: NodeContext, workload: string): WorkloadSpec {
   if (spec === undefined)
     throw ferryError("E_WORKLOAD_UNKNOWN", `node ${context.config.node} knows no workload ${workload}`, { workload });
   return spec;
+}
+
+/** This node's word that it owns what the operation brought, once its journal says so. */
+export function receiptOf({ book, identity }: NodeContext, ref: OperationRef): Receipt | undefined {
+  const { workload, operation, to: epoch } = ref;
+  const hold = book.hold(workload, epoch);
+  if (hold?.state !== "OWNER" || hold.digest === undefined || book.operation("destination", operation) === undefined) {
+    return undefined;
+  }
+  return signReceipt({ workload, operation, epoch, digest: hold.digest }, identity);
 }
 
 /** Throws E_REQUEST when this node is not the one that the operation means, E_SAME_NODE when both are one. */

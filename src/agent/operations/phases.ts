@@ -1,10 +1,11 @@
 /** Phase times and progress of one side of a hand-over. Durations come from the monotonic clock. */
+import { realtimeMs } from "../../host/clock.js";
 import type { Side } from "../../model/failure.js";
 import type { Phase } from "../../model/phase.js";
 import type { PhaseTime, Progress } from "../../model/report.js";
 
-/** Wall clock in Unix milliseconds with the resolution of the monotonic clock. */
-export const wallMs = (): number => performance.timeOrigin + performance.now();
+/** Wall clock in Unix milliseconds, in microseconds' steps and finer. */
+export const wallMs = realtimeMs;
 
 export class PhaseTimer {
   private readonly times: PhaseTime[] = [];

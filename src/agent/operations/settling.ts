@@ -3,12 +3,12 @@
  * on, and to clean up. The workflow only routes; what may still happen is in the journal.
  */
 import { rm } from "node:fs/promises";
-import type { DeliverInput, Inquiry, OperationRef } from "../../model/contract.js";
+import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef } from "../../model/contract.js";
 import { ferryError } from "../../model/failure.js";
 import { mayRun, runningHold, type Hold } from "../../model/ownership.js";
 import { removeDirs, sideDirs } from "./dirs.js";
 import type { HandOvers } from "./hand-overs.js";
-import { mustBe, volumeDir, type NodeContext } from "./node-context.js";
+import { mustBe, receiptOf, volumeDir, type NodeContext } from "./node-context.js";
 
 /** How long burn and refuse wait for their side before they answer with the state as it is. */
 const SETTLE_WAIT_MS = 20_000;
@@ -47,10 +47,12 @@ export class Settling {
         ...this.handOvers.source(ref.operation)?.inquiry(),
       };
     }
-    const state = this.book.hold(ref.workload, ref.to)?.state;
+    const hold = this.book.hold(ref.workload, ref.to);
+    const receipt = receiptOf(this.context, ref);
     return {
       ...base,
-      ...(state === undefined ? {} : { state }),
+      ...(hold === undefined ? {} : { state: hold.state }),
+      ...(receipt === undefined ? {} : { receipt }),
       ...this.handOvers.destination(ref.operation)?.inquiry(),
     };
   }
@@ -125,6 +127,22 @@ export class Settling {
     }
     if (!["RUNNING", "OWNER", "ACTIVE"].includes(hold.state))
       this.handOvers.ensureTakeOver(record.input, false).accept(token);
+    return this.inquire(ref);
+  }
+
+  /** Only after RELEASED: a receipt for what was never released is a lie, or somebody else's. */
+  async acknowledge(input: AcknowledgeInput): Promise<Inquiry> {
+    const { ref, receipt } = input;
+    mustBe(this.context, "source", ref);
+    const hold = this.book.hold(ref.workload, ref.epoch);
+    const record = this.book.operation("source", ref.operation);
+    if (hold?.state === "RELEASED" && hold.to === ref.to && record?.side === "source" && record.local !== true) {
+      const handOver = this.handOvers.ensureHandOver(record.input, {});
+      handOver.acknowledge(receipt);
+      await within(handOver.result, SETTLE_WAIT_MS);
+    } else if (hold?.state !== "GONE") {
+      throw ferryError("E_TOKEN", `epoch ${ref.epoch} of ${ref.workload} was not released to epoch ${ref.to} here`);
+    }
     return this.inquire(ref);
   }
 

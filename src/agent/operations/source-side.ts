@@ -7,16 +7,22 @@ import { FerryError, ferryError, toFailure, type FailureData } from "../../model
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import type { HoldState } from "../../model/ownership.js";
 import type { Phase } from "../../model/phase.js";
-import type { Progress } from "../../model/report.js";
+import type { ClockOffset, Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
+import type { SteerCommand, Steered } from "../../model/steering.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { signToken } from "../../transfer/link/index.js";
 import { failpoint } from "../failpoint.js";
 import { ControlDialer, peerFailure } from "./control.js";
 import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
+import { SourceFrames } from "./frames.js";
 import { MoverSide } from "./mover.js";
 import { writeMoverConfig, type NodeContext } from "./node-context.js";
 import { PhaseTimer } from "./phases.js";
+import { sharedVolumeDir } from "../policy.js";
+import { flushShared } from "../shared-volumes.js";
+import { Rounds } from "./rounds.js";
+import { Steering } from "./steering.js";
 
 export interface HandOverOptions {
   /** Restore here, on the node itself: criu was lost in the hold (design section 4.6). Images are there already. */
@@ -37,8 +43,15 @@ export abstract class SourceSide {
   protected readonly mover: MoverSide<SourceMoverStatus, SourceMoverRequest>;
   protected readonly control: ControlDialer;
   protected readonly undo = new AbortController();
+  protected readonly steering: Steering;
+  protected precopy: Rounds | undefined;
+  /** Of the tree, as it was before the freeze. */
+  protected size = { memoryBytes: 0, processes: 0 };
   protected engine: EngineHandle | undefined;
   protected frozenAt: number | undefined;
+  /** Of the destination. */
+  protected clock: ClockOffset | undefined;
+  protected frames: SourceFrames | undefined;
   protected failure: FailureData | undefined;
   protected deadline: NodeJS.Timeout | undefined;
 
@@ -62,6 +75,7 @@ export abstract class SourceSide {
     });
     this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
     this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
+    this.steering = new Steering(input.options);
   }
 
   protected get holdState(): HoldState | undefined {
@@ -113,7 +127,77 @@ export abstract class SourceSide {
     await failpoint(`source.${phase}`);
   }
   progress(): Progress {
-    return this.timer.progress();
+    const precopy = this.precopy?.progress();
+    return { ...this.timer.progress(), ...(precopy === undefined ? {} : { precopy }) };
+  }
+
+  /** Throws E_STATE. */
+  steer(command: SteerCommand): Steered {
+    const steered = this.steering.take(command, this.timer.phase, this.holdState !== "OWNER");
+    this.log("info", `steered: ${steered.message}`, { command });
+    return steered;
+  }
+
+  protected async makeRounds(): Promise<Rounds> {
+    const { runtime, costs } = this.context;
+    const { memoryBytes, processes } = await runtime.observe(this.name);
+    this.size = { memoryBytes, processes };
+    return new Rounds({
+      options: this.input.options,
+      steering: this.steering,
+      request: (request) => this.mover.request(request),
+      pids: () => runtime.pids(this.name),
+      throttle: (percent) => runtime.throttle(this.incarnation, percent),
+      fixedMs: () => costs.fixedMs(this.size.memoryBytes, this.size.processes),
+      log: (message, fields) => this.log("info", message, fields),
+    });
+  }
+
+  /** Best effort: without it peers send again what they send in the blackout. */
+  protected keepFrames(): void {
+    if (this.input.options.keepFrames === false) return;
+    const warn = (message: string, fields: Record<string, unknown>): void => this.log("warn", message, fields);
+    try {
+      const keeper = this.context.runtime.keepFrames(this.incarnation);
+      this.frames = new SourceFrames(keeper, (payload) => this.control.frames(payload), warn);
+    } catch (error) {
+      warn("frames that come in the blackout are not kept", { failure: toFailure(error) });
+    }
+  }
+
+  /** It was taken back: what was kept for the destination is delivered here. */
+  protected putFramesBack(): void {
+    try {
+      this.frames?.putBack(this.context.runtime.frameDoor(this.incarnation));
+    } catch (error) {
+      this.log("warn", "kept frames could not be delivered: peers send them again", { failure: toFailure(error) });
+    }
+  }
+
+  /** Experience for the next forecast: what the blackout cost besides pages. */
+  protected learn(resumedAt: number | undefined): void {
+    const rounds = this.precopy?.report();
+    const status = this.mover.status?.precopy;
+    if (resumedAt === undefined || this.frozenAt === undefined || rounds === undefined || status === undefined) return;
+    const blackoutMs = resumedAt - (this.clock?.offsetMs ?? 0) - this.frozenAt;
+    const first = rounds.rounds[0];
+    const bandwidth = first === undefined || first.sendMs < 20 ? undefined : (first.sentBytes * 1000) / first.sendMs;
+    const last = rounds.rounds.at(-1);
+    const copyMs =
+      this.steering.course.value.resumeFirst || bandwidth === undefined || last === undefined
+        ? 0
+        : (last.sentBytes * 1000) / bandwidth;
+    this.context.costs.learn(
+      {
+        // A person's break in the blackout, or another node's clock, is no experience.
+        ...(blackoutMs > 0 && blackoutMs < 30_000 ? { fixedMs: Math.max(1, blackoutMs - copyMs) } : {}),
+        ...(bandwidth === undefined || this.input.options.bandwidthBytesPerSec !== undefined
+          ? {}
+          : { bandwidthBytesPerSec: bandwidth }),
+      },
+      this.size.memoryBytes,
+      this.size.processes,
+    );
   }
 
   protected makeToken(digest: string): Token {
@@ -147,6 +231,12 @@ export abstract class SourceSide {
   /** For the volume passes: files that these have mapped or open for writing are compared by content. */
   protected async hostPids(): Promise<number[]> {
     return Object.values(await this.context.runtime.pids(this.name));
+  }
+
+  /** Shared volumes: what the workload has written must be on the storage, not in this node's caches. */
+  protected async flushShared(): Promise<void> {
+    const shared = (this.incarnation.spec.volumes ?? []).filter(({ kind }) => kind === "shared");
+    if (shared.length > 0) await flushShared(shared.map(({ name }) => sharedVolumeDir(name)));
   }
 
   protected async dumpFailed(engine: EngineHandle): Promise<FerryError> {
@@ -197,27 +287,37 @@ export abstract class SourceSide {
     const status = this.mover.status;
     const phases = this.timer.all();
     const transfer = phases.find((p) => p.name === "transfer");
-    const bytes = (status?.pages.bytesSent ?? 0) + (status?.images.bytes ?? 0);
+    const rounds = status?.precopy;
+    const bytes = (status?.pages.bytesSent ?? 0) + (status?.images.bytes ?? 0) + (rounds?.sentBytes ?? 0);
+    const precopy = this.precopy?.report();
+    const ms = (transfer?.durationMs ?? 0) + (precopy?.rounds.reduce((sum, round) => sum + round.sendMs, 0) ?? 0);
     return {
       state: this.holdState ?? "OWNER",
       phases,
       transfer: {
         bytesSent: bytes,
-        pagesSent: status?.pages.sent ?? 0,
+        // What the rounds had brought already counts among the sender's pages.
+        pagesSent:
+          rounds === undefined
+            ? (status?.pages.sent ?? 0)
+            : rounds.sentPages + Math.ceil((status?.pages.bytesSent ?? 0) / 4096),
         pagesFaulted: 0,
         volumeBytes: status?.volume.bytesSent ?? 0,
-        bandwidthBytesPerSec:
-          transfer === undefined || transfer.durationMs === 0 ? 0 : Math.round((bytes * 1000) / transfer.durationMs),
+        bandwidthBytesPerSec: ms === 0 ? 0 : Math.round((bytes * 1000) / ms),
       },
+      ...(precopy === undefined ? {} : { precopy }),
+      ...(this.clock === undefined ? {} : { clock: this.clock }),
+      ...(this.frames === undefined ? {} : { frames: this.frames.counts() }),
+      resumedFirst: this.steering.course.value.resumeFirst,
       ...(this.frozenAt === undefined ? {} : { frozenAt: this.frozenAt }),
       ...(this.failure === undefined ? {} : { failure: this.failure }),
     };
   }
 
-  inquiry(): Pick<Inquiry, "failure" | "outcome"> {
+  inquiry(): Pick<Inquiry, "failure" | "outcome" | "progress"> {
     return {
       ...(this.failure === undefined ? {} : { failure: this.failure }),
-      ...(this.outcome === undefined ? {} : { outcome: this.outcome }),
+      ...(this.outcome === undefined ? { progress: this.progress() } : { outcome: this.outcome }),
     };
   }
 }

@@ -113,11 +113,19 @@ export class TakeOver extends DestinationSide {
     return digest;
   }
 
-  /** Cold: nothing depends on the source any more. */
+  /** Until nothing depends on the source any more, unless it may resume first. */
   private async fetchPages(signal?: AbortSignal): Promise<void> {
-    if (this.input.options.mode === "postcopy" && !this.local) return;
+    if (this.resumeFirst.value) return;
     await this.enter("transfer");
-    await this.mover.wait((s) => s.pages.allReceived, signal);
+    const stop = new AbortController();
+    try {
+      await Promise.race([
+        this.mover.wait((s) => s.pages.allReceived, signal),
+        this.resumeFirst.wait((first) => first, { signal: stop.signal }),
+      ]);
+    } finally {
+      stop.abort(new Error("done"));
+    }
   }
 
   /** Start criu and wait for the hold. Throws E_RESTORE with criu's own words. */
@@ -197,6 +205,7 @@ export class TakeOver extends DestinationSide {
       }
       this.failure = undefined;
       await runtime.openNetwork(this.incarnation);
+      this.openDoor();
       this.hub.publish(ref.operation);
       await this.enter("drain");
       for (;;) {
@@ -227,12 +236,23 @@ export class TakeOver extends DestinationSide {
     return outcome;
   }
 
+  /** What its peers said in the blackout, now that it listens. */
+  private openDoor(): void {
+    try {
+      this.frames.open(this.context.runtime.frameDoor(this.incarnation));
+    } catch (error) {
+      this.log("warn", "kept frames could not be delivered: peers send them again", { failure: toFailure(error) });
+      this.frames.close();
+    }
+  }
+
   /** TOMBSTONE first, then sweep: from here on no token is ever accepted for this epoch. */
   private async giveUp(failure: FailureData): Promise<SideOutcome> {
     const { ref } = this.input;
     this.failure = { ...failure, side: failure.side ?? "destination", node: failure.node ?? this.context.config.node };
     this.log("warn", "refused", { failure: this.failure });
     this.record("TOMBSTONE");
+    this.frames.close();
     this.timer.end();
     const outcome = this.assemble("TOMBSTONE");
     for (let attempt = 1; ; attempt++) {

@@ -1,7 +1,7 @@
 /**
  * The workload's mounts: which of them move, are made again, or can't move; and where a file comes from.
  *
- * A file that lies in the node's root file system must be the same on the destination; one on /data, on a tmpfs or in the
+ * A file that lies in the node's root file system must be the same on the destination; one on /data, on a volume, a tmpfs or in the
  * workload's own writable layer moves with it.
  */
 import { lstat, stat, statfs } from "node:fs/promises";
@@ -52,7 +52,7 @@ async function volumeDirs(volumeDir: string): Promise<string[]> {
       .filter((entry) => entry.isDirectory())
       .map((entry) => join(dir, entry.name));
   const first = await below(volumeDir);
-  return [volumeDir, ...first];
+  return [volumeDir, ...first, ...(await below(join(volumeDir, "volumes")))];
 }
 
 /** Finds out which mounts of the tree are the volume's. `external`: mount points that the runtime passes by name. */

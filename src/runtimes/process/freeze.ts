@@ -76,6 +76,7 @@ export async function freeze(places: Places, incarnation: Incarnation, dirs: Ope
       `mnt[${DATA_POINT}]:${EXTERNAL_DATA}`,
       "--external",
       `mnt[${LOG_POINT}]:${EXTERNAL_LOG}`,
+      ...places.mounted(spec).flatMap(({ path, external }) => ["--external", `mnt[${path}]:${external}`]),
       // criu's page server: a socket that nobody is at the other end of. It is reached after a veto only, and ends at once.
       ...(places.config.lazyDump === false ? [] : ["--lazy-pages", "--ps-socket", "3"]),
     ],

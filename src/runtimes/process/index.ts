@@ -3,10 +3,12 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync, existsSync
 import { z } from "zod";
 import { Announcer, probeAddress } from "../../host/announce.js";
 import { childCgroups } from "../../host/cgroup.js";
+import { frameAddress, FrameSocket } from "../../host/frame-socket.js";
+import { FrameKeeper as KeptFrames } from "../../host/kept-frames.js";
 import { createNetwork, listNetworks, removeNetwork, setLink } from "../../host/netns.js";
 import { killGroup } from "../../host/proc.js";
 import { ferryError } from "../../model/failure.js";
-import type { EngineHandle, Incarnation, OperationDirs, Runtime } from "../runtime.js";
+import type { EngineHandle, FrameDoor, FrameKeeper, Incarnation, OperationDirs, Runtime } from "../runtime.js";
 import { Engine } from "./engine.js";
 import { dumpDir, freeze, takeBack } from "./freeze.js";
 import { launch } from "./launch.js";
@@ -38,7 +40,7 @@ class ProcessRuntime implements Runtime {
     this.places = new Places(config);
   }
 
-  async start(incarnation: Incarnation): Promise<{ pid: number }> {
+  async start(incarnation: Incarnation): Promise<{ pid: number; exitCode?: number }> {
     const { spec, epoch } = incarnation;
     const parts = this.places.parts(spec.name, epoch);
     if (parts.cgroup.populated) {
@@ -52,19 +54,22 @@ class ProcessRuntime implements Runtime {
         remedy: "give another address with --ip, or stop what uses this one",
       });
     }
-    const fresh = !existsSync(parts.volume.dir);
+    const fresh = !existsSync(parts.volume.data);
     try {
       mkdirSync(parts.dir, { recursive: true, mode: 0o700 });
       parts.cgroup.create(spec.limits);
       await createNetwork(parts.network, spec.network, this.places.config.bridge, this.places.hook("netns.sh"));
       // Up before the program starts: it may want the network at once.
       await setLink(parts.network.link, "up");
-      const pid = await launch(this.places, parts, spec);
+      const started = await launch(this.places, parts, spec);
       this.announcer(incarnation, parts).announce();
-      return { pid };
+      return started;
     } catch (error) {
       await this.destroy({ name: spec.name, epoch });
-      if (fresh) rmSync(parts.volume.dir, { recursive: true, force: true });
+      // The log says why; it goes with the workload (`ferry rm`).
+      if (fresh)
+        for (const dir of [parts.volume.root, parts.volume.data, parts.volume.named])
+          rmSync(dir, { recursive: true, force: true });
       throw error;
     }
   }
@@ -84,6 +89,10 @@ class ProcessRuntime implements Runtime {
   pids({ name, epoch }: Name): Promise<Record<string, number>> {
     const tree = treePids(this.places.parts(name, epoch));
     return Promise.resolve(Object.fromEntries(tree.map(({ pid, inside }) => [String(inside), pid])));
+  }
+
+  async throttle({ spec, epoch }: Incarnation, percent: number): Promise<void> {
+    await Promise.resolve(this.places.parts(spec.name, epoch).cgroup.throttle(spec.limits.cpus, percent));
   }
 
   freeze(incarnation: Incarnation, dirs: OperationDirs): Promise<EngineHandle> {
@@ -139,6 +148,14 @@ class ProcessRuntime implements Runtime {
   }
   release(incarnation: Incarnation, dirs: OperationDirs): Promise<{ resumedAt: number }> {
     return release(this.places, incarnation, dirs);
+  }
+
+  keepFrames({ spec, epoch }: Incarnation): FrameKeeper {
+    const { network } = this.places.parts(spec.name, epoch);
+    return new KeptFrames(this.places.config.bridge, network.link, frameAddress(spec.network));
+  }
+  frameDoor({ spec, epoch }: Incarnation): FrameDoor {
+    return new FrameSocket(this.places.parts(spec.name, epoch).network.link);
   }
 
   async openNetwork(incarnation: Incarnation): Promise<void> {

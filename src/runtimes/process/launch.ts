@@ -1,7 +1,7 @@
 /** Starting a workload: see deploy/hooks/launch.sh for what happens inside its namespaces. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, closeSync, existsSync, mkdirSync, openSync } from "node:fs";
+import { chownSync, closeSync, existsSync, lstatSync, mkdirSync, openSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -10,7 +10,7 @@ import { SYSTEM_PATH } from "../../host/exec.js";
 import { NETNS_DIR } from "../../host/netns.js";
 import { ferryError, type FerryError } from "../../model/failure.js";
 import type { WorkloadSpec } from "../../model/workload.js";
-import type { Parts, Places } from "./places.js";
+import type { Mounted, Parts, Places } from "./places.js";
 import { resolveUser, type ResolvedUser } from "./user.js";
 
 /** A program that ends with an error this soon after its exec has failed to start. */
@@ -36,13 +36,21 @@ const CAPABILITIES = [
 ];
 
 /** Directories of a workload's files; idempotent. Says whether the volume is new. */
-export function makeVolume(parts: Parts, user?: ResolvedUser): boolean {
+export function makeVolume(parts: Parts, mounted: readonly Mounted[], user?: ResolvedUser): boolean {
   const { volume } = parts;
   const fresh = !existsSync(volume.dir);
   mkdirSync(volume.dir, { recursive: true, mode: 0o700 });
   for (const dir of [volume.root, volume.log]) mkdirSync(dir, { recursive: true, mode: 0o755 });
   const newData = !existsSync(volume.data);
   mkdirSync(volume.data, { recursive: true, mode: 0o755 });
+  const copied = mounted.filter(({ kind }) => kind === "copy");
+  if (copied.length > 0) mkdirSync(volume.named, { recursive: true, mode: 0o755 });
+  for (const { dir } of copied) {
+    if (existsSync(dir)) continue;
+    mkdirSync(dir, { mode: 0o755 });
+    if (user !== undefined) chownSync(dir, user.uid, user.gid);
+  }
+  for (const { name, dir } of mounted) mustBeDirectory(name, dir);
   mkdirSync(parts.work, { recursive: true, mode: 0o700 });
   if (user !== undefined) {
     if (newData) chownSync(volume.data, user.uid, user.gid);
@@ -51,6 +59,19 @@ export function makeVolume(parts: Parts, user?: ResolvedUser): boolean {
     chownSync(volume.logFile, user.uid, user.gid);
   }
   return fresh;
+}
+
+/** A volume is bound where the workload wants it: never through a link that leads elsewhere. */
+function mustBeDirectory(name: string, dir: string): void {
+  const stats = lstatSync(dir, { throwIfNoEntry: false });
+  if (stats?.isDirectory() === true && realpathSync(dir) === dir) return;
+  throw ferryError(
+    "E_VOLUME",
+    `volume ${name}: ${dir} is ${stats === undefined ? "missing" : "not a directory, or there is a link on the way to it"} on this node`,
+    {
+      remedy: "a shared volume's path in the node's policy must be a directory, named without links",
+    },
+  );
 }
 
 /** The program with its user, rights, environment and directory, as it is run at the end of launch.sh. */
@@ -78,9 +99,14 @@ export function programCommand(spec: WorkloadSpec, user: ResolvedUser): string[]
  * Runs launch.sh. Resolves with the host pid of the program once it has run for a moment (or has ended with 0).
  * Throws E_START with the reason; the caller removes what is left.
  */
-export async function launch(places: Places, parts: Parts, spec: WorkloadSpec): Promise<number> {
+export async function launch(
+  places: Places,
+  parts: Parts,
+  spec: WorkloadSpec,
+): Promise<{ pid: number; exitCode?: number }> {
   const user = await resolveUser(spec.user);
-  makeVolume(parts, user);
+  const mounted = places.mounted(spec);
+  makeVolume(parts, mounted, user);
   mkdirSync(parts.mountPoint, { recursive: true, mode: 0o700 });
   const args = [
     `--net=${join(NETNS_DIR, parts.network.netns)}`,
@@ -98,6 +124,8 @@ export async function launch(places: Places, parts: Parts, spec: WorkloadSpec): 
     places.config.stateDir,
     "--",
     ...parts.cgroup.procsFiles,
+    "--",
+    ...mounted.flatMap(({ path, dir }) => [path, dir]),
     "--",
     ...programCommand(spec, user),
   ];
@@ -132,7 +160,8 @@ export async function launch(places: Places, parts: Parts, spec: WorkloadSpec): 
     child.kill("SIGKILL");
   }
   await ended;
-  if (pid > 0 && (exitCode === undefined || exitCode === 0)) return pid;
+  if (pid > 0 && exitCode === undefined) return { pid };
+  if (pid > 0 && exitCode === 0) return { pid, exitCode };
   const log = (await readFile(parts.volume.logFile).catch(() => Buffer.alloc(0))).subarray(logStart).toString("utf8");
   const said = log.split("\n").filter((line) => line.trim() !== "");
   throw startError(spec, exitCode ?? child.exitCode ?? undefined, said.length > 0 ? said : words);

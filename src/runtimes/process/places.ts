@@ -7,6 +7,8 @@ import { packageRoot } from "../../host/package-root.js";
 import { parseMountinfo } from "../../host/procfs.js";
 import { ferryError } from "../../model/failure.js";
 import { incarnation } from "../../model/names.js";
+import type { VolumeSpec } from "../../model/volumes.js";
+import type { WorkloadSpec } from "../../model/workload.js";
 
 export type Log = (
   level: "debug" | "info" | "warn" | "error",
@@ -30,6 +32,8 @@ export interface ProcessRuntimeConfig {
    * `/run/ferry-layers/0`, `1`, ... where whoever made the node has bound the layers of that overlay).
    */
   lowerDirs?: string[];
+  /** The node's directory of a shared volume. Throws E_POLICY where the node has none of that name. Default: there are none. */
+  sharedVolume?: (name: string) => string;
   /** false: dump all pages into the images (tests, kernels without userfaultfd). Default true. */
   lazyDump?: boolean;
   /** false: restore all pages from the images. Default true: `lazy-pages.socket` in the images directory answers. */
@@ -54,6 +58,16 @@ export interface Volume {
   data: string;
   log: string;
   logFile: string;
+  /** Parent of the volumes of kind `copy`: they move like everything else in `dir`. */
+  named: string;
+}
+
+/** One of the spec's volumes as this node has it. */
+export interface Mounted extends VolumeSpec {
+  /** On the node. */
+  dir: string;
+  /** What criu's images call it. */
+  external: string;
 }
 
 /** Everything about one incarnation that follows from its name. */
@@ -95,7 +109,29 @@ export class Places {
   volume(name: string): Volume {
     const dir = join(this.config.stateDir, "volumes", name);
     const log = join(dir, "log");
-    return { dir, root: join(dir, "root"), data: join(dir, "data"), log, logFile: join(log, "output.log") };
+    return {
+      dir,
+      root: join(dir, "root"),
+      data: join(dir, "data"),
+      log,
+      logFile: join(log, "output.log"),
+      named: join(dir, "volumes"),
+    };
+  }
+
+  /** Throws E_POLICY for a shared volume that this node does not have. */
+  mounted(spec: WorkloadSpec): Mounted[] {
+    const { named } = this.volume(spec.name);
+    return (spec.volumes ?? []).map((volume) => ({
+      ...volume,
+      dir: volume.kind === "copy" ? join(named, volume.name) : this.sharedDir(volume.name),
+      external: `ferry-volume-${volume.name}`,
+    }));
+  }
+
+  private sharedDir(name: string): string {
+    if (this.config.sharedVolume !== undefined) return this.config.sharedVolume(name);
+    throw ferryError("E_POLICY", `this node has no shared volume ${name}`);
   }
 
   parts(name: string, epoch: number): Parts {

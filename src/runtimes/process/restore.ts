@@ -18,7 +18,7 @@ export async function prepare(places: Places, incarnation: Incarnation, dirs: Op
   const parts = places.parts(spec.name, epoch);
   mkdirSync(dirs.run, { recursive: true, mode: 0o700 });
   mkdirSync(parts.mountPoint, { recursive: true, mode: 0o700 });
-  makeVolume(parts);
+  makeVolume(parts, places.mounted(spec));
   parts.cgroup.create(spec.limits);
   await createNetwork(parts.network, spec.network, places.config.bridge, places.hook("netns.sh"));
 }
@@ -36,7 +36,8 @@ export async function restore(places: Places, incarnation: Incarnation, dirs: Op
     });
   }
   // The volume came after prepare: its directories may have been replaced.
-  makeVolume(parts);
+  const mounted = places.mounted(spec);
+  makeVolume(parts, mounted);
   writeFileSync(parts.enginePointer, dir, { mode: 0o600 });
   return startEngine({
     dir,
@@ -64,6 +65,7 @@ export async function restore(places: Places, incarnation: Incarnation, dirs: Op
       `mnt[${EXTERNAL_DATA}]:${parts.volume.data}`,
       "--external",
       `mnt[${EXTERNAL_LOG}]:${parts.volume.log}`,
+      ...mounted.flatMap(({ external, dir: volume }) => ["--external", `mnt[${external}]:${volume}`]),
       ...(places.config.lazyRestore === false ? [] : ["--lazy-pages"]),
     ],
     env: hookEnv(parts, dir),

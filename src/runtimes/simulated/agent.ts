@@ -13,7 +13,7 @@ import { FerryError, ferryError, type Side } from "../../model/failure.js";
 import { forget, holdsOf, mayRun, runningHold } from "../../model/ownership.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Finding } from "../../model/plan.js";
-import { burnHere, pump, recordOf, refuseHere, remember, takeBack } from "./engine.js";
+import { burnHere, pump, receiptOf, recordOf, refuseHere, remember, takeBack } from "./engine.js";
 import type { SimulatedWorld, Verb } from "./world.js";
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -69,6 +69,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       holds: holdsOf(node.ledger, ref.workload),
       processes: node.trees.filter((tree) => tree.workload === ref.workload).length,
       ...(side === "source" && record?.token !== undefined ? { token: record.token } : {}),
+      ...(side === "destination" && hold?.state === "OWNER" ? { receipt: receiptOf(ref) } : {}),
       ...(record?.failure === undefined ? {} : { failure: record.failure }),
       ...(record?.outcome === undefined ? {} : { outcome: record.outcome }),
     };
@@ -116,6 +117,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       node.up = true;
       for (const ref of refs.values()) pump(world, ref.source === name ? "source" : "destination", ref);
     },
+    endings: () => call("endings", undefined, () => []),
     describeNode: () => call("describeNode", undefined, facts),
     startWorkload: ({ spec, epoch, operation }) =>
       call("startWorkload", spec.name, () => {
@@ -211,10 +213,26 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         }
         return inquiry(ref);
       }),
+    steer: ({ ref, command }) =>
+      call("steer", ref.workload, () => ({
+        message: `${command.do} was taken`,
+        paused: command.do === "pause",
+        held: command.do === "hold",
+        maxDowntimeMs: command.do === "max-downtime" ? command.ms : 1000,
+      })),
     deliver: ({ ref, token }) =>
       call("deliver", ref.workload, () => {
         recordOf(node, ref).token = token;
         pump(world, "destination", ref);
+        return inquiry(ref);
+      }),
+    acknowledge: ({ ref, receipt }) =>
+      call("acknowledge", ref.workload, () => {
+        if (receipt.operation !== ref.operation || receipt.epoch !== ref.to || receipt.owner !== ref.destination) {
+          throw ferryError("E_TOKEN", "the receipt is of another hand-over", { node: name });
+        }
+        recordOf(node, ref).acknowledged = true;
+        pump(world, "source", ref);
         return inquiry(ref);
       }),
     cleanup: (ref) =>

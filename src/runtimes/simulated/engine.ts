@@ -2,7 +2,7 @@
  * What the two agents of a hand-over do by themselves, simulated: each side is a loop that looks at its journal, takes
  * the next legal step and looks again. A crash ends the loop; a restarted agent starts it anew from its journal.
  */
-import type { OperationRef, SideOutcome, Token, TakeOverInput } from "../../model/contract.js";
+import type { OperationRef, Receipt, SideOutcome, Token, TakeOverInput } from "../../model/contract.js";
 import type { FailureData, Side } from "../../model/failure.js";
 import type { Phase } from "../../model/phase.js";
 import type { SideRecord, SimulatedNode, SimulatedWorld } from "./world.js";
@@ -25,6 +25,16 @@ export const tokenOf = (ref: OperationRef): Token => ({
   to: ref.to,
   source: ref.source,
   destination: ref.destination,
+  digest: DIGEST,
+  certificate: "simulated",
+  signature: "simulated",
+});
+
+export const receiptOf = (ref: OperationRef): Receipt => ({
+  workload: ref.workload,
+  operation: ref.operation,
+  epoch: ref.to,
+  owner: ref.destination,
   digest: DIGEST,
   certificate: "simulated",
   signature: "simulated",
@@ -115,9 +125,13 @@ async function sourceLoop(world: SimulatedWorld, node: SimulatedNode, ref: Opera
       }
       case "RELEASED": {
         if (there !== undefined && record.token !== undefined) recordOf(peer, ref).token = record.token;
-        const enough = record.postcopy ? there === "OWNER" : there !== undefined && there !== "PREPARED";
+        // As the real one: it keeps its frozen copy until the destination has said that it runs (post-copy: has it all).
+        const enough =
+          record.acknowledged === true ||
+          there === "OWNER" ||
+          (!record.postcopy && (there === "ACTIVE" || there === "RUNNING"));
         await pause(world.phaseMs / 2);
-        if (!alive() || (record.postcopy && !enough)) break;
+        if (!alive() || !enough) break;
         world.drop(node, workload, epoch);
         node.journal({ workload, epoch, state: "GONE" });
         record.outcome = outcomeOf("source", record, "GONE", {});
@@ -237,7 +251,7 @@ async function destinationLoop(
         if (!alive()) break;
         record.drainedAt = Date.now();
         node.journal({ workload, epoch: to, state: "OWNER" });
-        record.outcome = outcomeOf("destination", record, "OWNER", { epoch: to });
+        record.outcome = outcomeOf("destination", record, "OWNER", { epoch: to, receipt: receiptOf(ref) });
         await world.reach("destination:owner", workload);
         return;
       case undefined:

@@ -17,6 +17,7 @@ export interface Tree {
 
 export type Verb =
   | "describeNode"
+  | "endings"
   | "startWorkload"
   | "stopWorkload"
   | "removeWorkload"
@@ -31,6 +32,8 @@ export type Verb =
   | "burn"
   | "refuse"
   | "deliver"
+  | "steer"
+  | "acknowledge"
   | "cleanup";
 
 /** A fault that was ordered: the next `times` calls of `verb` on `node` (for `workload`, if given) meet it. */
@@ -67,6 +70,8 @@ export interface SideRecord {
   resumedAt?: number;
   drainedAt?: number;
   token?: Token;
+  /** Source: the destination's receipt was carried here. */
+  acknowledged?: boolean;
   images: boolean;
   maxBlackoutMs: number;
   postcopy: boolean;
