@@ -76,6 +76,8 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     burn: (input) => ask(() => agent.burn(input)),
     refuse: (input) => ask(() => agent.refuse(input)),
     deliver: (input) => ask(() => agent.deliver(input)),
+    steer: (input) => ask(() => agent.steer(input)),
+    acknowledge: (input) => ask(() => agent.acknowledge(input)),
     cleanup: (input) => ask(() => agent.cleanup(input)),
   };
 }

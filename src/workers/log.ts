@@ -8,9 +8,8 @@ export function openLog(config: Pick<WorkerConfig, "node" | "logLevel" | "logFil
   return pino(
     {
       level: config.logLevel,
-      base: { node: config.node, part: "worker" },
+      base: { node: config.node, component: "worker" },
       timestamp: stdTimeFunctions.isoTime,
-      messageKey: "message",
       formatters: { level: (label) => ({ level: label }) },
     },
     sink,

@@ -16,6 +16,7 @@ import type { NodeAgent } from "../model/contract.js";
 import { FerryError } from "../model/failure.js";
 import { WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../model/names.js";
 import { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
+import { tellEndings } from "./endings.js";
 import { logFields } from "./interceptor.js";
 import { SdkLogger, openLog } from "./log.js";
 import { ensureSearchAttributes, registerNode, signOff } from "./register.js";
@@ -102,7 +103,9 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
       identity: `${process.pid}@${node}`,
     });
     const workers = [activities, workflows];
+    const over = new AbortController();
     const shutdown = (): void => {
+      over.abort();
       for (const worker of workers) if (worker.getState() === "RUNNING") worker.shutdown();
     };
     stop.addEventListener("abort", shutdown);
@@ -110,7 +113,10 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
       // Each one that ends takes the other along: half a worker is worse than none.
       const running = workers.map((worker) => worker.run().finally(shutdown));
       if (stop.aborted) shutdown();
-      else registerNode(client, agent, node, stop, log);
+      else {
+        registerNode(client, agent, node, stop, log);
+        void tellEndings(client, agent, node, over.signal, log);
+      }
       const ended = await Promise.allSettled(running);
       const failed = ended.find((end) => end.status === "rejected");
       if (failed?.status === "rejected") throw failed.reason;

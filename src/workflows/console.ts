@@ -2,6 +2,8 @@
 import { defineSearchAttributeKey } from "@temporalio/common";
 import { setCurrentDetails, upsertSearchAttributes } from "@temporalio/workflow";
 import type { MigrationView } from "../model/messages.js";
+import type { PrecopyProgress, PrecopyReport } from "../model/report.js";
+import type { SteerCommand } from "../model/steering.js";
 import type { SearchAttributeName } from "../model/names.js";
 import type { MigrationReport, PhaseTime } from "../model/report.js";
 import type { WorkloadStatus } from "../model/workload.js";
@@ -44,11 +46,43 @@ export function showMigration(view: MigrationView): void {
     "",
     `${STATES[view.state]} since ${time(view.since)}, phase **${view.phase}**`,
   ];
+  if (view.precopy !== undefined && view.phases.length === 0) lines.push("", roundLine(view.precopy));
   if (view.problem !== undefined) lines.push("", `**Problem:** ${view.problem}`);
   if (view.remedy !== undefined) lines.push("", `**What to do:** ${view.remedy}`);
   if (view.phases.length > 0) lines.push(...phaseTable(view.phases));
-  else lines.push("", "Bytes and rate of the moment are in the heartbeats of the pending activities.");
+  lines.push(...steeringTable(view.steering));
+  if (view.phases.length === 0)
+    lines.push("", "Bytes and rate of the moment are in the heartbeats of the pending activities.");
   setCurrentDetails(lines.join("\n"));
+}
+
+const MIB = 2 ** 20;
+
+/** The rounds as the workflow heard of them last: it looks now and then, heartbeats know more. */
+function roundLine(precopy: PrecopyProgress): string {
+  const { round, remainingBytes, dirtyRateBytesPerSec, bandwidthBytesPerSec, expectedDowntimeMs } = precopy;
+  const rate = (bytes: number): string => `${(bytes / MIB).toFixed(0)} MiB/s`;
+  return [
+    `Round **${round}**: ${(remainingBytes / MIB).toFixed(1)} MiB remain`,
+    ...(dirtyRateBytesPerSec === undefined ? [] : [`${rate(dirtyRateBytesPerSec)} change`]),
+    ...(bandwidthBytesPerSec === undefined ? [] : [`${rate(bandwidthBytesPerSec)} are sent`]),
+    ...(expectedDowntimeMs === undefined ? [] : [`expected downtime **${expectedDowntimeMs.toFixed(0)} ms**`]),
+    ...(precopy.throttlePercent > 0 ? [`throttled by ${precopy.throttlePercent} %`] : []),
+    ...(precopy.paused ? ["**paused**"] : []),
+    ...(precopy.held ? ["**held until go**"] : []),
+  ].join(", ");
+}
+
+function steeringTable(steering: MigrationView["steering"]): string[] {
+  if (steering.length === 0) return [];
+  const value = ({ do: word, ...more }: SteerCommand): string =>
+    [word, ...Object.values(more).map((part) => String(part ?? "none"))].join(" ");
+  return [
+    "",
+    "| asked | at | answer |",
+    "|:---|:---|:---|",
+    ...steering.map(({ at, command, answer }) => `| ${cell(value(command))} | ${time(at)} | ${cell(answer)} |`),
+  ];
 }
 
 /** Starts are told from the first phase on: a column of equal dates hides the only digits that differ. */
@@ -62,6 +96,23 @@ function phaseTable(phases: readonly PhaseTime[]): string[] {
       ({ name, side, startedAt, durationMs }) =>
         `| ${name} | ${side} | +${(startedAt - first).toFixed(0)} ms | ${durationMs.toFixed(1)} ms |`,
     ),
+  ];
+}
+
+const MOST_ROUNDS = 30;
+
+function roundTable({ rounds }: PrecopyReport): string[] {
+  const mib = (bytes: number): string => `${(bytes / MIB).toFixed(1)} MiB`;
+  return [
+    "",
+    "| round | changed | remained | sent | took | expected downtime |",
+    "|---:|---:|---:|---:|---:|---:|",
+    ...rounds
+      .slice(-MOST_ROUNDS)
+      .map(
+        (round) =>
+          `| ${round.round} | ${mib(round.dirtyPages * 4096)} | ${mib(round.remainingBytes)} | ${mib(round.sentBytes)} | ${(round.scanMs + round.sendMs).toFixed(1)} ms | ${round.expectedDowntimeMs === undefined ? "" : `${round.expectedDowntimeMs.toFixed(0)} ms`} |`,
+      ),
   ];
 }
 
@@ -92,6 +143,7 @@ export function showReport(report: MigrationReport): void {
     lines.push("", `**Why:** ${cell(report.failure.message)} [${report.failure.code}]`);
     if (report.failure.remedy !== undefined) lines.push("", `**What to do:** ${cell(report.failure.remedy)}`);
   }
+  if (report.precopy !== undefined) lines.push(...roundTable(report.precopy));
   if (report.phases.length > 0) lines.push(...phaseTable(report.phases));
   if (report.reasons.length > 0) lines.push("", ...report.reasons.map((reason) => `- ${cell(reason)}`));
   setCurrentDetails(lines.join("\n"));
@@ -110,6 +162,7 @@ export function showWorkload(status: WorkloadStatus): void {
     `| address | ${spec.network.ip} (${spec.network.mac}) |`,
     `| command | \`${cell(spec.command.join(" "))}\` |`,
   ];
+  if (status.exitCode !== undefined) lines.push(`| exit code | ${status.exitCode} |`);
   if (status.operation !== undefined) lines.push(`| under way | \`${status.operation}\` |`);
   if (status.problem !== undefined) lines.push("", `**Last problem:** ${status.problem}`);
   setCurrentDetails(lines.join("\n"));

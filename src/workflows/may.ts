@@ -62,6 +62,8 @@ export function start(name: string, status: Status, ask: StartRequest): void {
   const sure = free(name, status, "start");
   const same = sure.node === ask.node && sameSpec(sure.spec, ask.spec);
   const startable = sure.state === "stopped" || sure.state === "exited" || sure.state === "failed";
+  // It never ran: another command, or another node, is a new try.
+  if (sure.state === "failed") return;
   if (same && (sure.state === "running" || startable)) return;
   refuse(name, {
     code: "E_WORKLOAD_EXISTS",

@@ -9,6 +9,8 @@
  */
 import {
   CancellationScope,
+  allHandlersFinished,
+  condition,
   getExternalWorkflowHandle,
   isCancellation,
   setHandler,
@@ -37,6 +39,7 @@ import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.
 import { attributes, showMigration, showReport } from "./console.js";
 import { knock } from "./knock.js";
 import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
+import { steerable } from "./steer.js";
 import { clearUp, settleHandOver, type Doubt, type Settled } from "./settle.js";
 
 interface Step {
@@ -85,11 +88,20 @@ interface Saga {
   leftovers: HandOver[];
   view: MigrationView;
   tell: (change: Partial<MigrationView>) => void;
+  /** Both sides were asked, and have not answered yet. */
+  handing: boolean;
 }
 
 export async function migrate(input: MigrateInput): Promise<MigrationReport> {
   acceptInput("migrate", input);
   const saga = begin(input);
+  const made = await carryOut(saga);
+  // Whoever steered it at the last moment gets an answer.
+  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  return made;
+}
+
+async function carryOut(saga: Saga): Promise<MigrationReport> {
   let early: "planned" | "refused" | undefined;
   try {
     for (const next of STEPS) {
@@ -197,14 +209,16 @@ async function reserve(saga: Saga): Promise<undefined> {
 
 /**
  * Both agents may wait for each other for ever, when the link broke after the source had released: nobody but the
- * workflow can then carry the token. It looks now and then, seldom enough for a long pre-sync.
+ * workflow can then carry the token there, and the destination's receipt back. It looks now and then, seldom enough for a long pre-sync.
  */
-async function carryLostToken(saga: Saga): Promise<never> {
+async function carryWhatIsLost(saga: Saga): Promise<never> {
   const { ref } = saga.handOver;
   const { tuning } = saga.input;
   for (let round = 0; ; round += 1) {
     await sleep(Math.min(tuning.watchMs * 1.5 ** round, tuning.maxWatchMs));
     const source = await tryAsk(ref.source, () => once(ref.source, tuning, "has it released?").inquire(ref));
+    const precopy = source.answer?.progress?.precopy;
+    if (precopy !== undefined) saga.tell({ precopy });
     const token = source.answer?.token;
     if (token === undefined) continue;
     const there = await tryAsk(ref.destination, () =>
@@ -219,7 +233,12 @@ async function carryLostToken(saga: Saga): Promise<never> {
       continue;
     }
     if (saga.view.state === "in-doubt") tellDoubt(saga, { state: "working" });
-    const { state } = there.answer;
+    const { state, receipt } = there.answer;
+    if (receipt !== undefined && source.answer?.state === "RELEASED") {
+      // It runs there and needs nothing more; the source can't hear that, and keeps its frozen copy.
+      await tryAsk(ref.source, () => once(ref.source, tuning, "carry the receipt").acknowledge({ ref, receipt }));
+      continue;
+    }
     if (state !== "RESERVED" && state !== "RECEIVED" && state !== "PREPARED") continue;
     await tryAsk(ref.destination, () => once(ref.destination, tuning, "carry the token").deliver({ ref, token }));
   }
@@ -230,6 +249,7 @@ async function handOver(saga: Saga): Promise<undefined> {
   const { ref, options, spec, reservation } = saga.handOver;
   if (reservation === undefined) throw failure({ code: "E_INTERNAL", message: "hand over without a reservation" });
   const scope = new CancellationScope();
+  saga.handing = true;
   try {
     await scope.run(async () => {
       const taking = patiently(ref.destination, saga.input.tuning, "take over, armed")
@@ -244,9 +264,10 @@ async function handOver(saga: Saga): Promise<undefined> {
           saga.sourceOutcome = outcome;
           if (outcome.state !== "GONE") throw failure(sideFailure("source", ref.source, outcome));
         });
-      await Promise.race([Promise.all([taking, handing]), carryLostToken(saga)]);
+      await Promise.race([Promise.all([taking, handing]), carryWhatIsLost(saga)]);
     });
   } finally {
+    saga.handing = false;
     scope.cancel();
   }
   return undefined;
@@ -313,6 +334,7 @@ function begin(input: MigrateInput): Saga {
     startedAt: now,
     since: now,
     phases: [],
+    steering: [],
   };
   const saga: Saga = {
     input,
@@ -334,6 +356,7 @@ function begin(input: MigrateInput): Saga {
     failures: [],
     reasons: [],
     leftovers: [],
+    handing: false,
     view,
     tell: (change) => {
       if (change.state !== undefined && change.state !== view.state) view.since = Date.now();
@@ -343,6 +366,13 @@ function begin(input: MigrateInput): Saga {
     },
   };
   setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
+  steerable({
+    view,
+    handOver: saga.handOver,
+    underWay: () => saga.handing,
+    tell: saga.tell,
+    tuning: input.tuning,
+  });
   setHandler(defineQuery<MigrationReport>(QUERY.report), () =>
     report(saga, view.state === "stuck" ? "stuck" : "in-doubt"),
   );

@@ -33,6 +33,7 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
     startedAt: now,
     since: now,
     phases: [],
+    steering: [],
     problem: `the workflow of ${ref.operation} ended before it could say how it went`,
   };
   const tell = (change: Partial<MigrationView>): void => {

@@ -3,8 +3,9 @@ import type { SideOutcome, SourceFacts } from "../model/contract.js";
 import { failureClass, type FailureData, type Side } from "../model/failure.js";
 import type { HandOver } from "../model/messages.js";
 import { PHASES, type Outcome } from "../model/phase.js";
-import type { Finding, MigratePlan } from "../model/plan.js";
-import type { MigrationReport, PhaseTime } from "../model/report.js";
+import { predict, type ConvergenceLimits, type OnStall, type Prediction } from "../model/convergence.js";
+import { hasRounds, limitsOf, type Finding, type MigrateOptions, type MigratePlan, type Mode } from "../model/plan.js";
+import type { ClockOffset, FrameCounts, MigrationReport, PhaseTime } from "../model/report.js";
 
 export interface ReportParts {
   handOver: HandOver;
@@ -26,16 +27,28 @@ export function assembleReport(parts: ReportParts): MigrationReport {
   const { handOver, sourceOutcome: source, destinationOutcome: destination } = parts;
   const { ref, options } = handOver;
   const moved = parts.outcome === "moved";
-  const blackoutMs = moved ? gap(source?.frozenAt, destination?.resumedAt) : 0;
-  const residualMs = moved && options.mode === "postcopy" ? gap(destination?.resumedAt, destination?.drainedAt) : 0;
+  const clock = source?.clock;
+  const resumedAt = onSourceClock(destination?.resumedAt, clock);
+  const blackoutMs = moved ? gap(source?.frozenAt, resumedAt) : 0;
+  const residualMs =
+    moved && (options.mode === "postcopy" || source?.resumedFirst === true)
+      ? gap(destination?.resumedAt, destination?.drainedAt)
+      : 0;
   const reasons = [...parts.reasons];
   if (moved && blackoutMs !== undefined) {
-    reasons.push(
-      "blackout: from the source's clock at the freeze to the destination's clock at the resume; a difference between the two clocks is part of it",
-    );
+    reasons.push(clockWords(clock));
   }
   if (moved && blackoutMs === undefined) {
     reasons.push("blackout: not known, one side could not say any more when it froze or resumed");
+  }
+  if (source?.precopy !== undefined) {
+    const { tracker, trackerReason, decision, throttledPercent } = source.precopy;
+    reasons.push(`changes of memory were found by ${tracker}: ${trackerReason}`);
+    if (decision !== "") reasons.push(`the rounds ended because ${decision}`);
+    if (throttledPercent > 0) reasons.push(`it was throttled by up to ${throttledPercent} % meanwhile`);
+  }
+  if (source?.resumedFirst === true && options.mode !== "postcopy") {
+    reasons.push("it resumed before all of its memory was there: until the last page it needed both nodes");
   }
   const main = mainFailure(parts.failures);
   for (const other of parts.failures) {
@@ -53,12 +66,22 @@ export function assembleReport(parts: ReportParts): MigrationReport {
     node: parts.node,
     phases: phases(source, destination),
     blackoutMs: blackoutMs ?? 0,
+    ...(moved && source?.frozenAt !== undefined && resumedAt !== undefined
+      ? { frozenAt: source.frozenAt, resumedAt }
+      : {}),
+    ...(clock === undefined ? {} : { clock }),
+    ...framesOf(source, destination),
     residualMs: residualMs ?? 0,
     totalMs: parts.endedAt - parts.startedAt,
     bytesSent: counts?.bytesSent ?? 0,
     pagesSent: counts?.pagesSent ?? 0,
-    rounds: 0,
+    rounds: source?.precopy?.rounds.length ?? 0,
     bandwidthBytesPerSec: counts?.bandwidthBytesPerSec ?? 0,
+    ...(source?.precopy === undefined ? {} : { precopy: source.precopy }),
+    ...(source?.resumedFirst === true ? { resumedFirst: true } : {}),
+    ...(source?.precopy?.expectedDowntimeMs === undefined
+      ? {}
+      : { predictedDowntimeMs: source.precopy.expectedDowntimeMs }),
     reasons,
     findings: parts.findings,
     ...(parts.plan === undefined ? {} : { plan: parts.plan }),
@@ -66,11 +89,40 @@ export function assembleReport(parts: ReportParts): MigrationReport {
   };
 }
 
-/** Both sides' phases by when they began; the order of phases breaks ties between clocks. */
-export function phases(...outcomes: (SideOutcome | undefined)[]): PhaseTime[] {
-  return outcomes
-    .flatMap((outcome) => outcome?.phases ?? [])
-    .sort((a, b) => a.startedAt - b.startedAt || PHASES.indexOf(a.name) - PHASES.indexOf(b.name));
+const onSourceClock = (at: number | undefined, clock: ClockOffset | undefined): number | undefined =>
+  at === undefined ? undefined : at - (clock?.offsetMs ?? 0);
+
+const ms = (value: number): string => `${Number(value.toFixed(3))} ms`;
+
+const clockWords = (clock: ClockOffset | undefined): string =>
+  clock === undefined
+    ? "blackout: from the source's clock at the freeze to the destination's clock at the resume; a difference between the two clocks is part of it"
+    : `blackout and phases are by the source's clock: the destination's was ${ms(Math.abs(clock.offsetMs))} ` +
+      `${clock.offsetMs < 0 ? "behind" : "ahead"}, to within ${ms(clock.uncertaintyMs)}, as measured over the link just before the freeze`;
+
+/** None of it when neither side kept any. */
+function framesOf(source: SideOutcome | undefined, destination: SideOutcome | undefined): { frames?: FrameCounts } {
+  const [kept, delivered] = [source?.frames, destination?.frames];
+  if (kept === undefined && delivered === undefined) return {};
+  return {
+    frames: {
+      kept: kept?.kept ?? 0,
+      delivered: delivered?.delivered ?? 0,
+      dropped: (kept?.dropped ?? 0) + (delivered?.dropped ?? 0),
+    },
+  };
+}
+
+/**
+ * Both sides' phases by when they began, by the source's clock where the other's was measured; the order of phases breaks
+ * ties between clocks.
+ */
+export function phases(source?: SideOutcome, destination?: SideOutcome): PhaseTime[] {
+  const offsetMs = source?.clock?.offsetMs ?? 0;
+  const shifted = (destination?.phases ?? []).map((phase) => ({ ...phase, startedAt: phase.startedAt - offsetMs }));
+  return [...(source?.phases ?? []), ...shifted].sort(
+    (a, b) => a.startedAt - b.startedAt || PHASES.indexOf(a.name) - PHASES.indexOf(b.name),
+  );
 }
 
 const gap = (from: number | undefined, to: number | undefined): number | undefined =>
@@ -79,7 +131,8 @@ const gap = (from: number | undefined, to: number | undefined): number | undefin
 /** The failure that explains the others: a cancel or an engine's word before "the link was lost" and "refused". */
 export function mainFailure(failures: readonly FailureData[]): FailureData | undefined {
   const weight = (failure: FailureData): number => {
-    if (failure.code === "E_CANCELLED") return 0;
+    // First: a person cancelled. Later: a side says that it was called off because of what failed before.
+    if (failure.code === "E_CANCELLED") return failure === failures[0] ? 0 : 6;
     const kind = failureClass(failure.code);
     return kind === "engine" || kind === "bug"
       ? 1
@@ -96,10 +149,11 @@ export function mainFailure(failures: readonly FailureData[]): FailureData | und
 
 export function planOf(handOver: HandOver, facts: SourceFacts, findings: Finding[]): MigratePlan {
   const { ref, options } = handOver;
+  const prediction = predictionOf(options, facts);
   const reasons = [
-    options.mode === "cold"
-      ? "cold: nothing depends on the source once the workload runs on the destination"
-      : "postcopy: the workload resumes first and its memory follows; until then it needs both nodes",
+    MODE_WORDS[options.mode],
+    ...(hasRounds(options.mode) ? [`rounds end ${roundsEnd(limitsOf(options))}`] : []),
+    ...(prediction === undefined ? [] : [`dirty rate, from a short look: ${prediction.reason}`]),
     `epoch ${ref.to}: the next that neither node has seen`,
     options.bandwidthBytesPerSec === undefined
       ? "no bandwidth limit was asked for"
@@ -116,7 +170,48 @@ export function planOf(handOver: HandOver, facts: SourceFacts, findings: Finding
     memoryBytes: facts.memoryBytes,
     volumeBytes: facts.volumeBytes,
     reasons,
+    ...(prediction === undefined ? {} : { prediction }),
   };
+}
+
+const MODE_WORDS: Record<Mode, string> = {
+  cold: "cold: nothing depends on the source once the workload runs on the destination",
+  precopy:
+    "precopy: memory is copied in rounds while it runs, what changed last moves while it is frozen; nothing depends on the source after the resume",
+  hybrid:
+    "hybrid: memory is copied in rounds while it runs, then it resumes and only what had changed follows; until then it needs both nodes",
+  postcopy: "postcopy: the workload resumes first and its memory follows; until then it needs both nodes",
+};
+
+const STALL_WORDS: Record<OnStall, string> = {
+  "stop-and-copy": "freezes it all the same",
+  hybrid: "resumes it first",
+  throttle: "throttles it, in steps",
+  "give-up": "gives up",
+};
+
+function roundsEnd(limits: ConvergenceLimits): string {
+  return (
+    `when the expected downtime is at most ${limits.maxDowntimeMs} ms and no round makes it shorter; ` +
+    `after ${limits.maxRounds} rounds, ${limits.timeoutMs / 1000} s or a stall it ${limits.resumeFirst ? "resumes first" : STALL_WORDS[limits.onStall]}`
+  );
+}
+
+/** Bandwidth between two nodes that have not exchanged anything yet: what a 10 Gbit/s link half gives. */
+const UNKNOWN_BANDWIDTH = 600_000_000;
+
+function predictionOf(options: MigrateOptions, facts: SourceFacts): Prediction | undefined {
+  const { dirty, fixedBlackoutMs, bandwidthBytesPerSec = UNKNOWN_BANDWIDTH } = facts;
+  if (dirty === undefined || fixedBlackoutMs === undefined) return undefined;
+  return predict({
+    limits: limitsOf(options),
+    memoryBytes: facts.memoryBytes,
+    dirtyRateBytesPerSec: dirty.rateBytesPerSec,
+    workingSetBytes: facts.memoryBytes,
+    bandwidthBytesPerSec: Math.min(bandwidthBytesPerSec, options.bandwidthBytesPerSec ?? Number.POSITIVE_INFINITY),
+    fixedMs: fixedBlackoutMs,
+    mode: options.mode,
+  });
 }
 
 /** How a side that did not do its part says so. */

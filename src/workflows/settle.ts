@@ -197,7 +197,13 @@ async function finishMove(handOver: HandOver, tuning: Tuning, memory: Memory): P
       : tryAsk(ref.source, () =>
           patiently(ref.source, tuning, "finish handing over").handOver({ ref, options, reservation }),
         );
-  const [taken, handed] = await Promise.all([taking, handing]);
+  const taken = await taking;
+  const receipt = taken.answer?.receipt;
+  if (receipt !== undefined && handing !== undefined && memory.source?.state === "RELEASED") {
+    // The link may be cut for good: then nobody else tells the source that its frozen copy is not needed any more.
+    await tryAsk(ref.source, () => once(ref.source, tuning, "carry the receipt").acknowledge({ ref, receipt }));
+  }
+  const handed = await handing;
   if (taken.failure) return taken.failure;
   memory.destinationOutcome = taken.answer;
   if (handed?.answer !== undefined) memory.sourceOutcome = handed.answer;
@@ -274,6 +280,11 @@ export async function sweep(input: SweepInput): Promise<void> {
         const done = await tryAsk(node, async () => {
           if (!moved && node === ref.destination) await once(node, tuning, "refuse the epoch").refuse(ref);
           if (moved && node === ref.source && reservation !== undefined) {
+            const there = await tryAsk(ref.destination, () =>
+              once(ref.destination, tuning, "its receipt").inquire(ref),
+            );
+            const receipt = there.answer?.receipt;
+            if (receipt !== undefined) await once(node, tuning, "carry the receipt").acknowledge({ ref, receipt });
             await patiently(node, tuning, "finish handing over").handOver({ ref, options, reservation });
           }
           await once(node, tuning, "remove what is left").cleanup(ref);

@@ -49,7 +49,10 @@ export async function startOn(ask: StartOn): Promise<StartResult> {
   );
   if (!started.failure) return { started: true, epoch: started.answer.epoch, sequence };
   if (isRefusal(started.failure)) return { started: false, nothingLeft: true, epoch, failure: started.failure };
-  const nothingLeft = await undo(ask, epoch, fresh);
+  // It was tried, and its log says why it failed: kept, with its entity, until it is removed or started again.
+  const tried = started.failure.code === "E_START";
+  const undone = await undo(ask, epoch, fresh && !tried);
+  const nothingLeft = undone && !tried;
   return { started: false, nothingLeft: nothingLeft && ask.epoch === 0, epoch, failure: started.failure };
 }
 

@@ -19,6 +19,7 @@ import {
   defineSignal,
   defineUpdate,
   getExternalWorkflowHandle,
+  patched,
   setHandler,
   startChild,
   workflowInfo,
@@ -32,6 +33,7 @@ import {
   UPDATE,
   WORKFLOW,
   type CarriedWorkload,
+  type EndedNews,
   type MigrateInput,
   type MigrateRequest,
   type OperationNews,
@@ -62,6 +64,7 @@ export async function workload(input: WorkloadInput): Promise<WorkloadStatus | u
   setHandler(defineQuery<WorkloadStatus>(QUERY.status), () => may.known(input.name, entity.status));
   setHandler(defineQuery<OperationStarted | null>(QUERY.lastMigration), () => entity.lastMigration ?? null);
   setHandler(defineSignal<[OperationNews]>(SIGNAL.operation), (news) => entity.heard(news));
+  setHandler(defineSignal<[EndedNews]>(SIGNAL.ended), (news) => entity.hasEnded(news));
   setHandler(
     defineUpdate<WorkloadStatus, [StartRequest]>(UPDATE.start),
     (ask) => uncancelled(() => entity.start(ask)),
@@ -84,6 +87,11 @@ export async function workload(input: WorkloadInput): Promise<WorkloadStatus | u
     validator: (ask) => may.remove(input.name, entity.status, ask),
   });
 
+  if (input.carried === undefined && patched("an empty entity ends")) {
+    // A first start that was refused leaves nothing in the history: this workflow would be of no workload, for ever.
+    const { scheduleToStartMs } = { ...DEFAULT_TUNING, ...input.tuning };
+    if (!(await uncancelled(() => condition(() => entity.status !== undefined, scheduleToStartMs)))) return undefined;
+  }
   await uncancelled(() => condition(() => entity.ended || (entity.idle && workflowInfo().continueAsNewSuggested)));
   await uncancelled(() => condition(allHandlersFinished));
   const carried = entity.carried();
@@ -103,6 +111,7 @@ class Entity {
   private readonly show = attributes();
   private visited: string[];
   private unsettled: CarriedWorkload["unsettled"];
+  private ending: EndedNews | undefined;
 
   constructor(input: WorkloadInput) {
     this.name = input.name;
@@ -256,6 +265,20 @@ class Entity {
     }
   }
 
+  /** It may come before the operation that it belongs to has ended here: kept until then. */
+  hasEnded(news: EndedNews): void {
+    const { node, epoch, exitCode } = { ...news };
+    if (typeof node !== "string" || !Number.isInteger(epoch)) return;
+    this.ending = { node, epoch, ...(Number.isInteger(exitCode) && { exitCode }) };
+    this.noteEnd();
+  }
+  private noteEnd(): void {
+    const { status, ending } = this;
+    if (status === undefined || ending === undefined || status.operation !== undefined) return;
+    if (status.state !== "running" || status.node !== ending.node || status.epoch !== ending.epoch) return;
+    this.tell({ state: "exited", ...(ending.exitCode !== undefined && { exitCode: ending.exitCode }) });
+  }
+
   async cancel(): Promise<void> {
     if (this.lastMigration === undefined) return;
     await getExternalWorkflowHandle(this.lastMigration.workflowId).cancel();
@@ -310,7 +333,9 @@ class Entity {
   private done(change: Partial<WorkloadStatus> & { state: WorkloadState }): WorkloadStatus {
     const { operation: _, problem: __, ...rest } = may.known(this.name, this.status);
     this.status = rest;
-    return this.tell(change);
+    this.tell(change);
+    this.noteEnd();
+    return this.status;
   }
 
   private tell(change: Partial<WorkloadStatus>, mode?: string): WorkloadStatus {
