@@ -18,6 +18,7 @@ const COMMANDS: readonly (readonly [name: string, summary: string, load: () => P
   ["inspect", "show everything about one workload", () => import("./commands/inspect.js")],
   ["logs", "show a workload's output", () => import("./commands/logs.js")],
   ["migrate", "move a workload to another node", () => import("./commands/migrate.js")],
+  ["steer", "pause, hurry or limit the migration under way", () => import("./commands/steer.js")],
   ["cancel", "call back the migration under way", () => import("./commands/cancel.js")],
   ["stop", "stop a workload, keep its files", () => import("./commands/stop.js")],
   ["rm", "remove a workload and its files", () => import("./commands/rm.js")],

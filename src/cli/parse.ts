@@ -5,6 +5,7 @@
 import { InvalidArgumentError } from "commander";
 import { nameProblem } from "../model/names.js";
 import type { WorkloadLimits } from "../model/workload.js";
+import { VOLUME_KINDS, volumesProblems, type VolumeSpec } from "../model/volumes.js";
 import { MODES, type Mode } from "../model/plan.js";
 
 const shown = (text: string): string => JSON.stringify(text.length > 60 ? `${text.slice(0, 57)}...` : text);
@@ -98,6 +99,19 @@ export function parseEnv(text: string, before: Record<string, string> = {}): Rec
     throw new InvalidArgumentError(`${shown(text)} is not KEY=VALUE (KEY: letters, digits and _, no digit first).`);
   }
   return Object.fromEntries([...Object.entries(before), [key, text.slice(at + 1)]]);
+}
+
+/** "NAME:/path" or "NAME:/path:copy|shared"; may be given again and again. */
+export function parseVolume(text: string, before: VolumeSpec[] = []): VolumeSpec[] {
+  const [name = "", path, kind = "copy", ...rest] = text.split(":");
+  const known = VOLUME_KINDS.find((one) => one === kind);
+  if (path === undefined || known === undefined || rest.length > 0) {
+    throw new InvalidArgumentError(`${shown(text)} is not NAME:/path, NAME:/path:copy or NAME:/path:shared.`);
+  }
+  const volumes = [...before, { name, path, kind: known }];
+  const problem = volumesProblems(volumes)[0];
+  if (problem !== undefined) throw new InvalidArgumentError(`${problem.replace(/^volumes\[\d+\]: /, "")}.`);
+  return volumes;
 }
 
 export function parseMode(text: string): Mode {

@@ -20,7 +20,7 @@ const MAX_PAUSE_MS = 10_000;
 /** A child that lived this long starts over with the first pause. */
 const YOUNG_MS = 30_000;
 
-export async function supervise(children: readonly Supervised[]): Promise<void> {
+export async function supervise(node: string, children: readonly Supervised[]): Promise<void> {
   const running = new Map<string, ChildProcess>();
   const stopping = new AbortController();
   const stop = (signal: NodeJS.Signals): void => {
@@ -30,8 +30,10 @@ export async function supervise(children: readonly Supervised[]): Promise<void> 
   const signals = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
   for (const signal of signals) process.on(signal, () => stop(signal === "SIGHUP" ? "SIGTERM" : signal));
 
+  // the same fields as in the lines of agent and worker
   const say = (fields: Record<string, unknown>): void => {
-    process.stderr.write(`${JSON.stringify({ time: Date.now(), name: "ferry-node", ...fields })}\n`);
+    const line = { level: "warn", time: new Date().toISOString(), node, component: "node", ...fields };
+    process.stderr.write(`${JSON.stringify(line)}\n`);
   };
   const keep = async ({ title, args, uid }: Supervised): Promise<void> => {
     let pauseMs = FIRST_PAUSE_MS;
@@ -52,7 +54,7 @@ export async function supervise(children: readonly Supervised[]): Promise<void> 
       // a signal that arrived between exit and here is seen by the loop's condition
       if (stopping.signal.aborted) return;
       pauseMs = Date.now() - started > YOUNG_MS ? FIRST_PAUSE_MS : Math.min(pauseMs * 2, MAX_PAUSE_MS);
-      say({ level: "warn", msg: `the ${title} ended: ${ended}; starting it again`, pauseMs });
+      say({ pauseMs, msg: `the ${title} ended: ${ended}; starting it again` });
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
   };

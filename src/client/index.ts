@@ -12,6 +12,7 @@
 import { Client, Connection } from "@temporalio/client";
 import { temporalDown } from "./failures.js";
 import { nodesOf } from "./nodes.js";
+import { retries } from "./retries.js";
 import type { ConnectOptions, FerryClient } from "./types.js";
 import { workloadsOf } from "./workloads.js";
 
@@ -27,10 +28,12 @@ const CONNECT_TIMEOUT_MS = 5_000;
 export async function connect(options: ConnectOptions): Promise<FerryClient> {
   const { address, namespace = "default", tls, apiKey } = options;
   let connection: Connection;
+  const trying = retries();
   try {
     connection = await Connection.connect({
       address,
       connectTimeout: CONNECT_TIMEOUT_MS,
+      interceptors: trying.interceptors,
       ...(apiKey === undefined ? {} : { apiKey }),
       ...(tls === undefined
         ? {}
@@ -50,5 +53,9 @@ export async function connect(options: ConnectOptions): Promise<FerryClient> {
   const client = new Client({ connection, namespace, workflow: { queryRejectCondition: "NOT_OPEN" } });
   const context = { client, address };
   const nodes = nodesOf(context);
-  return { workloads: workloadsOf(context, nodes), nodes, close: () => connection.close() };
+  const close = async (): Promise<void> => {
+    await trying.end();
+    await connection.close();
+  };
+  return { workloads: workloadsOf(context, nodes), nodes, close };
 }

@@ -4,11 +4,12 @@
  */
 import type { Client, WorkflowHandle } from "@temporalio/client";
 import { defaultPayloadConverter } from "@temporalio/common";
-import { QUERY, type MigrationView, type OperationStarted } from "../model/messages.js";
+import { QUERY, UPDATE, type MigrationView, type OperationStarted } from "../model/messages.js";
 import { workloadWorkflowId } from "../model/names.js";
 import { PHASES, isPhase, type Phase } from "../model/phase.js";
 import type { MigrationReport, Progress } from "../model/report.js";
-import type { Side } from "../model/failure.js";
+import type { FailureData, Side } from "../model/failure.js";
+import { checkSteer, type SteerCommand, type Steered } from "../model/steering.js";
 import type { WorkloadStatus } from "../model/workload.js";
 import { asking, toFerryError, type Asked } from "./failures.js";
 import type { MigrationHandle, MigrationProgress } from "./types.js";
@@ -18,6 +19,14 @@ const DOUBT_MS = 10_000;
 const DEFAULT_EVERY_MS = 250;
 const QUERY_TIMEOUT_MS = 10_000;
 const HEARD_WITHIN_MS = 3_000;
+const STEER_TIMEOUT_MS = 20_000;
+
+const ended = (workload: string, operation: string): FailureData => ({
+  code: "E_STATE",
+  message: `${operation} has ended: there is nothing left to steer`,
+  workload,
+  remedy: `see where it runs: ferry inspect ${workload}`,
+});
 
 export interface MigrationContext {
   client: Client;
@@ -43,6 +52,12 @@ export function migrationHandle(context: MigrationContext, started: OperationSta
       if (report.outcome !== "in-doubt" && report.outcome !== "stuck") await untilHeard(context, operation);
       return report;
     },
+    steer: (command) =>
+      asking({ ...asked("steer"), notFound: ended(context.workload, operation) }, () =>
+        client.withDeadline(Date.now() + STEER_TIMEOUT_MS, () =>
+          handle.executeUpdate<Steered, [SteerCommand]>(UPDATE.steer, { args: [checkSteer(command)] }),
+        ),
+      ),
     cancel: () =>
       asking(asked("cancel"), async () => {
         try {
@@ -170,6 +185,7 @@ function progressOf(
     rateBytesPerSec: rate,
     ...(rate > 0 && left > 0 ? { etaMs: (left / rate) * 1000 } : {}),
     elapsedMs,
+    ...(source?.precopy === undefined ? {} : { precopy: source.precopy }),
   };
 }
 

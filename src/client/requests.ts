@@ -2,7 +2,10 @@
 import { z } from "zod";
 import { FerryError, type FailureCode } from "../model/failure.js";
 import { nameProblem } from "../model/names.js";
+import { ON_STALL } from "../model/convergence.js";
+import { TRACKERS } from "../model/mover.js";
 import { DEFAULT_MAX_BLACKOUT_MS, MODES, type MigrateOptions } from "../model/plan.js";
+import { VOLUME_KINDS, volumesProblems } from "../model/volumes.js";
 import { RUNTIMES } from "../model/workload.js";
 import type { RunRequest } from "./types.js";
 
@@ -39,6 +42,12 @@ const runSchema = z.strictObject({
       cpus: z.number().positive().max(4096).optional(),
     })
     .optional(),
+  volumes: z
+    .array(z.strictObject({ name: z.string(), path: z.string(), kind: z.enum(VOLUME_KINDS).default("copy") }))
+    .superRefine((volumes, ctx) => {
+      for (const message of volumesProblems(volumes)) ctx.addIssue({ code: "custom", message });
+    })
+    .optional(),
   ip: z
     .string()
     .transform((ip) => (ip.includes("/") ? ip : `${ip}/${DEFAULT_PREFIX}`))
@@ -56,10 +65,17 @@ const runSchema = z.strictObject({
 
 const migrateSchema = z.strictObject({
   to: z.string(),
-  mode: z.enum(MODES).default("cold"),
+  mode: z.enum(MODES).default("precopy"),
   dryRun: z.boolean().default(false),
   maxBlackoutMs: z.int().min(100, "at least 100 ms").max(3_600_000, "at most an hour").default(DEFAULT_MAX_BLACKOUT_MS),
   bandwidthBytesPerSec: z.int().min(1024, "at least 1024 bytes a second").optional(),
+  maxDowntimeMs: z.number().min(0).max(3_600_000, "at most an hour").optional(),
+  onStall: z.enum(ON_STALL).optional(),
+  maxRounds: z.int().min(1).max(1000).optional(),
+  timeoutMs: z.number().min(100, "at least 100 ms").max(86_400_000, "at most a day").optional(),
+  tracker: z.enum([...TRACKERS, "auto"]).optional(),
+  hold: z.boolean().optional(),
+  keepFrames: z.boolean().optional(),
 });
 
 function parse<Schema extends z.ZodType>(
@@ -98,12 +114,11 @@ export function checkRun(request: RunRequest): z.output<typeof runSchema> {
 export function checkMigrate(name: string, request: unknown): { to: string; options: MigrateOptions } {
   const { to } = (request ?? {}) as { to?: unknown };
   checkName("node", to);
-  const {
-    bandwidthBytesPerSec,
-    to: node,
-    ...rest
-  } = parse(migrateSchema, `request to migrate ${name}`, "E_REQUEST", request);
-  return { to: node, options: { ...rest, ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }) } };
+  const parsed = parse(migrateSchema, `request to migrate ${name}`, "E_REQUEST", request);
+  const { to: node, ...given } = parsed;
+  const { mode, dryRun, maxBlackoutMs, ...optional } = given;
+  const chosen = Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined));
+  return { to: node, options: { mode, dryRun, maxBlackoutMs, ...(chosen as Partial<MigrateOptions>) } };
 }
 
 export const checkGrace = (graceMs: unknown): number =>

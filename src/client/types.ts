@@ -5,8 +5,10 @@
 import type { LogChunk, Observation } from "../model/contract.js";
 import type { NodeFacts } from "../model/node.js";
 import type { MigrateOptions } from "../model/plan.js";
-import type { MigrationReport, Progress } from "../model/report.js";
+import type { MigrationReport, PrecopyProgress, Progress } from "../model/report.js";
+import type { SteerCommand, Steered } from "../model/steering.js";
 import type { Phase } from "../model/phase.js";
+import type { VolumeKind } from "../model/volumes.js";
 import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "../model/workload.js";
 
 export interface ConnectOptions {
@@ -27,6 +29,8 @@ export interface RunRequest {
   dir?: string;
   user?: string;
   limits?: WorkloadSpec["limits"];
+  /** Besides /data. `copy` (the default) moves with the workload, `shared` is the same storage on every node. */
+  volumes?: { name: string; path: string; kind?: VolumeKind }[];
   /** Address, with its prefix length where that is not 24; default: chosen from the name in the lab's range. */
   ip?: string;
   mac?: string;
@@ -61,6 +65,8 @@ export interface MigrationProgress {
   rateBytesPerSec: number;
   etaMs?: number;
   elapsedMs: number;
+  /** The rounds of pre-copy, as far as they are. */
+  precopy?: PrecopyProgress;
 }
 
 export interface MigrationHandle {
@@ -70,6 +76,11 @@ export interface MigrationHandle {
   progress(options?: { everyMs?: number }): AsyncIterable<MigrationProgress>;
   /** The report, whatever the outcome; throws FerryError only when the report can't be had. */
   result(): Promise<MigrationReport>;
+  /**
+   * Steer it while it is under way: pause, switch now, change limits. Throws FerryError E_STATE when it is too early or
+   * too late for the command.
+   */
+  steer(command: SteerCommand): Promise<Steered>;
   /** Ask for a roll back. Before the commit point the workload goes on at the source; after it this has no effect. */
   cancel(): Promise<void>;
 }

@@ -27,6 +27,8 @@ const START_TIMEOUT_MS = 150_000;
 const UPDATE_TIMEOUT_MS = 60_000;
 const QUERY_TIMEOUT_MS = 10_000;
 const DEFAULT_GRACE_MS = 10_000;
+/** How long a log may be between two nodes. */
+const MOVING_LOG_MS = 10_000;
 const DEFAULT_LOG_BYTES = 64 * 1024;
 
 const key = (name: SearchAttributeName) => defineSearchAttributeKey(name, "KEYWORD");
@@ -74,6 +76,7 @@ export function workloadsOf(context: Context, nodes: FerryClient["nodes"]): Ferr
         ...(checked.limits?.memoryBytes === undefined ? {} : { memoryBytes: checked.limits.memoryBytes }),
         ...(checked.limits?.cpus === undefined ? {} : { cpus: checked.limits.cpus }),
       },
+      ...(checked.volumes === undefined || checked.volumes.length === 0 ? {} : { volumes: checked.volumes }),
       network: {
         ip,
         mac: checked.mac ?? before?.spec.network.mac ?? macOf(ip),
@@ -206,13 +209,23 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
       return last === null ? undefined : migrationHandle({ ...context, workload: name }, last);
     },
     logs: async (options) => {
-      const { node } = await status();
-      return askNode<LogChunk>(context, node, {
-        ask: "log",
-        workload: name,
-        offset: options?.offset ?? -DEFAULT_LOG_BYTES,
-        maxBytes: Math.min(options?.maxBytes ?? DEFAULT_LOG_BYTES, 2 * DEFAULT_LOG_BYTES),
-      });
+      const deadline = Date.now() + MOVING_LOG_MS;
+      for (;;) {
+        const { node, state } = await status();
+        try {
+          return await askNode<LogChunk>(context, node, {
+            ask: "log",
+            workload: name,
+            offset: options?.offset ?? -DEFAULT_LOG_BYTES,
+            maxBytes: Math.min(options?.maxBytes ?? DEFAULT_LOG_BYTES, 2 * DEFAULT_LOG_BYTES),
+          });
+        } catch (error) {
+          // At the end of a move the log has left the source an instant before the entity says where it is now.
+          if (!(error instanceof FerryError) || error.code !== "E_WORKLOAD_UNKNOWN") throw error;
+          if ((state === "running" && (await status()).node === node) || Date.now() > deadline) throw error;
+          await new Promise((resolve) => setTimeout(resolve, 100));
+        }
+      }
     },
     stop: async (options) => {
       const graceMs = checkGrace(options?.graceMs ?? DEFAULT_GRACE_MS);

@@ -1,14 +1,16 @@
 /** `ferry migrate`: move a workload, watch it, print the report. Interrupting it leaves the migration going on. */
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import type { MigrationHandle } from "../../client/types.js";
 import type { MigrateOptions, Mode } from "../../model/plan.js";
-import { blockers, DEFAULT_MAX_BLACKOUT_MS, MODES } from "../../model/plan.js";
+import { DEFAULT_LIMITS, ON_STALL, type OnStall } from "../../model/convergence.js";
+import { TRACKERS, type TrackerKind } from "../../model/mover.js";
+import { blockers, DEFAULT_MAX_BLACKOUT_MS } from "../../model/plan.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import { exitCodeOfOutcome } from "../failures.js";
 import { onInterrupt } from "../interrupt.js";
 import { EXIT, type CommandContext } from "../io.js";
 import { liveView } from "../live-view.js";
-import { parseDuration, parseMode, parseNodeName, parseRate, parseWorkloadName } from "../parse.js";
+import { parseCount, parseDuration, parseMode, parseNodeName, parseRate, parseWorkloadName } from "../parse.js";
 import { renderLive, renderPlainProgress, renderReport, type LiveHead } from "../render/migration.js";
 
 interface MigrateFlags extends ConnectionFlags {
@@ -17,6 +19,13 @@ interface MigrateFlags extends ConnectionFlags {
   dryRun?: boolean;
   maxBlackout?: number;
   bandwidth?: number;
+  maxDowntime?: number;
+  onStall?: OnStall;
+  maxRounds?: number;
+  timeout?: number;
+  tracker?: TrackerKind | "auto";
+  hold?: boolean;
+  keepFrames: boolean;
   detach?: boolean;
   progress?: boolean;
   json?: boolean;
@@ -28,6 +37,13 @@ export const migrateOptionsOf = (flags: MigrateFlags): { to: string } & Partial<
   dryRun: flags.dryRun === true,
   ...(flags.maxBlackout !== undefined && { maxBlackoutMs: flags.maxBlackout }),
   ...(flags.bandwidth !== undefined && { bandwidthBytesPerSec: flags.bandwidth }),
+  ...(flags.maxDowntime !== undefined && { maxDowntimeMs: flags.maxDowntime }),
+  ...(flags.onStall !== undefined && { onStall: flags.onStall }),
+  ...(flags.maxRounds !== undefined && { maxRounds: flags.maxRounds }),
+  ...(flags.timeout !== undefined && { timeoutMs: flags.timeout }),
+  ...(flags.tracker !== undefined && { tracker: flags.tracker }),
+  ...(flags.hold === true && { hold: true }),
+  ...(!flags.keepFrames && { keepFrames: false }),
 });
 
 export function register(program: Command, context: CommandContext): void {
@@ -37,7 +53,14 @@ export function register(program: Command, context: CommandContext): void {
     )
     .argument("<name>", "workload", parseWorkloadName)
     .requiredOption("--to <node>", "destination", parseNodeName)
-    .option("--mode <mode>", `${MODES.join(" or ")}: all pages before it resumes, or resume first`, parseMode, "cold")
+    .addOption(
+      new Option(
+        "--mode <mode>",
+        "precopy: copy memory in rounds while it runs, then freeze for the rest; hybrid: rounds, then resume first; postcopy: resume first; cold: freeze, then copy all",
+      )
+        .argParser(parseMode)
+        .default("precopy"),
+    )
     .option("--dry-run", "check both nodes and print the plan, touch nothing")
     .option(
       "--max-blackout <time>",
@@ -45,6 +68,31 @@ export function register(program: Command, context: CommandContext): void {
       parseDuration,
     )
     .option("--bandwidth <rate>", "limit for memory pages, like 100MB/s", parseRate)
+    .option(
+      "--max-downtime <time>",
+      `freeze when so much downtime is expected at most (default: ${DEFAULT_LIMITS.maxDowntimeMs}ms)`,
+      parseDuration,
+    )
+    .addOption(
+      new Option("--on-stall <what>", "when more rounds don't get there (default: stop-and-copy)").choices(ON_STALL),
+    )
+    .option("--max-rounds <n>", `rounds at most (default: ${DEFAULT_LIMITS.maxRounds})`, parseCount("rounds", 1, 1000))
+    .option(
+      "--timeout <time>",
+      `time for all rounds together (default: ${DEFAULT_LIMITS.timeoutMs / 60_000}m)`,
+      parseDuration,
+    )
+    .addOption(
+      new Option("--tracker <name>", "how changes of memory are found (default: the best that the node has)").choices([
+        ...TRACKERS,
+        "auto",
+      ]),
+    )
+    .option("--hold", "make rounds, but don't freeze before `ferry steer NAME go`")
+    .option(
+      "--no-keep-frames",
+      "don't keep what peers send during the blackout: they send it again, later than need be",
+    )
     .option("--detach", "start it and don't wait")
     .option("--json", "print the report as one JSON document")
     .option("--progress", "with --json: one JSON line per observation before the report, and the report on one line")
@@ -58,6 +106,8 @@ Examples:
   ferry migrate redis --to node-b
   ferry migrate redis --to node-b --dry-run
   ferry migrate redis --to node-a --mode postcopy --bandwidth 100MB/s
+  ferry migrate redis --to node-b --max-downtime 300ms --on-stall hybrid
+  ferry migrate redis --to node-b --hold --detach      rounds until: ferry steer redis go
   ferry migrate redis --to node-b --max-blackout 5s --json | jq .blackoutMs`,
     )
     .action(async (name: string, flags: MigrateFlags) => {

@@ -41,7 +41,7 @@ export function register(program: Command, context: CommandContext): void {
       const option = (key: string, value: string | number | undefined): string[] =>
         value === undefined ? [] : [key, String(value)];
       const logs = [...option("--log-level", flags.logLevel), ...option("--log-file", flags.logFile)];
-      await supervise([
+      await supervise(name, [
         {
           title: "agent",
           args: [

@@ -1,10 +1,11 @@
 /** `ferry run`: start a workload. */
 import type { Command } from "commander";
 import type { RunRequest } from "../../client/types.js";
+import type { VolumeSpec } from "../../model/volumes.js";
 import type { WorkloadLimits } from "../../model/workload.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
-import { parseEnv, parseLimits, parseNodeName, parseWorkloadName } from "../parse.js";
+import { parseEnv, parseLimits, parseNodeName, parseVolume, parseWorkloadName } from "../parse.js";
 import { renderInspection } from "../render/workloads.js";
 
 interface RunFlags extends ConnectionFlags {
@@ -16,6 +17,7 @@ interface RunFlags extends ConnectionFlags {
   dir?: string;
   user?: string;
   limit?: WorkloadLimits;
+  volume?: VolumeSpec[];
   json?: boolean;
 }
 
@@ -28,6 +30,7 @@ export function requestOf(name: string, command: string[], flags: RunFlags): Run
     ...(flags.dir !== undefined && { dir: flags.dir }),
     ...(flags.user !== undefined && { user: flags.user }),
     ...(flags.limit !== undefined && { limits: flags.limit }),
+    ...(flags.volume !== undefined && { volumes: flags.volume }),
     ...(flags.ip !== undefined && { ip: flags.ip }),
     ...(flags.mac !== undefined && { mac: flags.mac }),
     ...(flags.gateway !== undefined && { gateway: flags.gateway }),
@@ -49,6 +52,11 @@ export function register(program: Command, context: CommandContext): void {
     .option("--dir <path>", "working directory (default: /data)")
     .option("--user <user>", "user name or uid[:gid] to run as")
     .option("--limit <limits>", "memory=SIZE,cpu=CORES", parseLimits)
+    .option(
+      "--volume <volume>",
+      "NAME:/path[:copy|shared], may be given again and again: copy moves with it, shared is there on every node",
+      parseVolume,
+    )
     .option("--json", "print its status as JSON")
     .addHelpText(
       "after",
@@ -56,7 +64,8 @@ export function register(program: Command, context: CommandContext): void {
 Examples:
   ferry run redis --node node-a -- redis-server --save "" --protected-mode no --bind 0.0.0.0
   ferry run web --node node-b --ip 10.77.0.120/24 --limit memory=512M,cpu=1.5 -- python3 -m http.server 8000
-  ferry run job --node node-a --user nobody --env MODE=fast --dir /data -- ./job --all`,
+  ferry run job --node node-a --user nobody --env MODE=fast --dir /data -- ./job --all
+  ferry run db --node node-a --volume pg:/srv/pg --volume media:/srv/media:shared -- ./serve`,
     )
     .action(async (name: string, command: string[], flags: RunFlags) => {
       await withClient(context, flags, async (client) => {

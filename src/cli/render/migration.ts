@@ -1,8 +1,8 @@
 /** The plan, the live view and the report of a migration in words. Pure: data in, lines out. */
 import type { MigrationProgress } from "../../client/types.js";
 import { BLACKOUT, PHASES, type Phase } from "../../model/phase.js";
-import type { Finding, MigratePlan } from "../../model/plan.js";
-import type { MigrationReport, PhaseTime } from "../../model/report.js";
+import { hasRounds, type Finding, type MigratePlan, type Mode } from "../../model/plan.js";
+import type { FrameCounts, MigrationReport, PhaseTime, PrecopyProgress, PrecopyReport } from "../../model/report.js";
 import { describeFailure } from "../../model/failure.js";
 import { formatBytes, formatCount, formatMs, formatRate } from "./format.js";
 import { columns, cut, mark, paint, padEnd, padStart, printable, wrap, type Style } from "./style.js";
@@ -12,15 +12,16 @@ import { renderTable } from "./table.js";
 export const PHASE_WORDS: Record<Phase, string> = {
   preflight: "check both nodes",
   reserve: "reserve room on the destination",
-  presync: "copy files while it runs",
   arm: "destination ready to take over",
+  presync: "copy files while it runs",
+  precopy: "copy memory in rounds while it runs",
   freeze: "freeze on the source",
   dump: "save processes and sockets",
   transfer: "send memory and files",
   restore: "restore on the destination, held",
   switch: "hand over the right to run",
   resume: "resume on the destination",
-  drain: "send the remaining pages",
+  drain: "fill in remaining pages",
   release: "let go of the source's copy",
   cleanup: "sweep both nodes",
   done: "done",
@@ -70,12 +71,19 @@ const reasons = (all: readonly string[], style: Style): string[] =>
       ];
 
 export function renderPlan(plan: MigratePlan, style: Style): string[] {
-  const { workload, source, destination, epoch, mode, findings } = plan;
+  const { workload, source, destination, epoch, mode, findings, prediction } = plan;
   const blocked = findings.some((finding) => finding.level === "block");
   return [
     paint(style, "bold", `plan: move ${workload} from ${source} to ${destination}, ${mode}, to epoch ${epoch}`),
     `  memory     ${formatBytes(plan.memoryBytes)}`,
     `  files      ${formatBytes(plan.volumeBytes)}`,
+    ...(prediction === undefined
+      ? []
+      : [
+          `  changes    ${formatRate(prediction.dirtyRateBytesPerSec)} (a short look), ${formatRate(prediction.bandwidthBytesPerSec)} can be sent`,
+          `  downtime   about ${formatMs(prediction.downtimeMs)}${prediction.converges ? "" : ", above the limit"}`,
+          `  total      about ${formatMs(prediction.totalMs)}, ${formatBytes(prediction.bytes)} in ${formatCount(prediction.rounds)} rounds`,
+        ]),
     ...reasons(plan.reasons, style),
     ...renderFindings(findings, style),
     blocked
@@ -116,9 +124,49 @@ function renderPhases(phases: readonly PhaseTime[], style: Style): string[] {
   return table.map((line) => `  ${line}`);
 }
 
+/** Rounds that are shown at the beginning and at the end, where there are many. */
+const FIRST_ROUNDS = 4;
+const LAST_ROUNDS = 4;
+
+export function renderRounds({ rounds }: PrecopyReport, style: Style): string[] {
+  if (rounds.length === 0) return [];
+  const many = rounds.length > FIRST_ROUNDS + LAST_ROUNDS + 1;
+  const shown = many ? [...rounds.slice(0, FIRST_ROUNDS), undefined, ...rounds.slice(-LAST_ROUNDS)] : rounds;
+  const table = renderTable(
+    [
+      { title: "ROUND", align: "right" },
+      { title: "CHANGED", align: "right" },
+      { title: "AT", align: "right" },
+      { title: "SENT", align: "right" },
+      { title: "TOOK", align: "right" },
+      { title: "EXPECTED", align: "right" },
+      { title: "" },
+    ],
+    shown.map((round) =>
+      round === undefined
+        ? ["...", "", "", "", "", "", ""]
+        : [
+            String(round.round),
+            formatBytes(round.dirtyPages * 4096),
+            round.dirtyRateBytesPerSec === undefined ? "" : formatRate(round.dirtyRateBytesPerSec),
+            formatBytes(round.sentBytes),
+            formatMs(round.scanMs + round.sendMs),
+            round.expectedDowntimeMs === undefined ? "" : formatMs(round.expectedDowntimeMs),
+            round.action === "continue" ? "" : round.reason,
+          ],
+    ),
+    { ...style, width: style.width - 2 },
+  );
+  return table.map((line) => `  ${line}`);
+}
+
 /** Not every ending knows it: a side that was replaced in the middle can't say when it froze or resumed. */
 const blackout = ({ blackoutMs, source, destination }: MigrationReport): string =>
   blackoutMs > 0 ? `${formatMs(blackoutMs)} (frozen on ${source} until resumed on ${destination})` : "not known";
+
+const frameWords = ({ kept, delivered, dropped }: FrameCounts): string =>
+  `${formatCount(kept)} frames came during the blackout and were kept, ${formatCount(delivered)} delivered after it` +
+  (dropped > 0 ? `, ${formatCount(dropped)} dropped` : "");
 
 export function renderReport(report: MigrationReport, style: Style): string[] {
   const { outcome } = report;
@@ -127,16 +175,23 @@ export function renderReport(report: MigrationReport, style: Style): string[] {
   const lines = [`${mark(style, sign)} ${paint(style, "bold", HEADLINES[outcome](report))}`];
   if (outcome === "moved") {
     lines.push(`  blackout   ${blackout(report)}`);
-    if (report.mode === "postcopy") {
+    if (report.predictedDowntimeMs !== undefined) {
+      lines.push(`  expected   ${formatMs(report.predictedDowntimeMs)} (when it froze)`);
+    }
+    if (report.mode === "postcopy" || report.resumedFirst === true) {
       lines.push(`  residual   ${formatMs(report.residualMs)} (from resume to the last page)`);
     }
+    if (report.frames !== undefined) lines.push(`  peers      ${frameWords(report.frames)}`);
     lines.push(
       `  total      ${formatMs(report.totalMs)}`,
       `  sent       ${formatBytes(report.bytesSent)}, ${formatCount(report.pagesSent)} pages, ${formatRate(report.bandwidthBytesPerSec)}`,
     );
   }
+  if (report.precopy !== undefined) lines.push(...renderRounds(report.precopy, style));
   lines.push(...renderPhases(report.phases, style));
-  if (report.failure !== undefined)
+  // Of a refusal the findings below say the same, one by one.
+  const told = outcome === "refused" && report.findings.some((finding) => finding.level === "block");
+  if (report.failure !== undefined && !told)
     lines.push(...describeFailure(report.failure).map((line) => `  ${printable(line)}`));
   lines.push(...renderFindings(report.findings, style, outcome === "refused" ? ["block", "warn"] : ["warn"]));
   if (outcome === "moved") lines.push(...reasons(report.reasons, style));
@@ -156,8 +211,8 @@ const NEXT: Record<MigrationReport["outcome"], (report: MigrationReport) => stri
 };
 
 /** Phases that a mode goes through, in order, as the live view lists them. */
-export const phasesOf = (mode: string): Phase[] =>
-  PHASES.filter((phase) => phase !== "done" && (phase !== "drain" || mode === "postcopy"));
+export const phasesOf = (mode: Mode): Phase[] =>
+  PHASES.filter((phase) => phase !== "done" && (phase !== "precopy" || hasRounds(mode)));
 
 export function bar(share: number, width: number, style: Style): string {
   const [full, empty] = style.unicode ? ["█", "░"] : ["#", "-"];
@@ -167,7 +222,9 @@ export function bar(share: number, width: number, style: Style): string {
 
 /** "62%  158 MiB of 256 MiB  410 MiB/s  ETA 0.2 s" */
 export function amounts(progress: MigrationProgress): string {
-  const { bytesSent, bytesTotal, rateBytesPerSec, etaMs } = progress;
+  const { phase, bytesSent, bytesTotal, rateBytesPerSec, etaMs } = progress;
+  // What was sent of the files beforehand says nothing about these.
+  if (phase === "arm" || phase === "freeze" || phase === "dump") return "";
   if (bytesTotal <= 0) return bytesSent > 0 ? formatBytes(bytesSent) : "";
   const parts = [
     `${padStart(String(Math.floor((Math.min(bytesSent, bytesTotal) / bytesTotal) * 100)), 3)}%`,
@@ -182,7 +239,7 @@ export interface LiveHead {
   workload: string;
   source: string;
   destination: string;
-  mode: string;
+  mode: Mode;
 }
 
 /** One frame of the live view: never wider than the terminal, so that redrawing knows its height. */
@@ -200,8 +257,12 @@ export function renderLive(head: LiveHead, progress: MigrationProgress, style: S
     const kind = index < at ? "done" : index === at ? "active" : "todo";
     const label = cut(`${padEnd(phase, 10)} ${PHASE_WORDS[phase]}`, width - 4, style);
     lines.push(`  ${mark(style, kind)} ${kind === "todo" ? paint(style, "dim", label) : label}`);
-    if (kind === "active" && progress.bytesTotal > 0) {
-      const text = amounts(progress);
+    if (kind === "active" && phase === "precopy" && progress.precopy !== undefined) {
+      lines.push(...renderRoundLive(progress.precopy, style, width));
+      continue;
+    }
+    const text = kind === "active" && progress.bytesTotal > 0 ? amounts(progress) : "";
+    if (text !== "") {
       const room = width - 4 - columns(text) - 4;
       const drawn = room >= 10 ? `${bar(progress.bytesSent / progress.bytesTotal, Math.min(30, room), style)} ` : "";
       lines.push(`    ${drawn}${cut(text, width - 4 - columns(drawn), style)}`);
@@ -210,8 +271,37 @@ export function renderLive(head: LiveHead, progress: MigrationProgress, style: S
   return lines;
 }
 
+/** "round 3  4.1 MiB of 12 MiB" and what is expected, in one or two lines. */
+function renderRoundLive(precopy: PrecopyProgress, style: Style, width: number): string[] {
+  const share = precopy.roundBytes > 0 ? precopy.roundSentBytes / precopy.roundBytes : 1;
+  const text = cut(roundWords(precopy), width - 4, style);
+  const drawn = width >= 50 ? [`    ${bar(share, 30, style)} ${cut(roundAmount(precopy), width - 40, style)}`] : [];
+  return [...drawn, `    ${text}`];
+}
+
+const roundAmount = (precopy: PrecopyProgress): string =>
+  `round ${precopy.round}, ${formatBytes(precopy.roundSentBytes)} of ${formatBytes(precopy.roundBytes)}`;
+
+function roundWords(precopy: PrecopyProgress): string {
+  const { dirtyRateBytesPerSec, bandwidthBytesPerSec, expectedDowntimeMs, etaMs } = precopy;
+  return [
+    ...(precopy.paused ? ["paused"] : []),
+    ...(precopy.held ? ["held until go"] : []),
+    ...(dirtyRateBytesPerSec === undefined ? [] : [`changes ${formatRate(dirtyRateBytesPerSec)}`]),
+    ...(bandwidthBytesPerSec === undefined ? [] : [`sends ${formatRate(bandwidthBytesPerSec)}`]),
+    `${formatBytes(precopy.remainingBytes)} remain`,
+    ...(expectedDowntimeMs === undefined ? [] : [`downtime expected ${formatMs(expectedDowntimeMs)}`]),
+    ...(etaMs === undefined ? [] : [`ETA ${formatMs(etaMs)}`]),
+    ...(precopy.throttlePercent > 0 ? [`throttled by ${precopy.throttlePercent} %`] : []),
+  ].join(", ");
+}
+
 /** One line when standard output is no terminal. */
 export function renderPlainProgress(progress: MigrationProgress): string {
-  const text = amounts(progress);
+  const { precopy } = progress;
+  const text =
+    progress.phase === "precopy" && precopy !== undefined
+      ? `${roundAmount(precopy)}, ${roundWords(precopy)}`
+      : amounts(progress);
   return `[${padStart(formatMs(progress.elapsedMs), 7)}] ${progress.phase}: ${PHASE_WORDS[progress.phase]}${text === "" ? "" : `, ${text.trim()}`}`;
 }

@@ -17,9 +17,10 @@ const STATE_PAINT: Partial<Record<WorkloadState, Paint>> = {
   stuck: "red",
 };
 
-const stateCell = (state: WorkloadState): Cell => {
+const stateCell = (state: WorkloadState, exitCode?: number): Cell => {
   const color = STATE_PAINT[state];
-  return color === undefined ? { text: state } : { text: state, paint: color };
+  const text = exitCode === undefined ? state : `${state} (${exitCode})`;
+  return color === undefined ? { text } : { text, paint: color };
 };
 
 /** One row of `ferry ps`: the listing, and the status where the entity answered. */
@@ -47,7 +48,7 @@ export function renderPs(rows: readonly PsRow[], now: number, style: Style): str
     sorted.map(({ listing, status }) => [
       listing.name,
       status?.node ?? listing.node,
-      stateCell(status?.state ?? listing.state),
+      stateCell(status?.state ?? listing.state, status?.exitCode),
       listing.runtime,
       status?.spec.network.ip ?? "-",
       status === undefined ? "-" : String(status.epoch),
@@ -108,7 +109,7 @@ export function renderInspection({ status, observation, problem }: WorkloadInspe
     ...(spec.limits.cpus === undefined ? [] : [`cpu ${spec.limits.cpus}`]),
   ];
   const { ip, mac, gateway } = spec.network;
-  const state = stateCell(status.state);
+  const state = stateCell(status.state, status.exitCode);
   const lines = [
     paint(style, "bold", status.name),
     `  ${paint(style, "dim", padEnd("state", 10))} ${state.paint === undefined ? state.text : paint(style, state.paint, state.text)}`,
@@ -118,6 +119,7 @@ export function renderInspection({ status, observation, problem }: WorkloadInspe
     pair(style, "command", formatCommand(spec.command)),
     pair(style, "runs as", `${spec.user} in ${spec.dir}`),
     pair(style, "network", `${ip}, ${mac}${gateway === undefined ? "" : `, gateway ${gateway}`}`),
+    ...(spec.volumes ?? []).map(({ name, path, kind }) => pair(style, "volume", `${name} at ${path}, ${kind}`)),
     pair(style, "limits", limits.length === 0 ? "none" : limits.join(", ")),
   ];
   const env = Object.entries(spec.env);
