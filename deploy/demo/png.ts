@@ -1,11 +1,11 @@
 /**
  * A picture as PNG, drawn here: few machines without a desktop have a program that turns SVG into PNG. Rectangles,
- * lines and a five by seven letter set in capitals. Pure (zlib aside).
+ * lines and letters of five by seven dots. Pure (zlib aside).
  */
 import { crc32, deflateSync } from "node:zlib";
 import type { Picture, Shape } from "./picture.js";
 
-/** Seven rows of five bits per character, two hex digits a row. */
+/** Seven rows of five bits per character, two hex digits a row; two more where a letter reaches below the line. */
 const GLYPHS: Readonly<Record<string, string>> = {
   "0": "0e11131519110e",
   "1": "040c040404040e",
@@ -52,6 +52,34 @@ const GLYPHS: Readonly<Record<string, string>> = {
   "(": "02040808080402",
   ")": "08040202020408",
   "%": "18190204081303",
+  "+": "0004041f040400",
+  "'": "04040800000000",
+  a: "00000e010f110f",
+  b: "1010161911111e",
+  c: "00000e1010110e",
+  d: "01010d1311110f",
+  e: "00000e111f100e",
+  f: "0609081c080808",
+  g: "00000f1111110f010e",
+  h: "10101619111111",
+  i: "04000c0404040e",
+  j: "02000602020202120c",
+  k: "10101214181412",
+  l: "0c04040404040e",
+  m: "00001a15151111",
+  n: "00001619111111",
+  o: "00000e1111110e",
+  p: "00001e1111111e1010",
+  q: "00000d1311110f0101",
+  r: "00001619101010",
+  s: "00000e100e011e",
+  t: "08081c08080906",
+  u: "0000111111130d",
+  v: "00001111110a04",
+  w: "0000111115150a",
+  x: "0000110a040a11",
+  y: "0000111111110f010e",
+  z: "00001f0204081f",
 };
 
 export function toPng(picture: Picture, scale = 2): Buffer {
@@ -77,8 +105,8 @@ export function toPng(picture: Picture, scale = 2): Buffer {
     const advance = 6 * dot;
     const length = shape.text.length * advance;
     let x = shape.anchor === "start" ? shape.x : shape.anchor === "end" ? shape.x - length : shape.x - length / 2;
-    for (const character of shape.text.toUpperCase()) {
-      const glyph = GLYPHS[character] ?? "";
+    for (const character of shape.text) {
+      const glyph = GLYPHS[character] ?? GLYPHS[character.toUpperCase()] ?? "";
       for (let row = 0; row < glyph.length / 2; row += 1) {
         const bits = Number.parseInt(glyph.slice(row * 2, row * 2 + 2), 16);
         for (let column = 0; column < 5; column += 1) {
@@ -96,18 +124,27 @@ export function toPng(picture: Picture, scale = 2): Buffer {
       x += advance;
     }
   };
+  /** Small squares along the line, half a pixel apart. */
+  const slanted = ({ x1, y1, x2, y2, width: thick, stroke }: Extract<Shape, { kind: "line" }>): void => {
+    const steps = Math.ceil(Math.hypot(x2 - x1, y2 - y1) * scale * 2);
+    const size = Math.max(1, Math.round(thick * scale)) / scale;
+    for (let step = 0; step <= steps; step += 1) {
+      const [x, y] = [x1 + ((x2 - x1) * step) / steps, y1 + ((y2 - y1) * step) / steps];
+      fill(x - size / 2, y - size / 2, size, size, stroke);
+    }
+  };
   for (const shape of picture.shapes) {
     if (shape.kind === "rect") fill(shape.x, shape.y, shape.width, shape.height, shape.fill);
     else if (shape.kind === "text") text(shape);
-    // only straight lines are asked for
-    else
+    else if (shape.x1 === shape.x2 || shape.y1 === shape.y2) {
       fill(
-        shape.x1,
-        shape.y1,
-        Math.max(shape.x2 - shape.x1, 1 / scale),
-        Math.max(shape.y2 - shape.y1, shape.width / scale),
+        Math.min(shape.x1, shape.x2),
+        Math.min(shape.y1, shape.y2),
+        Math.max(Math.abs(shape.x2 - shape.x1), shape.width / scale),
+        Math.max(Math.abs(shape.y2 - shape.y1), shape.width / scale),
         shape.stroke,
       );
+    } else slanted(shape);
   }
 
   const chunk = (type: string, data: Buffer): Buffer => {

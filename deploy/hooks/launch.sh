@@ -1,5 +1,6 @@
 #!/bin/bash
-# launch.sh ROOT OVERLAY_OPTIONS VOLUME STATE -- CGROUP_PROCS... -- PROGRAM ARGS...
+# launch.sh ROOT OVERLAY_OPTIONS VOLUME STATE -- CGROUP_PROCS... -- PATH DIR PATH DIR... -- PROGRAM ARGS...
+# PATH inside the workload shows DIR of the node.
 # Started in the workload's network namespace and in a mount namespace of its own, with "fork makes pid 1 of a new PID
 # namespace" set (unshare --pid). Enters the cgroups first, so that everything from here on is counted and can be killed.
 # Standard output talks to the agent: "pid N", "ready" (the program's exec is next), "exit CODE" (it ended within the time
@@ -14,12 +15,40 @@ main() {
     shift
   done
   shift
+  local mounts=()
+  while [[ $1 != -- ]]; do
+    mounts+=("$1" "$2")
+    shift 2
+  done
+  shift
   inside "$root" "$options" "$volume" "$state" "$@" &
   local child=$!
   echo "pid $child"
   local code=0
   wait "$child" || code=$?
   echo "exit $code"
+}
+
+# Binds each of `mounts`. No part of a path may be a symbolic link: outside of the new root it would lead anywhere.
+mount_volumes() {
+  local at path part
+  local -a parts
+  for ((at = 0; at < ${#mounts[@]}; at += 2)); do
+    IFS=/ read -ra parts <<<"${mounts[at]#/}"
+    path=.
+    for part in "${parts[@]}"; do
+      path=$path/$part
+      if [[ -L $path ]]; then
+        echo "volume at ${mounts[at]}: ${path#.} is a symbolic link; name the path that it leads to" >&2
+        return 1
+      fi
+      if [[ ! -d $path ]] && ! mkdir "$path"; then
+        echo "volume at ${mounts[at]}: ${path#.} is not a directory" >&2
+        return 1
+      fi
+    done
+    mount --bind "${mounts[at + 1]}" "$path"
+  done
 }
 
 # pid 1 of the workload, up to its exec.
@@ -65,6 +94,7 @@ inside() {
   chmod 1777 run/lock
   mount --bind "$volume/data" data
   mount --bind "$volume/log" run/ferry-log
+  mount_volumes
   pivot_root . run/.ferry/node
   cd /
   umount -l /run/.ferry/node

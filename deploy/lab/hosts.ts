@@ -4,15 +4,37 @@
  */
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { createWriteStream } from "node:fs";
-import { mkdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { createWriteStream, existsSync } from "node:fs";
+import {
+  chmod,
+  copyFile,
+  link,
+  mkdir,
+  readFile,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { run } from "../../src/host/exec.js";
 import { packageRoot } from "../../src/host/package-root.js";
 import { createAuthority, issueNodeCertificate } from "../../src/host/pki.js";
 import { ferryError } from "../../src/model/failure.js";
 import { cgroupPath } from "./cgroups.js";
-import { hostDir, isAlive, logDir, runDir, startTicks, until, type LabHost, type LabState } from "./state.js";
+import {
+  hostDir,
+  isAlive,
+  logDir,
+  programsDir,
+  runDir,
+  startTicks,
+  until,
+  type LabHost,
+  type LabState,
+} from "./state.js";
 
 /** The worker's user and group on the nodes. */
 export const WORKER_UID = 60971;
@@ -124,12 +146,36 @@ async function prepareHostDir(lab: LabState, host: LabHost, ready: string): Prom
     LOWER: lab.rootfs,
     READY: ready,
     PACKAGE: packageRoot(),
-    NODE: process.execPath,
+    PROGRAMS: programsDir(lab),
   };
   if (host.kind !== "node") return common;
   const authorityDir = join(lab.directory, "authority");
+  const shared = join(lab.directory, "shared");
+  await mkdir(shared, { recursive: true });
+  // As on storage that anybody may use.
+  await chmod(shared, 0o1777);
+  await writeFile(
+    join(upper, "etc/ferry/policy.json"),
+    `${JSON.stringify({ sharedVolumes: { shared: "/srv/shared" } })}\n`,
+  );
   await issueNodeCertificate({ authorityDir, node: host.name, outDir: join(upper, "etc/ferry") });
-  return { ...common, LIB: join(dir, "lib"), LOGS: logDir(lab), WORKER_GID: String(WORKER_UID) };
+  return { ...common, LIB: join(dir, "lib"), SHARED: shared, LOGS: logDir(lab), WORKER_GID: String(WORKER_UID) };
+}
+
+/**
+ * The layer between a node's own files and the root file system: this machine's Node.js, the same for agents and for
+ * workloads (a bind mount would not be seen by workloads, whose roots are made of the layers).
+ */
+export async function makePrograms(lab: LabState): Promise<void> {
+  const node = join(programsDir(lab), "opt/node/bin/node");
+  if (existsSync(node)) return;
+  await mkdir(dirname(node), { recursive: true, mode: 0o755 });
+  const fresh = `${node}.new`;
+  await rm(fresh, { force: true });
+  const binary = await realpath(process.execPath);
+  // Usually on the same file system: a link costs nothing.
+  await link(binary, fresh).catch(() => copyFile(binary, fresh));
+  await rename(fresh, node);
 }
 
 export const makeAuthority = async (lab: LabState): Promise<void> => {

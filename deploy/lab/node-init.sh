@@ -3,8 +3,8 @@
 # root over the shared root file system, enters it and waits there. Every mount lies in the node's own mount namespace,
 # so nothing is left on the host when its processes are gone.
 #
-# In the environment: NAME, HOST_DIR (upper, work, root, ram, boot_id), LOWER, READY, and for nodes LIB (their disk),
-# LOGS, PACKAGE (Ferry itself, read-only), NODE (the Node.js binary), WORKER_GID.
+# In the environment: NAME, HOST_DIR (upper, work, root, ram, boot_id), LOWER (the root file system), PROGRAMS (a layer on
+# it with Node.js), READY, PACKAGE (Ferry itself, read-only), and for nodes LIB (their disk), SHARED (a directory that all have), LOGS, WORKER_GID.
 set -e
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -13,13 +13,13 @@ exec 3>"$READY"
 root=$HOST_DIR/root
 upper=$HOST_DIR/upper
 
-if ! mount -t overlay -o "lowerdir=$LOWER,upperdir=$HOST_DIR/upper,workdir=$HOST_DIR/work" overlay "$root" 2>/dev/null; then
+if ! mount -t overlay -o "lowerdir=$PROGRAMS:$LOWER,upperdir=$HOST_DIR/upper,workdir=$HOST_DIR/work" overlay "$root" 2>/dev/null; then
   # The state directory can't hold an upper layer (itself an overlay, as in a container): keep it in memory.
   mount -t tmpfs -o mode=0755 tmpfs "$HOST_DIR/ram"
   mkdir "$HOST_DIR/ram/upper" "$HOST_DIR/ram/work"
   cp -a "$HOST_DIR/upper/." "$HOST_DIR/ram/upper/"
   upper=$HOST_DIR/ram/upper
-  mount -t overlay -o "lowerdir=$LOWER,upperdir=$HOST_DIR/ram/upper,workdir=$HOST_DIR/ram/work" overlay "$root"
+  mount -t overlay -o "lowerdir=$PROGRAMS:$LOWER,upperdir=$HOST_DIR/ram/upper,workdir=$HOST_DIR/ram/work" overlay "$root"
 fi
 cd "$root"
 
@@ -46,9 +46,7 @@ ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
 
-mkdir -p opt/node/bin opt/ferry run/lock run/ferry-lab
-touch opt/node/bin/node
-mount --bind "$NODE" opt/node/bin/node
+mkdir -p opt/ferry run/lock run/ferry-lab
 mount --bind "$PACKAGE" opt/ferry
 mount -o remount,bind,ro opt/ferry
 if [ -n "$LIB" ]; then
@@ -56,10 +54,13 @@ if [ -n "$LIB" ]; then
   mkdir -p var/lib/ferry var/log/ferry
   mount --bind "$LIB" var/lib/ferry
   mount --bind "$LOGS" var/log/ferry
+  mkdir -p srv/shared
+  mount --bind "$SHARED" srv/shared
   # An overlay can't lie under a workload's overlay with its own upper layer: the runtime takes the layers themselves.
-  mkdir -p run/ferry-layers/0 run/ferry-layers/1
+  mkdir -p run/ferry-layers/0 run/ferry-layers/1 run/ferry-layers/2
   mount --bind "$upper" run/ferry-layers/0
-  mount --bind "$LOWER" run/ferry-layers/1
+  mount --bind "$PROGRAMS" run/ferry-layers/1
+  mount --bind "$LOWER" run/ferry-layers/2
   # The worker reaches the agent's socket through its group.
   mkdir -m 0750 run/ferry
   chown "0:$WORKER_GID" run/ferry
@@ -71,7 +72,7 @@ pivot_root . run/old-root
 cd /
 umount -l /run/old-root
 rmdir /run/old-root
-unset upper HOST_DIR LOWER READY LIB LOGS PACKAGE NODE WORKER_GID NAME
+unset upper HOST_DIR LOWER PROGRAMS READY LIB SHARED LOGS PACKAGE WORKER_GID NAME
 echo "$pid" >&3
 exec 3>&-
 if [ -x /usr/bin/tini ]; then

@@ -175,6 +175,10 @@ export async function startService(lab: LabState, service: LabService): Promise<
       HOME: "/root",
       // Tests of faults stop agents at chosen points (src/agent/failpoint.ts).
       ...(process.env["FERRY_LAB_FAILPOINTS"] === undefined ? {} : { FERRY_FAILPOINTS: "/run/ferry-failpoints" }),
+      // The benchmark looks into the event loops of agents, workers and movers (bench/loop-probe.ts).
+      ...(process.env["FERRY_LAB_NODE_OPTIONS"] === undefined || !["agent", "worker"].includes(service.name)
+        ? {}
+        : { NODE_OPTIONS: process.env["FERRY_LAB_NODE_OPTIONS"] }),
     };
     const child = spawn(file, args, { stdio: "ignore", env, cwd: "/" });
     child.once("error", reject);

@@ -63,7 +63,17 @@ export function defaultStateDir(env: NodeJS.ProcessEnv = process.env): string {
 }
 
 /** What a lab makes in its directory; nothing else there is ever touched. */
-export const LAB_ENTRIES = ["lab.json", "lab.json.new", "hosts", "run", "logs", "temporal", "authority"];
+export const LAB_ENTRIES = [
+  "lab.json",
+  "lab.json.new",
+  "hosts",
+  "run",
+  "logs",
+  "temporal",
+  "authority",
+  "programs",
+  "shared",
+];
 
 const stateFile = (directory: string): string => join(directory, "lab.json");
 
@@ -158,6 +168,7 @@ export async function withLabLock<T>(directory: string, work: () => Promise<T>):
 
 export const hostDir = (lab: LabState, host: string): string => join(lab.directory, "hosts", host);
 export const runDir = (lab: LabState): string => join(lab.directory, "run");
+export const programsDir = (lab: LabState): string => join(lab.directory, "programs");
 export const logDir = (lab: LabState): string => join(lab.directory, "logs");
 
 /** Start time of a process in clock ticks; undefined when it is gone (a zombie counts as gone). */

@@ -8,7 +8,7 @@ import { cacheDir } from "../setup/cache.js";
 import { rootfsPath } from "../setup/rootfs.js";
 import { findTemporal } from "../setup/temporal.js";
 import { destroyCgroups, makeCgroups } from "./cgroups.js";
-import { awaitPortGone, findHost, makeAuthority, startHost, wireHost, wireSwitch } from "./hosts.js";
+import { awaitPortGone, findHost, makeAuthority, makePrograms, startHost, wireHost, wireSwitch } from "./hosts.js";
 import { agentReady, temporalAddresses, temporalReady, workerReady } from "./ready.js";
 import { labProblems } from "./requirements.js";
 import { labServices, startService, type LabService } from "./services.js";
@@ -35,6 +35,8 @@ export interface LabUpOptions {
   services?: boolean;
   /** A Temporal server (default true). */
   temporal?: boolean;
+  /** Root file system of the nodes (default: the one that set-up made). */
+  rootfs?: string;
   /** Gets a line about each part as it comes up. */
   log?: (line: string) => void;
 }
@@ -72,7 +74,7 @@ async function newLab(directory: string, options: LabUpOptions): Promise<LabStat
     throw ferryError("E_TOOL", problems.map(({ problem }) => problem).join("; "), { remedy: first.remedy });
   }
   const cache = cacheDir();
-  const rootfs = rootfsPath(cache);
+  const rootfs = options.rootfs ?? rootfsPath(cache);
   if (!existsSync(rootfs)) {
     throw ferryError("E_STATE", `the node root file system is not there (${rootfs})`, { remedy: "npm run setup" });
   }
@@ -159,6 +161,7 @@ async function startHosts(lab: LabState): Promise<void> {
     // With the switch every wire is gone: nothing on the hosts can reach anything any more.
     await Promise.all(others.filter((host) => host.init !== undefined).map((host) => stopHost(lab, host)));
   }
+  await makePrograms(lab);
   if (others.some((host) => host.kind === "node")) await makeAuthority(lab);
   const fresh = (await Promise.all(lab.hosts.map(async (host) => ((await startHost(lab, host)) ? [host] : [])))).flat();
   await writeLab(lab);

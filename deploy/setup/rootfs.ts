@@ -5,7 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { run } from "../../src/host/exec.js";
 import { freeBytes } from "../../src/host/facts.js";
@@ -16,38 +16,48 @@ const PACKAGES = [
   // the engine and what the agent calls
   ["criu", "runc", "iproute2", "iputils-arping", "nftables", "util-linux-extra", "rsync", "acl", "attr", "tini"],
   // for people and for Node.js, which is bound in from the machine
-  ["procps", "iputils-ping", "openssl", "ca-certificates", "libstdc++6"],
+  ["procps", "iputils-ping", "openssl", "ca-certificates", "curl", "libstdc++6"],
   // workloads to move
   ["redis-server", "python3", "nginx-light", "postgresql"],
 ].flat();
-const OPTIONS = [
+const optionsFor = (more: readonly string[]): string[] => [
   "--variant=minbase",
   "--mode=root",
-  `--include=${PACKAGES.join(",")}`,
+  `--include=${[...PACKAGES, ...more].join(",")}`,
   '--aptopt=Acquire::Check-Valid-Until "false"',
   "--aptopt=Acquire::Retries 3",
   // no manual pages, documents or translations: smaller and quicker
   ...["man", "doc", "locale", "info"].map((folder) => `--dpkgopt=path-exclude=/usr/share/${folder}/*`),
 ];
 const NEEDED_BYTES = 1.5e9;
+const KEPT_DAYS = 7;
 
-const recipeHash = (): string =>
+const recipeHash = (more: readonly string[]): string =>
   createHash("sha256")
-    .update(JSON.stringify([SUITE, OPTIONS, process.arch]))
+    .update(JSON.stringify([SUITE, optionsFor(more), process.arch]))
     .digest("hex")
     .slice(0, 12);
 
-/** Where the root file system is once it has been built. */
-export const rootfsPath = (cache: string): string => join(cache, `rootfs-${recipeHash()}`);
+/**
+ * Where the root file system is once it has been built. With `more` packages it is another one (the benchmark's, which
+ * has the peers as well), which the nodes' own neither replaces nor knows.
+ */
+export const rootfsPath = (cache: string, more: readonly string[] = []): string =>
+  join(cache, `${more.length === 0 ? "rootfs" : "rootfs-with"}-${recipeHash(more)}`);
 
 /**
  * Builds it when it is missing.
  * @returns whether there was anything to do
  * @throws FerryError E_NO_SPACE, or E_TOOL with mmdebstrap's last lines
  */
-export async function ensureRootfs(cache: string): Promise<boolean> {
-  const path = rootfsPath(cache);
-  if (existsSync(path)) return false;
+export async function ensureRootfs(cache: string, more: readonly string[] = []): Promise<boolean> {
+  const path = rootfsPath(cache, more);
+  if (existsSync(path)) {
+    // Says that it is of use still, see below.
+    const now = new Date();
+    await utimes(path, now, now);
+    return false;
+  }
   await mkdir(cache, { recursive: true });
   const free = await freeBytes(cache);
   if (free < NEEDED_BYTES) {
@@ -60,7 +70,7 @@ export async function ensureRootfs(cache: string): Promise<boolean> {
   const building = `${path}.building`;
   await rm(building, { recursive: true, force: true });
   const mirror = process.env["FERRY_DEBIAN_MIRROR"];
-  await run("mmdebstrap", [...OPTIONS, SUITE, building, ...(mirror ? [mirror] : [])], {
+  await run("mmdebstrap", [...optionsFor(more), SUITE, building, ...(mirror ? [mirror] : [])], {
     doing: "building the node root file system",
     timeoutMs: 15 * 60_000,
     remedy:
@@ -69,11 +79,12 @@ export async function ensureRootfs(cache: string): Promise<boolean> {
     env: proxies(),
   });
   await rename(building, path);
-  // Those of older recipes are of no use any more.
+  // Those of older recipes, unless another checkout has set itself up with one lately.
   for (const name of await readdir(cache)) {
     if (
-      /^rootfs-[0-9a-f]{12}(\.building)?$/.test(name) &&
+      /^rootfs(-with)?-[0-9a-f]{12}(\.building)?$/.test(name) &&
       join(cache, name) !== path &&
+      (await isOld(join(cache, name))) &&
       !(await inUse(join(cache, name)))
     ) {
       await rm(join(cache, name), { recursive: true, force: true });
@@ -87,12 +98,15 @@ export function proxies(): Record<string, string> {
   return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])));
 }
 
+const isOld = async (path: string): Promise<boolean> =>
+  path.endsWith(".building") || Date.now() - (await stat(path)).mtimeMs > KEPT_DAYS * 86_400_000;
+
 /** Whether any mount namespace has an overlay on it: a lab of an older version may still be up. */
 async function inUse(path: string): Promise<boolean> {
   const { readFile } = await import("node:fs/promises");
   for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
     try {
-      if ((await readFile(`/proc/${pid}/mountinfo`, "utf8")).includes(`lowerdir=${path}`)) return true;
+      if ((await readFile(`/proc/${pid}/mountinfo`, "utf8")).includes(path)) return true;
     } catch {
       // it ended meanwhile
     }
