@@ -17,7 +17,8 @@ import { connect, type FerryClient, type MigrationReport } from "../src/client/i
 import type { WorkloadHandle } from "../src/client/types.js";
 import { describeFailure } from "../src/model/failure.js";
 import type { Mode } from "../src/model/plan.js";
-import { median, table, type Row } from "./table.js";
+import { median } from "./stats.js";
+import { table, type Row } from "./table.js";
 
 const MODES: readonly Mode[] = ["cold", "postcopy"];
 const REDIS =

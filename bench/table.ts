@@ -1,4 +1,4 @@
-/** Numbers of a benchmark as lines for people. Pure. */
+/** Numbers of blackout.ts as lines for people. Pure. */
 
 export interface Row {
   lab: string;
@@ -12,13 +12,6 @@ export interface Row {
   residualMs: number;
   totalMs: number;
   phases: Record<string, number>;
-}
-
-export function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const high = sorted[middle] ?? 0;
-  return sorted.length % 2 === 1 ? high : ((sorted[middle - 1] ?? 0) + high) / 2;
 }
 
 const ms = (value: number): string => value.toFixed(0);
