@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { JOURNAL_FILE, openJournal } from "../../src/agent/journal.js";
+import { JOURNAL_FILE, RESERVE_BYTES, openJournal } from "../../src/agent/journal.js";
 import { FerryError } from "../../src/model/failure.js";
 
 const root = mkdtempSync(join(tmpdir(), "ferry-journal-"));
@@ -112,3 +113,70 @@ test("an empty file and a missing file are an empty journal", () => {
   appendFileSync(join(dir, JOURNAL_FILE), "\n");
   assert.throws(() => openJournal(dir), code("E_JOURNAL_CORRUPT"));
 });
+
+// --- a full disk ----------------------------------------------------------------------------------------------------
+
+/** A small file system of a kind, mounted; undefined when this machine can't. */
+function smallDisk(kind: "tmpfs" | "ext4"): { dir: string; fill(): void; free(): void; gone(): void } | undefined {
+  const dir = fresh();
+  mkdirSync(dir);
+  let source = "tmpfs";
+  if (kind === "ext4") {
+    source = `${dir}.img`;
+    writeFileSync(source, "");
+    truncateSync(source, 16 * 2 ** 20);
+    if (spawnSync("mkfs.ext4", ["-q", "-m", "0", source]).status !== 0) return undefined;
+  }
+  const options = kind === "ext4" ? "loop" : "size=8m";
+  if (spawnSync("mount", ["-t", kind, "-o", options, source, dir]).status !== 0) return undefined;
+  const file = join(dir, "filler");
+  return {
+    dir,
+    fill: () => {
+      for (const size of ["64k", "1k", "1"]) spawnSync("dd", ["if=/dev/zero", `of=${file}.${size}`, `bs=${size}`]);
+    },
+    free: () => {
+      for (const size of ["64k", "1k", "1"]) rmSync(`${file}.${size}`, { force: true });
+    },
+    gone: () => {
+      spawnSync("umount", [dir]);
+    },
+  };
+}
+
+for (const kind of ["tmpfs", "ext4"] as const) {
+  test(`on a full ${kind} the closing entries still fit, and nothing new is begun until there is room`, (t) => {
+    const disk = smallDisk(kind);
+    if (disk === undefined) {
+      t.skip(`a small ${kind} can't be mounted here`);
+      return;
+    }
+    try {
+      const { journal } = openJournal(disk.dir);
+      journal.append({ kind: "note", i: 0 });
+      journal.demandRoom();
+      disk.fill();
+      assert.throws(() => journal.demandRoom(), code("E_NO_SPACE"));
+      const before = journal.length;
+      const text = "x".repeat(2000);
+      // Half of the reserve and more: beyond the point where it is topped up.
+      const entries = Math.floor((RESERVE_BYTES * 0.9) / 2300);
+      for (let i = 0; i < entries; i++) journal.append({ kind: "note", i, text });
+      assert.equal(journal.length, before + entries);
+      assert.throws(() => {
+        for (let i = 0; i < 1000; i++) journal.append({ kind: "note", i, text });
+      }, code("E_NO_SPACE"));
+      const { length } = journal;
+      disk.free();
+      journal.demandRoom();
+      journal.append({ kind: "note", again: true });
+      journal.close();
+      const again = openJournal(disk.dir);
+      assert.equal(again.entries.length, length + 1, "nothing is lost, nothing is torn");
+      assert.equal(again.torn, false);
+      again.journal.close();
+    } finally {
+      disk.gone();
+    }
+  });
+}

@@ -79,7 +79,7 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     await good("run", "moves", "--node", "node-a", "--", "true");
     const shown = await good("migrate", "moves", "--to", "node-b");
     assert.match(shown, /^\[.*\] preflight: /);
-    assert.match(shown, /moved moves from node-a to node-b, cold, epoch 2/);
+    assert.match(shown, /moved moves from node-a to node-b, precopy, epoch 2/);
     const report = JSON.parse(
       await good("migrate", "moves", "--to", "node-a", "--mode", "postcopy", "--json"),
     ) as MigrationReport;
@@ -95,7 +95,7 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     await good("run", "plan", "--node", "node-a", "--", "true");
     assert.match(
       await good("migrate", "plan", "--to", "node-b", "--dry-run"),
-      /^plan: move plan from node-a to node-b, cold[\s\S]*nothing was touched/,
+      /^plan: move plan from node-a to node-b, precopy[\s\S]*nothing was touched/,
     );
     assert.equal(await nodeOf("plan"), "node-a");
   });
@@ -201,7 +201,7 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     assert.equal(code, 0, stdout);
     const hide = stdout.lastIndexOf("\u001b[?25l");
     assert.ok(hide >= 0 && stdout.indexOf("\u001b[?25h", hide) > hide, "the cursor is back");
-    assert.match(stdout, /migrate watched: node-a → node-b, cold/);
+    assert.match(stdout, /migrate watched: node-a → node-b, precopy/);
     assert.match(stdout, /✓ preflight/);
     const screen = stdout.slice(stdout.indexOf("\u001b[?25h"));
     assert.match(screen, /✓ moved watched from node-a to node-b/);

@@ -8,6 +8,7 @@ const COMMANDS = [
   "inspect",
   "logs",
   "migrate",
+  "steer",
   "cancel",
   "stop",
   "rm",

@@ -58,7 +58,7 @@ describe("what people type", () => {
   });
   test("modes and addresses", () => {
     assert.equal(parseMode("postcopy"), "postcopy");
-    refuses(parseMode, ["", "COLD", "hot"], /Known: cold, postcopy/);
+    refuses(parseMode, ["", "COLD", "hot"], /Known: precopy, hybrid, postcopy, cold/);
     assert.equal(parseAddress("127.0.0.1:7233"), "127.0.0.1:7233");
     assert.equal(parseAddress("[::1]:7233"), "[::1]:7233");
     refuses(

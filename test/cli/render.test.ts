@@ -225,7 +225,7 @@ describe("what people read", () => {
     golden("report-planned.txt", text(renderReport({ ...none, outcome: "planned", plan }, PLAIN)));
   });
   test("the live view, wide and narrow", () => {
-    const head = { workload: "redis", source: "node-a", destination: "node-b", mode: "cold" };
+    const head = { workload: "redis", source: "node-a", destination: "node-b", mode: "cold" } as const;
     golden("live.txt", text(renderLive(head, progress, { ...PLAIN, width: 80 })));
     golden(
       "live-narrow.txt",
@@ -247,7 +247,7 @@ describe("what people read", () => {
           source: "n".repeat(63),
           destination: "m".repeat(63),
           mode: "postcopy",
-        };
+        } as const;
         for (const phase of ["preflight", "transfer", "drain", "done"] as const) {
           const lines = renderLive(head, { ...progress, phase, etaMs: 9e6 }, { width, color, unicode: true });
           for (const line of lines) assert.ok(columns(line) < width, `${columns(line)} columns at ${width}: ${line}`);

@@ -193,11 +193,12 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
     );
   });
 
-  test("a start that fails leaves nothing, and says what the node said", async () => {
+  test("a start that fails says what the node said, stays to be looked at, and may be tried again", async () => {
     const failure = { code: "E_START", message: "no such command: nope", node: "node-a" } as const;
     world.order({ node: "node-a", verb: "startWorkload", when: "before", times: 1, workload: "nope", failure });
     await fails("E_START", /no such command: nope/, () => run("nope"));
-    await fails("E_WORKLOAD_UNKNOWN", /no workload nope/, () => ferry.workloads.get("nope").status());
+    const { state, problem } = await ferry.workloads.get("nope").status();
+    assert.deepEqual({ state, problem }, { state: "failed", problem: failure.message });
     assert.equal((await (await run("nope")).status()).state, "running");
   });
 
@@ -206,7 +207,7 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
       .split("\n")
       .filter((line) => line !== "")
       .map((line) => JSON.parse(line) as Record<string, unknown>);
-    assert.ok(lines.some((line) => line["message"] === "node is registered" && line["node"] === "node-a"));
+    assert.ok(lines.some((line) => line["msg"] === "node is registered" && line["node"] === "node-a"));
     assert.ok(lines.every((line) => typeof line["time"] === "string" && typeof line["level"] === "string"));
   });
 

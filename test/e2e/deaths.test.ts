@@ -6,16 +6,19 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { Client, Connection } from "@temporalio/client";
 import { labKillNode, labRun, labServicePid, labStartNode } from "../../deploy/lab/index.js";
-import { describeFailure } from "../../src/model/failure.js";
-import type { MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle } from "../../src/client/types.js";
 import {
   armFailpoint,
+  assertLives,
   assertMoved,
   clearFailpoints,
   copies,
+  cutLink,
+  describeReport as why,
   goOn,
+  journalSays,
   migrate,
+  other,
   reached,
   startLab,
   startWitness,
@@ -38,30 +41,24 @@ after(async () => {
 });
 afterEach(() => clearFailpoints(e2e));
 
-const other = (node: string): string => (node === "node-a" ? "node-b" : "node-a");
-const why = (report: MigrationReport): string =>
-  [report.outcome, ...(report.failure === undefined ? [] : describeFailure(report.failure)), ...report.reasons].join(
-    "\n",
-  );
-
 /** It runs once, whole, where its entity says. */
 async function assertOneCopy(node: string): Promise<void> {
-  await until(`one live copy, on ${node}`, 20_000, async () => {
-    const alive = await copies(e2e);
-    return alive[node] === 1 && alive[other(node)] === 0;
-  });
   await until("its entity is at rest", 30_000, async () => (await witness.workload.status()).operation === undefined);
+  await assertLives(e2e, witness, digest, node, 20_000);
   const status = await witness.workload.status();
   assert.equal(status.state, "running");
   assert.equal(status.node, node);
-  assert.equal(await witness.digest(), digest, "the keyspace is as before");
 }
 
-async function pausedAt(point: `${"source" | "destination"}.${string}`, mode: "cold" | "postcopy") {
+async function pausedAt(
+  point: `${"source" | "destination"}.${string}`,
+  mode: "cold" | "postcopy",
+  more: { bandwidthBytesPerSec?: number } = {},
+) {
   const { node } = await witness.workload.status();
   const side = point.startsWith("source") ? node : other(node);
   await armFailpoint(e2e, side, point, "pause");
-  const handle: MigrationHandle = await witness.workload.migrate({ to: other(node), mode });
+  const handle: MigrationHandle = await witness.workload.migrate({ to: other(node), mode, ...more });
   await reached(e2e, side, point);
   return { source: node, destination: other(node), handle, go: () => goOn(e2e, side, point) };
 }
@@ -156,6 +153,39 @@ for (const order of [["guard"], ["daemon"], ["guard", "daemon"], ["daemon", "gua
     await assertOneCopy(destination);
   });
 }
+
+test("the link is cut for good as the source releases: the workflow carries token and receipt, one copy is left", async () => {
+  const { source, destination, handle, go } = await pausedAt("source.switch", "cold");
+  await cutLink(e2e, "add", source, destination);
+  try {
+    await go();
+    assertMoved(await handle.result());
+    // Still cut: the frozen copy on the source has gone all the same.
+    await assertOneCopy(destination);
+  } finally {
+    await cutLink(e2e, "delete", source, destination);
+  }
+});
+
+test("post-copy, and the link is cut as the source releases: it keeps the pages until the link is back", async () => {
+  const { source, destination, handle, go } = await pausedAt("source.switch", "postcopy", {
+    // So slow that most pages are still on the source when the link goes.
+    bandwidthBytesPerSec: 2 * 2 ** 20,
+  });
+  await cutLink(e2e, "add", source, destination);
+  try {
+    await go();
+    await until("it runs at the destination", 40_000, () => journalSays(e2e, destination, handle.operation, "RUNNING"));
+    // Longer than the workflow's looks: nobody may tell the source to let go.
+    await new Promise((resolve) => setTimeout(resolve, 8_000));
+    assert.equal(await journalSays(e2e, destination, handle.operation, "OWNER"), false, "pages are still missing");
+    assert.deepEqual(await copies(e2e), { [source]: 1, [destination]: 1 }, "the frozen copy is still there");
+  } finally {
+    await cutLink(e2e, "delete", source, destination);
+  }
+  assertMoved(await handle.result());
+  await assertOneCopy(destination);
+});
 
 test("the destination's machine dies before the commit point: it runs on at the source", async () => {
   const { source, destination, handle, go } = await pausedAt("source.transfer", "cold");

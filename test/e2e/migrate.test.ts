@@ -1,4 +1,4 @@
-/** The main job, for real: a redis with a connected client moves cold and post-copy, back and forth. */
+/** The main job, for real: a redis with a connected client moves in every mode, back and forth. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { labRun } from "../../deploy/lab/index.js";
@@ -23,6 +23,11 @@ test("a dry run says what would be done, and does nothing", async () => {
   const report = await handle.result();
   assert.equal(report.outcome, "planned", JSON.stringify(report.findings));
   assert.ok((report.plan?.memoryBytes ?? 0) > 50_000_000);
+  const prediction = report.plan?.prediction;
+  assert.ok(prediction !== undefined, JSON.stringify(report.findings));
+  assert.ok(prediction.downtimeMs > 0 && prediction.totalMs >= prediction.downtimeMs && prediction.bytes > 50_000_000);
+  // a client counts: it changes something
+  assert.ok(prediction.dirtyRateBytesPerSec > 0);
   assert.equal((await witness.workload.status()).epoch, 1);
 });
 
@@ -35,8 +40,8 @@ test("source equal to destination, and a node that does not exist, are refused i
 for (const [mode, to] of [
   ["cold", "node-b"],
   ["postcopy", "node-a"],
-  ["cold", "node-b"],
-  ["postcopy", "node-a"],
+  ["precopy", "node-b"],
+  ["hybrid", "node-a"],
 ] as const) {
   test(`moves ${mode} to ${to} with memory, connection and sequence intact`, async () => {
     const before = await witness.digest();
@@ -47,6 +52,9 @@ for (const [mode, to] of [
     assert.ok(report.epoch > epoch);
     assert.ok(report.blackoutMs > 0 && report.blackoutMs < 30_000);
     assert.ok(report.pagesSent > 10_000);
+    const rounds = mode === "precopy" || mode === "hybrid";
+    assert.equal(report.rounds > 1, rounds, JSON.stringify(report.precopy));
+    assert.equal(report.precopy !== undefined, rounds);
     assert.equal(await witness.digest(), before);
     const alive = await copies(e2e);
     assert.equal(alive[to], 1);

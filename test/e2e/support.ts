@@ -17,6 +17,7 @@ import { untilNodesListed } from "../../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
 import type { WorkloadHandle } from "../../src/client/types.js";
 import { describeFailure } from "../../src/model/failure.js";
+import type { Mode } from "../../src/model/plan.js";
 
 export interface E2eLab {
   state: string;
@@ -130,20 +131,35 @@ export async function copies(e2e: E2eLab, program = "redis-server"): Promise<Rec
   return found;
 }
 
-export async function migrate(
-  workload: WorkloadHandle,
-  to: string,
-  mode: "cold" | "postcopy",
-): Promise<MigrationReport> {
+export const other = (node: string): string => (node === "node-a" ? "node-b" : "node-a");
+
+/** Exactly one live copy, on `node`, with the keyspace as it was. */
+export async function assertLives(
+  e2e: E2eLab,
+  witness: Witness,
+  digest: string,
+  node: string,
+  withinMs: number,
+): Promise<void> {
+  await until(`one live copy, on ${node}`, withinMs, async () => {
+    const alive = await copies(e2e);
+    return alive[node] === 1 && alive[other(node)] === 0;
+  });
+  assert.equal(await witness.digest(), digest, "the keyspace is as before");
+}
+
+export async function migrate(workload: WorkloadHandle, to: string, mode: Mode): Promise<MigrationReport> {
   return (await workload.migrate({ to, mode })).result();
 }
 
-export function assertMoved(report: MigrationReport): void {
-  assert.equal(
-    report.outcome,
-    "moved",
-    [...(report.failure === undefined ? [] : describeFailure(report.failure)), ...report.reasons].join("\n"),
+/** How it ended, in words. */
+export const describeReport = (report: MigrationReport): string =>
+  [report.outcome, ...(report.failure === undefined ? [] : describeFailure(report.failure)), ...report.reasons].join(
+    "\n",
   );
+
+export function assertMoved(report: MigrationReport): void {
+  assert.equal(report.outcome, "moved", describeReport(report));
 }
 
 // --- failpoints ---------------------------------------------------------------------------------------------------
@@ -158,11 +174,28 @@ const failpointDir = async (e2e: E2eLab, node: string): Promise<string> => {
 export async function armFailpoint(e2e: E2eLab, node: string, point: string, action: "kill" | "pause"): Promise<void> {
   writeFileSync(join(await failpointDir(e2e, node), point), action);
 }
-/** Waits until a paused operation stands at the point. */
-export async function reached(e2e: E2eLab, node: string, point: string, withinMs = 30_000): Promise<void> {
-  await until(`${point} on ${node}`, withinMs, async () =>
-    existsSync(join(await failpointDir(e2e, node), `${point}.hit`)),
+/**
+ * Waits until a paused operation stands at the point. A migration that ends without getting there says how it ended
+ * (`ending`: its result), instead of a wait that runs out.
+ */
+export async function reached(
+  e2e: E2eLab,
+  node: string,
+  point: string,
+  ending?: Promise<MigrationReport>,
+  withinMs = 30_000,
+): Promise<void> {
+  let ended: string | undefined;
+  ending?.then(
+    (report) => (ended = describeReport(report)),
+    (error: unknown) => (ended = String(error)),
   );
+  await until(`${point} on ${node}`, withinMs, async () => {
+    if (existsSync(join(await failpointDir(e2e, node), `${point}.hit`))) return true;
+    if (ended !== undefined)
+      throw new Error(`${point} on ${node} was not reached, the migration ended before: ${ended}`);
+    return false;
+  });
 }
 export async function goOn(e2e: E2eLab, node: string, point: string): Promise<void> {
   writeFileSync(join(await failpointDir(e2e, node), `${point}.go`), "");
@@ -188,4 +221,23 @@ export async function until(what: string, withinMs: number, holds: () => boolean
     if (performance.now() > deadline) throw new Error(`${what}: not within ${withinMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
+}
+
+/** From here on (`add`) nothing goes between node `node` and node `at`, silently; both still reach the server. */
+export async function cutLink(e2e: E2eLab, how: "add" | "delete", node: string, at: string): Promise<void> {
+  const ip = e2e.lab.hosts.find((host) => host.name === node)?.ip;
+  assert.ok(ip);
+  const rules =
+    how === "add"
+      ? `table inet cut { chain in { type filter hook input priority 0; tcp dport 1024-65535 ip saddr ${ip} drop; }; chain out { type filter hook output priority 0; ip daddr ${ip} tcp sport 1024-65535 drop; }; }`
+      : "delete table inet cut";
+  await labRun(e2e.state, at, ["nft", rules], {});
+}
+
+/** Does the node's journal say that this operation's epoch got this far there? */
+export async function journalSays(e2e: E2eLab, node: string, operation: string, state: string): Promise<boolean> {
+  const { stdout } = await labRun(e2e.state, node, ["cat", "/var/lib/ferry/journal.jsonl"], {});
+  return stdout
+    .split("\n")
+    .some((line) => line.includes(`"operation":"${operation}"`) && line.includes(`"state":"${state}"`));
 }

@@ -4,10 +4,11 @@
  */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { FerryError } from "../../src/client/index.js";
 import type { RunRequest } from "../../src/client/types.js";
-import { assertMoved, migrate, startLab, until, type E2eLab } from "./support.js";
+import type { Mode } from "../../src/model/plan.js";
+import { andRemove, moveAbout } from "./on-the-move.js";
 import { keepBusy, program, type Busy } from "./programs.js";
+import { startLab, type E2eLab } from "./support.js";
 
 let e2e: E2eLab;
 before(async () => {
@@ -15,44 +16,22 @@ before(async () => {
 });
 after(() => e2e?.down());
 
-const other = (node: string): string => (node === "node-a" ? "node-b" : "node-a");
-type Mode = "cold" | "postcopy";
-
 /** Runs a workload, moves it once per mode with `each` after every move, and removes it. */
 async function onTheMove(
   request: Omit<RunRequest, "node">,
-  options: { modes: Mode[]; connections?: number; port?: number; kind?: "lines" | "http" },
+  options: { modes: Mode[]; connections?: number },
   each: (busy: Busy, name: string) => Promise<void>,
 ): Promise<void> {
   const workload = await e2e.client.workloads.run({ ...request, node: "node-a" });
-  const busy = await keepBusy(e2e, workload, options);
-  try {
-    await each(busy, request.name);
-    for (const mode of options.modes) {
-      const to = other((await workload.status()).node);
-      const report = await migrate(workload, to, mode);
-      assertMoved(report);
-      assert.equal(report.node, to);
-      await each(busy, request.name);
+  await andRemove(workload, async () => {
+    const busy = await keepBusy(e2e, workload, options);
+    try {
+      await moveAbout(workload, options.modes, () => each(busy, request.name));
+      await busy.assertIntact();
+    } finally {
+      busy.kill();
     }
-    await busy.assertIntact();
-  } catch (error) {
-    const { text } = await workload.logs({ maxBytes: 1 << 20 });
-    const why = error instanceof Error ? error.message : String(error);
-    throw new Error(`${request.name}: ${why}\nthe end of its log:\n${text.slice(-1500)}`, { cause: error });
-  } finally {
-    busy.kill();
-    // The migration's result is there an instant before its entity has heard of the end.
-    await until(`${request.name} is removed`, 20_000, async () => {
-      try {
-        await workload.remove({ force: true });
-        return true;
-      } catch (error) {
-        if (error instanceof FerryError && error.code === "E_BUSY") return false;
-        throw error;
-      }
-    });
-  }
+  });
 }
 
 test("a server of several threads with four connections, as a user of its own", async () => {
@@ -65,7 +44,7 @@ test("a server of several threads with four connections, as a user of its own", 
       dir: "/data",
       limits: { memoryBytes: 256 * 2 ** 20, cpus: 1.5 },
     },
-    { modes: ["cold", "postcopy"], connections: 4 },
+    { modes: ["precopy", "postcopy"], connections: 4 },
     async (busy) => {
       const { work, who } = await busy.check();
       assert.ok(Number(work?.["checked"]) > 0);
@@ -81,7 +60,7 @@ test("memory of every kind, changed by several processes and threads", async () 
   let before = 0;
   await onTheMove(
     { name: "memory", command: program("memory", 3, 2, 1500, 2000, 0) },
-    { modes: ["postcopy", "cold", "postcopy"] },
+    { modes: ["precopy", "hybrid", "postcopy", "precopy"] },
     async (busy) => {
       const { memory } = await busy.check();
       const count = Number(memory?.["counts"]);
@@ -94,7 +73,7 @@ test("memory of every kind, changed by several processes and threads", async () 
 test("300 MB of memory, and a program that grows while it moves", async () => {
   await onTheMove(
     { name: "large", command: program("memory", 2, 1, 1000, 38_000, 40) },
-    { modes: ["postcopy", "cold"] },
+    { modes: ["hybrid", "cold"] },
     async (busy) => {
       const { memory } = await busy.check();
       assert.ok(Number(memory?.["pages"]) > 76_000);

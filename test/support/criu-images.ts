@@ -75,7 +75,19 @@ export interface Imaged {
 
 /** Writes inventory, pstree, mm, pagemap and pages of the stopped process `pid` (its own vpid) into `dir`. */
 export function imageProcess(pid: number, dir: string): Imaged {
+  return imageProcesses({ [String(pid)]: pid }, dir);
+}
+
+/** The same of several: host pid by pid in the images. */
+export function imageProcesses(pids: Readonly<Record<string, number>>, dir: string): Imaged {
   mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const lazy = Object.entries(pids).flatMap(([vpid, pid], index) => imageMemory(Number(vpid), pid, index + 1, dir));
+  writeFileSync(join(dir, "inventory.img"), inventory());
+  writeFileSync(join(dir, "pstree.img"), pstree(Object.keys(pids).map(Number)));
+  return { lazy };
+}
+
+function imageMemory(vpid: number, pid: number, id: number, dir: string): Imaged["lazy"] {
   const lazy: Imaged["lazy"] = [];
   const entries: { start: bigint; pages: number; flags: number }[] = [];
   const areas: { start: bigint; end: bigint; flags: number }[] = [];
@@ -110,10 +122,8 @@ export function imageProcess(pid: number, dir: string): Imaged {
   closeSync(map);
   closeSync(mem);
   for (const { start, pages, flags } of entries) if (flags === 2) lazy.push({ start, pages });
-  writeFileSync(join(dir, "inventory.img"), inventory());
-  writeFileSync(join(dir, "pstree.img"), pstree([pid]));
-  writeFileSync(join(dir, `mm-${pid}.img`), mm(areas));
-  writeFileSync(join(dir, `pagemap-${pid}.img`), pagemap(1, entries));
-  writeFileSync(join(dir, "pages-1.img"), Buffer.concat(present));
-  return { lazy };
+  writeFileSync(join(dir, `mm-${vpid}.img`), mm(areas));
+  writeFileSync(join(dir, `pagemap-${vpid}.img`), pagemap(id, entries));
+  writeFileSync(join(dir, `pages-${id}.img`), Buffer.concat(present));
+  return lazy;
 }

@@ -212,3 +212,19 @@ export async function rawTcp(port: number): Promise<{ socket: Socket; gone: Prom
   await once(socket, "connect");
   return { socket, gone };
 }
+
+/** A signed statement is bound to each of its fields: expected otherwise, changed in it, or both. */
+export function refusesEachField<T extends object>(
+  what: string,
+  statement: object,
+  expect: T,
+  others: Partial<Record<keyof T, string | number>>,
+  refused: (statement: unknown, why: RegExp, want?: T) => void,
+): void {
+  for (const [field, value] of Object.entries(others)) {
+    refused(statement, new RegExp(`${what}'s ${field} is`), { ...expect, [field]: value });
+    const changed = { ...statement, [field]: value };
+    refused(changed, new RegExp(`${what}'s ${field} is`));
+    refused(changed, /signature is wrong|certificate names/, { ...expect, [field]: value });
+  }
+}

@@ -2,131 +2,28 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync, closeSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { createAuthority, issueNodeCertificate } from "../../src/host/pki.js";
-import type { DestinationMoverStatus, MoverConfig, SourceMoverStatus } from "../../src/model/mover.js";
-import { connectMover, killMover, moverPid, startMover, type MoverClient } from "../../src/transfer/mover/client.js";
-import { openStore } from "../../src/transfer/pages/index.js";
+import type { DestinationMoverStatus } from "../../src/model/mover.js";
+import { connectMover, killMover, moverPid } from "../../src/transfer/mover/client.js";
 import { imageProcess } from "../support/criu-images.js";
+import { startMemoryTarget } from "../support/memory-target.js";
+import { cleanUp, compareStore, isRoot, makeIdentities, PAGE, pair } from "./mover-kit.js";
 
-const PAGE = 4096;
-const isRoot = process.getuid?.() === 0;
 const skip = isRoot ? false : "needs root: reads another process's memory";
-const root = mkdtempSync("/dev/shm/ferry-mover-");
-let identity: Record<"node-a" | "node-b", MoverConfig["tls"]>;
 let target: ChildProcess;
-const running: string[] = [];
 
 const MIB = Number(process.env["FERRY_TEST_MIB"] ?? 48);
-const PROGRAM = `
-import mmap, os, sys, time
-n = ${MIB} << 20
-m = mmap.mmap(-1, n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-step = 1 << 20
-for i in range(0, n, step):
-    if (i // step) % 8 == 3: m[i:i+step] = bytes(step)
-    else: m[i:i+step] = (i.to_bytes(8, "little") + os.urandom(56)) * (step // 64)
-print("ready", flush=True)
-time.sleep(10000)
-`;
-
 before(async () => {
   if (!isRoot) return;
-  await createAuthority(join(root, "ca"));
-  const entries = await Promise.all(
-    (["node-a", "node-b"] as const).map(async (node) => {
-      const outDir = join(root, "pki", node);
-      await issueNodeCertificate({ authorityDir: join(root, "ca"), node, outDir });
-      const file = (name: string): string => join(outDir, name);
-      return [node, { caFile: file("ca.crt"), certFile: file("node.crt"), keyFile: file("node.key") }] as const;
-    }),
-  );
-  identity = Object.fromEntries(entries) as typeof identity;
-  target = spawn("python3", ["-c", PROGRAM], { stdio: ["ignore", "pipe", "inherit"] });
-  await once(target.stdout!, "data");
-  target.kill("SIGSTOP");
+  await makeIdentities();
+  target = await startMemoryTarget(MIB);
 });
 after(async () => {
   target?.kill("SIGKILL");
-  for (const dir of running) await killMover(dir);
-  if (process.env["FERRY_KEEP"] === undefined) rmSync(root, { recursive: true, force: true });
+  await cleanUp();
 });
-
-interface Side<Status extends SourceMoverStatus | DestinationMoverStatus> {
-  config: MoverConfig;
-  file: string;
-  dir: string;
-  start(): Promise<MoverClient<Status>>;
-}
-
-function side<Status extends SourceMoverStatus | DestinationMoverStatus>(
-  name: string,
-  which: "source" | "destination",
-  more: Partial<MoverConfig> = {},
-): Side<Status> {
-  const dir = join(root, name, which);
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
-  const here = which === "source" ? "node-a" : "node-b";
-  const config: MoverConfig = {
-    operation: "app.migrate.1",
-    workload: "app",
-    node: here,
-    peer: which === "source" ? "node-b" : "node-a",
-    side: which,
-    controlSocket: join(dir, "mover.sock"),
-    imagesDir: join(dir, "images"),
-    storeDir: join(dir, "store"),
-    volumeDir: join(dir, "volume"),
-    tls: identity[here],
-    logFile: join(dir, "mover.log"),
-    ...(which === "destination" ? { listenHost: "127.0.0.1" } : {}),
-    ...more,
-  };
-  mkdirSync(config.volumeDir, { recursive: true });
-  const file = join(dir, "mover.json");
-  writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
-  running.push(dir);
-  return {
-    config,
-    file,
-    dir,
-    async start() {
-      await startMover(config, file);
-      return connectMover<Status>(config.controlSocket);
-    },
-  };
-}
-
-interface Pair {
-  source: Side<SourceMoverStatus>;
-  destination: Side<DestinationMoverStatus>;
-}
-const pair = (name: string, more: Partial<MoverConfig> = {}): Pair => ({
-  source: side<SourceMoverStatus>(name, "source", more),
-  destination: side<DestinationMoverStatus>(name, "destination"),
-});
-
-/** Every lazy page of the stopped process is in the store, byte for byte. */
-function compareStore(storeDir: string, pid: number): number {
-  const store = openStore(storeDir);
-  const mem = openSync(`/proc/${pid}/mem`, "r");
-  const pages = openSync(join(storeDir, "pages"), "r");
-  const [a, b] = [Buffer.alloc(256 * PAGE), Buffer.alloc(256 * PAGE)];
-  for (const area of store.table.areas) {
-    for (let page = 0; page < area.pages; page += 256) {
-      const length = Math.min(256, area.pages - page) * PAGE;
-      readSync(mem, a, 0, length, area.start + BigInt(page * PAGE));
-      readSync(pages, b, 0, length, (area.slot + page) * PAGE);
-      assert.ok(a.compare(b, 0, length, 0, length) === 0, `area ${area.start.toString(16)} page ${page} differs`);
-    }
-  }
-  for (const fd of [mem, pages]) closeSync(fd);
-  assert.equal(store.received, store.table.slots);
-  store.close();
-  return store.table.slots;
-}
 
 test("images and all pages of a stopped process arrive", { skip, timeout: 60_000 }, async () => {
   const { source, destination } = pair("plain");
@@ -144,7 +41,7 @@ test("images and all pages of a stopped process arrive", { skip, timeout: 60_000
   const done = await s.wait((status) => status.pages.allAcked, 5000);
   assert.equal(done.pages.sent, done.pages.total);
   assert.ok(done.pages.bytesSent < done.pages.total * PAGE, "zero pages must not be sent");
-  const slots = compareStore(destination.config.storeDir, target.pid!);
+  const slots = compareStore(destination.config.storeDir, { [String(target.pid)]: target.pid! });
   assert.ok(slots * PAGE >= MIB << 20);
   const cpu = [s.status().pid, d.status().pid].map((pid) => {
     const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
@@ -184,7 +81,7 @@ test("either mover is killed in the middle and goes on", { skip, timeout: 90_000
   await s.request({ verb: "limit", bandwidthBytesPerSec: null });
   await d.wait((status) => status.pages.allReceived, 20_000);
   await s.wait((status) => status.pages.allAcked, 5000);
-  compareStore(destination.config.storeDir, target.pid!);
+  compareStore(destination.config.storeDir, { [String(target.pid)]: target.pid! });
   await Promise.all([s.request({ verb: "exit" }), d.request({ verb: "exit" })]);
 });
 

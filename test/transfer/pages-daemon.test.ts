@@ -28,6 +28,35 @@ test("a fault waits for its page, is asked for once, and is answered when it com
   }
 });
 
+test(
+  "a new mover is asked for what a thread waits for and nobody has sent, and goes on",
+  { skip, timeout: 20_000 },
+  async () => {
+    const scene = await stage(64);
+    try {
+      const touched = scene.target.ask("touch 10");
+      await until(() => scene.missing.includes(10));
+      // the mover before it died with the page on its way: the daemon looks through all who wait, and still lacks this one
+      const { dir, store } = scene;
+      const next = await startFaultService({
+        store,
+        storeDir: dir,
+        socketPath: join(dir, "lazy-pages.socket"),
+        log: () => undefined,
+      });
+      const asked: number[] = [];
+      next.onMissing((slot) => asked.push(slot));
+      await until(() => asked.includes(10));
+      store.write(10, imagePages(10, 1));
+      next.arrived(10, 1);
+      assert.deepEqual(await touched, { touched: 10 });
+      await next.close();
+    } finally {
+      await scene.end();
+    }
+  },
+);
+
 test("everything is filled, then daemon's userfaultfds and guard are gone", { skip }, async () => {
   const pages = 4096;
   const scene = await stage(pages);

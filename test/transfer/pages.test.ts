@@ -77,12 +77,15 @@ test("a store keeps the first content of a slot, and is found again", () => {
   }
 });
 
-test("areas that overlap, leave holes in the slots or are no pages are refused", () => {
+test("areas that overlap, in slots or in addresses, or are no pages are refused", () => {
   const area = { vpid: 1, start: 0x10000n, pages: 2, slot: 0 };
   const dir = scratchDir();
   for (const table of [
-    { areas: [area], slots: 3 },
-    { areas: [{ ...area, slot: 1 }], slots: 3 },
+    { areas: [area], slots: 1 },
+    { areas: [area, { ...area, start: 0x20000n, slot: 1 }], slots: 3 },
+    { areas: [{ ...area, slot: 2 }], slots: 3 },
+    { areas: [{ ...area, slot: -1 }], slots: 3 },
+    { areas: [{ ...area, slot: 0.5 }], slots: 3 },
     { areas: [area, { ...area, start: 0x11000n, slot: 2 }], slots: 4 },
     { areas: [{ ...area, start: 0x10001n }], slots: 2 },
     { areas: [{ ...area, vpid: 0 }], slots: 2 },

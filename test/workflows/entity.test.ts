@@ -86,4 +86,47 @@ describe("the entity", { skip: skipWithoutTemporal }, () => {
     );
     assert.deepEqual(stage.world.copies(subject.name), []);
   });
+
+  test("a first start that is refused leaves no entity behind", async () => {
+    const subject = new Subject(stage, "refused");
+    await refused("E_REQUEST", () => subject.start("node-a", undefined, specOf("another-name")));
+    await until(
+      async () => (await subject.handle.describe()).status.name,
+      (status) => status === "COMPLETED",
+    );
+    assert.equal((await subject.start("node-a")).state, "running", "the name is free");
+  });
+
+  test("ended by itself: exited with its exit code, told once or ten times, early or late", async () => {
+    const subject = await stage.run();
+    const { epoch } = await subject.status();
+    // Rubbish, another epoch, another node: nothing happens.
+    for (const news of [null, {}, { node: "node-a", epoch: 7 }, { node: "node-b", epoch }]) {
+      await subject.handle.signal("ended", news);
+    }
+    assert.equal((await subject.status()).state, "running");
+    const news = { node: "node-a", epoch, exitCode: 3 };
+    for (let i = 0; i < 3; i++) await subject.handle.signal("ended", news);
+    const ended = await subject.status();
+    assert.deepEqual({ state: ended.state, exitCode: ended.exitCode }, { state: "exited", exitCode: 3 });
+    await refused("E_STATE", () => subject.migrate("node-b"));
+    stage.world.node("node-a").journal({ workload: subject.name, epoch, state: "STOPPED" });
+    stage.world.drop(stage.world.node("node-a"), subject.name, epoch);
+    const again = await subject.start("node-a");
+    assert.deepEqual({ state: again.state, exitCode: again.exitCode }, { state: "running", exitCode: undefined });
+    // Of the life before: too late.
+    await subject.handle.signal("ended", news);
+    assert.equal((await subject.status()).state, "running");
+    // While an operation is under way it waits for that to end.
+    stage.world.at("destination:owner", async () => {
+      await subject.handle.signal("ended", { node: "node-b", epoch: again.epoch + 1, exitCode: 0 });
+    });
+    assert.equal((await subject.moveTo("node-b")).outcome, "moved");
+    const late = await until(
+      () => subject.status(),
+      (status) => status.state === "exited",
+    );
+    assert.deepEqual({ node: late.node, exitCode: late.exitCode }, { node: "node-b", exitCode: 0 });
+    await subject.handle.executeUpdate("remove", { args: [{ force: true, graceMs: 0 }] });
+  });
 });

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { skipWithoutTemporal } from "../support/temporal.js";
-import { Stage } from "./support.js";
+import { QUERY, UPDATE, type MigrationView, type OperationStarted } from "../../src/model/messages.js";
+import type { MigrationReport } from "../../src/model/report.js";
+import type { Steered } from "../../src/model/steering.js";
+import { Stage, until } from "./support.js";
 
 describe("migrate", { skip: skipWithoutTemporal, concurrency: true }, () => {
   let stage: Stage;
@@ -31,6 +34,45 @@ describe("migrate", { skip: skipWithoutTemporal, concurrency: true }, () => {
       assert.equal(stage.world.node("node-b").litter.has(back.operation), false);
     });
   }
+
+  test("it can be steered while it is under way, and every word is in its history", async () => {
+    const subject = await stage.run();
+    let steered: Promise<void> | undefined;
+    const early = new Promise<void>((resolve) => {
+      stage.world.at("source:precopy", async () => {
+        const { handle } = subject;
+        const last = await until(
+          () => handle.query<OperationStarted | null>(QUERY.lastMigration),
+          (seen) => seen !== null,
+        );
+        assert.ok(last !== null);
+        const operation = subject.operation(last);
+        const say = (command: unknown) =>
+          operation.executeUpdate<Steered, [unknown]>(UPDATE.steer, { args: [command] });
+        steered = (async () => {
+          assert.match((await say({ do: "pause" })).message, /pause/);
+          assert.equal((await say({ do: "max-downtime", ms: 250 })).maxDowntimeMs, 250);
+          for (const bad of [{ do: "fly" }, { do: "bandwidth" }, { do: "pause", now: true }, null, "go"]) {
+            await assert.rejects(say(bad), (error: Error) => /command/.test((error.cause as Error).message));
+          }
+          const view = await operation.query<MigrationView>(QUERY.view);
+          assert.deepEqual(
+            view.steering.map((entry) => entry.command.do),
+            ["pause", "max-downtime"],
+          );
+        })();
+        await steered;
+        resolve();
+      });
+    });
+    const started = await subject.migrate("node-b", { mode: "precopy", maxBlackoutMs: 20_000 });
+    await early;
+    await steered;
+    const report = (await subject.operation(started).result()) as MigrationReport;
+    assert.equal(report.outcome, "moved", JSON.stringify(report.failure));
+    const late = subject.operation(started).executeUpdate<Steered, [unknown]>(UPDATE.steer, { args: [{ do: "go" }] });
+    await assert.rejects(late);
+  });
 
   test("a dry run stops after preflight with the plan", async () => {
     const subject = await stage.run();

@@ -40,15 +40,16 @@ class Space:
         self.tags = {}
         # Which mapping a page belongs to: since Linux 6.17 a move over several may stop in the middle, at one that a
         # userfaultfd watches (all that were restored lazily), and leave the first part moved.
-        self.owner = {}
+        self.owner, self.areas = {}, 0
         self.own(base // P, pages)
         for i in range(pages):
             self.write(base // P + i, first + i)
         self.numbers = list(self.tags)
 
     def own(self, page, n):
+        self.areas += 1  # not its address: a later area may begin where an earlier one did, of which the end is left
         for i in range(n):
-            self.owner[page + i] = page
+            self.owner[page + i] = self.areas
 
     def write(self, page, tag):
         libc.memcpy(page * P, page_of(tag), P)

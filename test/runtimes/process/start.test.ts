@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FerryError } from "../../../src/model/failure.js";
@@ -24,7 +24,12 @@ describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }
       return true;
     });
     assert.deepEqual(a.leftovers(), []);
-    assert.ok(!existsSync(a.state("volumes", "bad")));
+    const volume = a.state("volumes", "bad");
+    const kept = existsSync(volume) ? readdirSync(volume) : [];
+    assert.ok(
+      kept.every((name) => name === "log"),
+      `only the log is kept: ${kept.join(" ")}`,
+    );
     return seen!;
   };
 
@@ -76,12 +81,13 @@ describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }
     assert.ok(existsSync(a.state("volumes/shell/data/mine")));
   });
 
-  it("says why a start failed and leaves nothing", async () => {
+  it("says why a start failed and leaves nothing but the log", async () => {
     await fails({ command: ["no-such-program"] }, /"no-such-program" was not found/);
     await fails({ command: ["/etc/passwd"] }, /can't be executed/);
     await fails({ dir: "/nowhere" }, /"\/nowhere" can't be entered/);
     await fails({ user: "nobody-here" }, /no user "nobody-here"/);
     await fails({ command: ["sh", "-c", "echo my reason >&2; exit 3"] }, /exit code 3[^]*my reason/);
+    assert.match(readFileSync(a.state("volumes/bad/log/output.log"), "utf8"), /my reason/);
     await fails({ ip: "10.79.0.11/24" }, /in use by this node/);
     await fails({ ip: "10.79.0.1/24" }, /in use by ([0-9a-f]{2}:){5}/);
   });

@@ -1,0 +1,109 @@
+/**
+ * What can't move is refused before anything is touched: every reason at once, in words, exit code 2. When the workload has
+ * let go of all of it, the same command moves it.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { labNode, labRun } from "../../deploy/lab/index.js";
+import { packageRoot } from "../../src/host/package-root.js";
+import type { MigrationReport } from "../../src/client/index.js";
+import { ferry } from "./ferry.js";
+import { andRemove } from "./on-the-move.js";
+import { keepBusy, Lines, program } from "./programs.js";
+import { startLab, until, type E2eLab } from "./support.js";
+
+let e2e: E2eLab;
+before(async () => {
+  e2e = await startLab();
+});
+after(() => e2e?.down());
+
+/** Starts the helper of the program on the node, outside of the workload. */
+async function tie(name: string, pid: number): Promise<Lines> {
+  const { enter } = await labNode(e2e.state, "node-a");
+  const source = readFileSync(join(packageRoot(), "test", "e2e", "programs", "tangled-outside.py"), "utf8");
+  const door = `/var/lib/ferry/volumes/${name}/data/door.sock`;
+  const [file = "sh", ...args] = enter;
+  const helper = [...args, "/usr/bin/python3", "-c", source, door, String(pid)];
+  const lines = new Lines(spawn(file, helper, { stdio: ["pipe", "pipe", "inherit"], cwd: "/" }));
+  assert.equal(await lines.next(20_000), "tied");
+  return lines;
+}
+
+test("io_uring, a terminal, a pipe, a unix socket, a tracer and another file: all refused at once, then none", async (t) => {
+  for (const [node, bytes] of [
+    ["node-a", 8192],
+    ["node-b", 12_288],
+  ] as const) {
+    await labRun(e2e.state, node, ["sh", "-c", `head -c ${bytes} /dev/zero >/opt/proof.bin`]);
+  }
+  const workload = await e2e.client.workloads.run({ name: "tangled", node: "node-a", command: program("tangled") });
+  await andRemove(workload, async () => {
+    const busy = await keepBusy(e2e, workload);
+    let outside: Lines | undefined;
+    try {
+      const { observation } = await workload.inspect();
+      outside = await tie("tangled", observation?.pid ?? 0);
+      let state: Record<string, number | string> = {};
+      await until("the workload is tied", 10_000, async () => {
+        state = (await busy.check())["state"] ?? {};
+        return state["tied"] === (true as unknown as string);
+      });
+      const uring = Number(state["ring"]) >= 0;
+      if (!uring) t.diagnostic("this kernel refuses io_uring: not looked at here");
+      const reasons: [subject: string, words: RegExp][] = [
+        ["terminal", /terminal \/dev\/pts\/\d+ is open, and its other side is outside/],
+        ["pipe", /the other end of pipe:\[\d+\] is held by .*python3.*outside/],
+        ["unix socket", /connected to .*python3.* outside of the workload/],
+        ["ptrace", /is traced by process \d+ of the node/],
+        ["files", /\/opt\/proof\.bin has 12288 bytes instead of 8192/],
+        ...(uring ? ([["io_uring", /uses io_uring/]] satisfies [string, RegExp][]) : []),
+      ];
+
+      for (const more of [[], ["--mode", "postcopy"], ["--dry-run"]]) {
+        const args = ["migrate", "tangled", "--to", "node-b", ...more];
+        const { code, stdout, stderr } = await ferry(e2e, args);
+        assert.equal(code, 2, `${args.join(" ")}\n${stdout}${stderr}`);
+        // Lines are broken at the terminal's width.
+        const said = stdout.replaceAll(/\s+/g, " ");
+        for (const [subject, words] of reasons) {
+          assert.ok(said.includes(`, ${subject}: `), `${subject} is missing in:\n${stdout}`);
+          assert.match(said, words);
+        }
+      }
+      const json = await ferry(e2e, ["migrate", "tangled", "--to", "node-b", "--json"]);
+      assert.equal(json.code, 2);
+      const report = JSON.parse(json.stdout) as MigrationReport;
+      assert.equal(report.outcome, "refused");
+      const blocking = report.findings.filter((finding) => finding.level === "block").map(({ check }) => check);
+      assert.deepEqual([...new Set(blocking)].sort(), reasons.map(([subject]) => subject).sort());
+      assert.ok(report.findings.every((finding) => finding.level !== "block" || finding.remedy !== ""));
+
+      // Untouched: the same processes, tied as before, counting on; nothing reserved on the destination.
+      const before = Number((await busy.check())["state"]?.["count"]);
+      const now = await workload.inspect();
+      assert.equal(now.observation?.pid, observation?.pid);
+      assert.deepEqual([now.status.node, now.status.state, now.status.epoch], ["node-a", "running", 1]);
+      await until("it goes on counting", 5000, async () => Number((await busy.check())["state"]?.["count"]) > before);
+      const ops = await labRun(e2e.state, "node-b", ["sh", "-c", "ls /run/ferry/ops /var/lib/ferry/volumes | wc -w"]);
+      assert.ok(Number(ops.stdout) <= 2, ops.stdout);
+
+      outside.child.stdin?.end();
+      await labRun(e2e.state, "node-a", ["touch", "/var/lib/ferry/volumes/tangled/data/untie"]);
+      await until("the workload lets go", 10_000, async () => {
+        const { state: left = {} } = await busy.check();
+        return left["tied"] === (false as unknown as string);
+      });
+      const moved = await ferry(e2e, ["migrate", "tangled", "--to", "node-b"]);
+      assert.equal(moved.code, 0, moved.stdout + moved.stderr);
+      await busy.check();
+      await busy.assertIntact();
+    } finally {
+      busy.kill();
+      outside?.child.kill("SIGKILL");
+    }
+  });
+});
