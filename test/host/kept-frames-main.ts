@@ -46,7 +46,8 @@ async function until(what: string, holds: () => boolean): Promise<void> {
 const words = (): string[] => heard.flatMap(({ udp }) => (udp === undefined ? [] : [udp]));
 const bytes = (): number => heard.reduce((sum, { tcp = 0 }) => sum + tcp, 0);
 
-await run("mount", ["-t", "tmpfs", "none", "/run/netns"]);
+// of its own: a machine that has never had a named network namespace has no /run/netns
+await run("mount", ["-t", "tmpfs", "none", "/run"]);
 const ip = (input: string): Promise<unknown> => run("ip", ["-batch", "-"], { input });
 await ip("netns add w\nnetns add c\nlink set lo up\nlink add br0 type bridge stp_state 0 forward_delay 0\n");
 await ip(
