@@ -35,6 +35,12 @@ interface Running {
 
 const NOTHING_MOVED = { bytesSent: 0, pagesSent: 0, pagesFaulted: 0, volumeBytes: 0, bandwidthBytesPerSec: 0 };
 
+/** For a call that comes when all is over and cleaned up (a worker that hung): what the journal says, and nothing is made anew. */
+const settled = (state: SideOutcome["state"]): Step<SideOutcome> => ({
+  done: true,
+  result: { state, phases: [], transfer: NOTHING_MOVED },
+});
+
 async function step(running: Running, waitMs: number): Promise<Step<SideOutcome>> {
   const pending = Symbol("pending");
   let timer: NodeJS.Timeout | undefined;
@@ -231,6 +237,12 @@ export class HandOvers {
         `nothing was reserved on node ${this.context.config.node} for operation ${ref.operation}, epoch ${ref.to}`,
       );
     }
+    const { state } = this.book.hold(ref.workload, ref.to) ?? {};
+    const over = state === "TOMBSTONE" || state === "OWNER" || state === "GONE" || state === "STOPPED";
+    const { root } = sideDirs(this.context.config.runDir, ref.operation, "destination");
+    if (over && !this.takeOvers.has(ref.operation) && !existsSync(root)) {
+      return settled(state === "TOMBSTONE" ? "TOMBSTONE" : "OWNER");
+    }
     return step(this.ensureTakeOver(record.input, false), waitMs);
   }
 
@@ -264,6 +276,7 @@ export class HandOvers {
         },
       };
     }
+    if (hold.state === "GONE") return settled("GONE");
     const busy = [...this.running.values()].find((h) => h.workload === ref.workload && h.outcome === undefined);
     if (busy !== undefined) throw ferryError("E_BUSY", `${ref.workload} is being handed over by another operation`);
     if (hold.state === "OWNER") this.book.demandRoom();

@@ -79,6 +79,9 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     const until = Date.now() + waitMs;
     do {
       const outcome = await call(verb, ref.workload, () => {
+        // As the real one: a call that comes when all is over and cleaned up makes nothing anew.
+        const over = node.records.get(ref.operation)?.outcome;
+        if (over !== undefined && node.cleaned.has(ref.operation)) return over;
         node.litter.add(ref.operation);
         refs.set(ref.operation, ref);
         const record = recordOf(node, ref);
@@ -238,6 +241,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     cleanup: (ref) =>
       call("cleanup", ref.workload, () => {
         node.litter.delete(ref.operation);
+        node.cleaned.add(ref.operation);
         refs.delete(ref.operation);
       }),
   };

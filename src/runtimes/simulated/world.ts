@@ -88,6 +88,8 @@ export class SimulatedNode {
   up = true;
   /** Operations that still have something lying about on this node. */
   readonly litter = new Set<string>();
+  /** Operations that were cleaned up. */
+  readonly cleaned = new Set<string>();
   constructor(name: string) {
     this.name = name;
   }
