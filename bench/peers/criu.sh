@@ -42,7 +42,7 @@ dump() {
   local wrap=() pid
   if ((!(0x$(sed -n 's/^CapEff:\s*//p' /proc/self/status) >> 24 & 1))); then
     for pid in $(ip netns pids peer); do
-      [[ $(stat -c %u "/proc/$pid") == 0 ]] || wrap=(/opt/ferry/deploy/hooks/limits.pl)
+      [[ $(stat -c %u "/proc/$pid") == 0 ]] || wrap=(/opt/ferry/deploy/hooks/answers.pl --limits --)
     done
   fi
   "${wrap[@]}" criu dump --tree "$(cat "$PEER/pid")" "${common[@]}" --log-file dump.log \

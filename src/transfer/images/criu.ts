@@ -6,7 +6,7 @@
 import { ferryError, type FerryError } from "../../model/failure.js";
 import { collectNumbers, ProtobufError, readMessage, readScalars, varintNumber } from "./protobuf.js";
 
-const COMMON_MAGIC = 0x54564319;
+export const COMMON_MAGIC = 0x54564319;
 export const MAGIC = {
   inventory: 0x58313116,
   pstree: 0x50273030,
@@ -19,7 +19,7 @@ export const MAGIC = {
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 /** Flags of a pagemap entry. */
 const PE_PARENT = 1;
-const PE_LAZY = 2;
+export const PE_LAZY = 2;
 const PE_PRESENT = 4;
 /** The end of user addresses with four-level page tables. */
 const USER_END = 2 ** 47;

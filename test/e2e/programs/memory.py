@@ -165,6 +165,8 @@ def grow(counts, at, lock, held):
 
 
 def process(number, shared, memfd, ask, tell):
+    # stacks in large areas: criu is told that such an area is empty, but for the pages that stacks point into
+    threading.stack_size(32 << 20)
     spaces, counts, lock, held = [], {}, threading.Lock(), []
     share = PAGES // PROCESSES
     for n in range(THREADS):
