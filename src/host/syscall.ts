@@ -81,6 +81,7 @@ interface Libc {
   waitpid: Fn;
   ptrace: Fn;
   kcmp: Fn;
+  mkfifo: Fn;
   readRemote: Fn;
 }
 
@@ -107,6 +108,7 @@ function libc(): Libc {
     listen: fn("int listen(int fd, int backlog)"),
     accept4: fn("int accept4(int fd, uint64 address, uint64 length, int flags)"),
     recvmsg: fn("int64 recvmsg(int fd, uint64 message, int flags)"),
+    mkfifo: fn("int mkfifo(const char *path, uint32 mode)"),
     clone: fn("int clone(uint64 fn, uint64 stack, int flags, uint64 argument)"),
     dlsym: fn("uint64 dlsym(uint64 handle, const char *symbol)"),
     setpgid: fn("int setpgid(int pid, int group)"),
@@ -266,3 +268,6 @@ export function cloneFdHolder(): number {
   if (pid > 0) c.setpgid(pid, 0);
   return pid;
 }
+
+/** A FIFO that only its owner may use. 0, or a negative errno. */
+export const makeFifo = (path: string): number => result(libc().mkfifo(path, 0o600));

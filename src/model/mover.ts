@@ -118,8 +118,12 @@ export interface DestinationMoverStatus {
   pid: number;
   port: number;
   connected: boolean;
-  /** All image files are here, digests checked; `digest` is the digest of the manifest. lazy-pages.socket listens. */
-  images: { received: boolean; digest?: string; bytes: number };
+  /**
+   * `received`: all image files are here, digests checked, and lazy-pages.socket listens: criu may begin. `digest` is the
+   * digest of the manifest. `claimed`: the page store is there, and every task that has pages has handed its userfaultfd to
+   * the page daemon: without that it must not run.
+   */
+  images: { received: boolean; claimed: boolean; digest?: string; bytes: number };
   volume: {
     bytesReceived: number;
     finalDone: boolean;

@@ -29,6 +29,8 @@ export class HandOver extends SourceSide {
   private readonly ended = new AbortController();
   /** The tree's processes since the freeze: host pid by pid inside. Undefined: it was frozen before this agent came. */
   private frozen: Promise<Record<string, number>> | undefined;
+  /** Own and shared volumes are as they were at the freeze. */
+  private files: Promise<unknown> | undefined;
 
   constructor(context: NodeContext, input: HandOverInput, spec: WorkloadSpec, options: HandOverOptions = {}) {
     super(context, input, spec, options);
@@ -111,6 +113,7 @@ export class HandOver extends SourceSide {
     await this.enter("transfer");
     const pids = (await this.frozen) ?? (await this.context.runtime.pids(this.name));
     const sent = await this.mover.request({ verb: "sendImages", pids }, signal);
+    await this.files;
     const { digest } = sent.images;
     if (digest === undefined)
       throw ferryError("E_IMAGE_INCOMPLETE", "the images were sent without a digest", { side: "source" });
@@ -227,8 +230,9 @@ export class HandOver extends SourceSide {
     if (pages !== undefined && this.steering.course.value.resumeFirst)
       await this.mover.request({ verb: "cut" }, signal);
     await pages;
-    await volume;
-    await shared;
+    // The rest of the files goes beside the images; the destination restores when it has both.
+    this.files = Promise.all([volume, shared]);
+    this.files.catch(() => undefined);
   }
 
   /** Anything that makes going on pointless before the commit: the destination refuses, the link or a mover is gone. */

@@ -77,11 +77,14 @@ export class TakeOver extends DestinationSide {
         }
       }
       const digest = await this.fetchImages(signal);
-      // PREPARED was said once, and the source may have released on it: that is not taken back.
-      if (!again) this.record("RECEIVED", digest);
       await this.enter("restore");
       if (again) await this.mover.request({ verb: "reset" }, signal);
-      await this.restoreHeld(signal);
+      const held = this.restoreHeld(signal);
+      held.catch(() => undefined);
+      // PREPARED was said once, and the source may have released on it: that is not taken back. Written while criu works: what
+      // is restored does not run.
+      if (!again) this.record("RECEIVED", digest);
+      await held;
       await this.fetchPages(signal);
       this.record("PREPARED", digest);
     } finally {
@@ -115,6 +118,7 @@ export class TakeOver extends DestinationSide {
 
   /** Until nothing depends on the source any more, unless it may resume first. */
   private async fetchPages(signal?: AbortSignal): Promise<void> {
+    await this.mover.wait((s) => s.images.claimed, signal);
     if (this.resumeFirst.value) return;
     await this.enter("transfer");
     const stop = new AbortController();

@@ -4,6 +4,7 @@
  *   command   what was run, JSON          pid     line of /proc/PID/stat of the wrapper (engine.sh)
  *   at.POINT  a hook point was reached    gate    FIFO: the hook waits here for the exit code to return
  *   rc        exit code of criu           log     criu's log; words: its standard output and error
+ *   begin     FIFO: the command was started ahead and waits here; begun: it was told to begin
  *
  * All of it is a level: a restarted agent reads the same. The wrapper records the exit code whatever becomes of the agent.
  */
@@ -27,8 +28,9 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { run, SYSTEM_PATH } from "../../host/exec.js";
+import { SYSTEM_PATH } from "../../host/exec.js";
 import { isAlive, killGroup, parseProcessId, processId, type ProcessId } from "../../host/proc.js";
+import { errnoName, makeFifo } from "../../host/syscall.js";
 import { ferryError } from "../../model/failure.js";
 import type { EngineHandle, EngineStatus } from "../runtime.js";
 
@@ -43,6 +45,13 @@ export const VETO = 71;
 /** The engine's log is polled for changes this often, besides being watched. */
 const POLL_MS = 40;
 const STARTING_MS = 2000;
+const BEGIN = "begin";
+const BEGUN = "begun";
+
+function fifo(path: string): void {
+  const failed = makeFifo(path);
+  if (failed < 0) throw ferryError("E_TOOL", `making the FIFO ${path}: ${errnoName(-failed)}`);
+}
 
 function readIf(path: string): string | undefined {
   try {
@@ -142,7 +151,10 @@ export class Engine implements EngineHandle {
     const log = await read(this.logFile);
     // The first line is noise wherever root lacks CAP_SYS_RESOURCE; the second follows from the first reason.
     const errors = log.filter(
-      (line) => /\bError\b/.test(line) && !/rlimit: Can't setup RLIMIT_NOFILE|Unable to detach/.test(line),
+      (line, index) =>
+        (/\bError\b/.test(line) && !/rlimit: Can't setup RLIMIT_NOFILE|Unable to detach/.test(line)) ||
+        // criu takes a file that is not there for an empty one: which it was stands in the line before.
+        (/No \S+ image$/.test(line) && log[index + 1]?.includes("(empty-image)")),
     );
     const words = (await read(join(this.dir, "words"))).slice(-6);
     const warnings = errors.length > 0 ? [] : log.filter((line) => /\bWarn\b/.test(line)).slice(-4);
@@ -165,13 +177,29 @@ export class Engine implements EngineHandle {
    * Tells the waiting hook to return `code`. false: the engine has ended, or nobody waited within `timeoutMs`
    * (nothing is left in the FIFO then).
    */
-  async openGate(code: number, timeoutMs = 5000): Promise<boolean> {
+  openGate(code: number, timeoutMs = 5000): Promise<boolean> {
+    return this.tell("gate", String(code), timeoutMs);
+  }
+
+  /** Started ahead, and not told to begin yet. */
+  get waiting(): boolean {
+    return existsSync(join(this.dir, BEGIN)) && !existsSync(join(this.dir, BEGUN)) && this.status().alive;
+  }
+
+  /** Lets an engine go that was started ahead. false: it has ended meanwhile. */
+  async begin(): Promise<boolean> {
+    // First the note: told twice, it would begin once all the same.
+    writeFileSync(join(this.dir, BEGUN), "", { mode: 0o600 });
+    return this.tell(BEGIN, "go", STARTING_MS);
+  }
+
+  private async tell(name: string, word: string, timeoutMs: number): Promise<boolean> {
     const end = performance.now() + timeoutMs;
     for (;;) {
       try {
-        const fd = openSync(join(this.dir, "gate"), constants.O_WRONLY | constants.O_NONBLOCK);
+        const fd = openSync(join(this.dir, name), constants.O_WRONLY | constants.O_NONBLOCK);
         try {
-          writeSync(fd, `${code}\n`);
+          writeSync(fd, `${word}\n`);
           return true;
         } finally {
           closeSync(fd);
@@ -203,6 +231,8 @@ export interface EngineStart {
   /** criu's command, or what becomes criu. */
   command: string[];
   env: Record<string, string>;
+  /** The command waits at the FIFO `begin` of its directory before it does anything (`Engine.begin`). */
+  waiting?: boolean;
   /** Hand descriptor 3, a socket whose other end is closed at once, to the command. */
   closedSocket?: boolean;
 }
@@ -213,7 +243,7 @@ export async function startEngine(options: EngineStart): Promise<Engine> {
   if (Engine.adopt(dir)?.status().alive === true) throw ferryError("E_BUSY", `an engine is still at work in ${dir}`);
   rmSync(dir, { recursive: true, force: true });
   mkdirSync(dir, { recursive: true, mode: 0o700 });
-  await run("mkfifo", ["-m", "0600", join(dir, "gate")]);
+  for (const name of ["gate", ...(options.waiting === true ? [BEGIN] : [])]) fifo(join(dir, name));
   writeFileSync(join(dir, ".command"), JSON.stringify(options.command), { mode: 0o600 });
   renameSync(join(dir, ".command"), join(dir, "command"));
   const words = openSync(join(dir, "words"), "a", 0o600);

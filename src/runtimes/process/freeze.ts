@@ -5,7 +5,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { NETNS_DIR, setLink } from "../../host/netns.js";
 import { hasSysResource } from "../../host/proc.js";
 import { ferryError, type FerryError } from "../../model/failure.js";
+import { LEFT_OUT_FILE } from "../../transfer/images/left-out.js";
 import type { Incarnation, OperationDirs } from "../runtime.js";
+import { answersFor, lookAt, wrapperWords } from "./answers.js";
 import { Engine, startEngine, VETO } from "./engine.js";
 import { rootPid } from "./observe.js";
 import { DATA_POINT, EXTERNAL_DATA, EXTERNAL_LOG, EXTERNAL_NET, LOG_POINT, type Parts, type Places } from "./places.js";
@@ -59,12 +61,17 @@ export async function freeze(places: Places, incarnation: Incarnation, dirs: Ope
   mkdirSync(parts.dir, { recursive: true, mode: 0o700 });
   writeFileSync(parts.enginePointer, dir, { mode: 0o600 });
   const netns = statSync(join(NETNS_DIR, parts.network.netns)).ino;
+  const answers = answersFor(
+    parts.cgroup.pids().flatMap((member) => lookAt(member) ?? []),
+    hasSysResource(),
+  );
+  if (places.config.lazyDump === false) answers.leaveOut = false;
+  const stacks = join(dir, "stacks");
   return startEngine({
     dir,
     wrapper: places.hook("engine.sh"),
     command: [
-      // Without CAP_SYS_RESOURCE criu may not ask for the limits of a process of another user.
-      ...(hasSysResource() ? [] : [places.hook("limits.pl")]),
+      ...wrapperWords(places.hook("answers.pl"), answers, join(dirs.images, LEFT_OUT_FILE), stacks),
       "criu",
       "dump",
       "--tree",
@@ -80,7 +87,7 @@ export async function freeze(places: Places, incarnation: Incarnation, dirs: Ope
       // criu's page server: a socket that nobody is at the other end of. It is reached after a veto only, and ends at once.
       ...(places.config.lazyDump === false ? [] : ["--lazy-pages", "--ps-socket", "3"]),
     ],
-    env: hookEnv(parts, dir),
+    env: { ...hookEnv(parts, dir), ...(answers.leaveOut ? { FERRY_STACKS: stacks } : {}) },
     closedSocket: places.config.lazyDump !== false,
   });
 }

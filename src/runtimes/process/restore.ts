@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createNetwork, NETNS_DIR } from "../../host/netns.js";
 import { ferryError } from "../../model/failure.js";
 import type { Incarnation, OperationDirs } from "../runtime.js";
-import { Engine, startEngine } from "./engine.js";
+import { Engine, startEngine, type EngineStart } from "./engine.js";
 import { commonOptions, hookEnv } from "./freeze.js";
 import { makeVolume } from "./launch.js";
 import { rootPid } from "./observe.js";
@@ -21,33 +21,26 @@ export async function prepare(places: Places, incarnation: Incarnation, dirs: Op
   makeVolume(parts, places.mounted(spec));
   parts.cgroup.create(spec.limits);
   await createNetwork(parts.network, spec.network, places.config.bridge, places.hook("netns.sh"));
+  // Its shells are started while nobody waits for them. Once only: an engine that was there may hold the restored tree.
+  if (Engine.adopt(restoreDir(dirs)) === undefined) await startEngine(engineOf(places, incarnation, dirs, true));
 }
 
-export async function restore(places: Places, incarnation: Incarnation, dirs: OperationDirs): Promise<Engine> {
+/** `waiting`: it begins when it is told to. */
+function engineOf(places: Places, incarnation: Incarnation, dirs: OperationDirs, waiting: boolean): EngineStart {
   const { spec, epoch } = incarnation;
   const parts = places.parts(spec.name, epoch);
   const dir = restoreDir(dirs);
-  const before = Engine.adopt(dir);
-  if (before?.status().alive === true) return before;
-  if (parts.cgroup.populated) {
-    throw ferryError("E_STATE", `${spec.name} of epoch ${epoch} has processes already: nothing is restored over them`, {
-      side: "destination",
-      workload: spec.name,
-    });
-  }
-  // The volume came after prepare: its directories may have been replaced.
-  const mounted = places.mounted(spec);
-  makeVolume(parts, mounted);
-  writeFileSync(parts.enginePointer, dir, { mode: 0o600 });
-  return startEngine({
+  return {
     dir,
     wrapper: places.hook("engine.sh"),
+    waiting,
     command: [
       "unshare",
       "--mount",
       "--propagation=private",
       "/bin/sh",
       places.hook("restore.sh"),
+      waiting ? join(dir, "begin") : "-",
       parts.mountPoint,
       places.overlayOptions(parts),
       join(NETNS_DIR, parts.network.netns),
@@ -65,11 +58,31 @@ export async function restore(places: Places, incarnation: Incarnation, dirs: Op
       `mnt[${EXTERNAL_DATA}]:${parts.volume.data}`,
       "--external",
       `mnt[${EXTERNAL_LOG}]:${parts.volume.log}`,
-      ...mounted.flatMap(({ external, dir: volume }) => ["--external", `mnt[${external}]:${volume}`]),
+      ...places.mounted(spec).flatMap(({ external, dir: volume }) => ["--external", `mnt[${external}]:${volume}`]),
       ...(places.config.lazyRestore === false ? [] : ["--lazy-pages"]),
     ],
     env: hookEnv(parts, dir),
-  });
+  };
+}
+
+export async function restore(places: Places, incarnation: Incarnation, dirs: OperationDirs): Promise<Engine> {
+  const { spec, epoch } = incarnation;
+  const parts = places.parts(spec.name, epoch);
+  const dir = restoreDir(dirs);
+  const before = Engine.adopt(dir);
+  if (before?.status().alive === true && !before.waiting) return before;
+  if (parts.cgroup.populated) {
+    throw ferryError("E_STATE", `${spec.name} of epoch ${epoch} has processes already: nothing is restored over them`, {
+      side: "destination",
+      workload: spec.name,
+    });
+  }
+  // The volume came after prepare: its directories may have been replaced.
+  makeVolume(parts, places.mounted(spec));
+  writeFileSync(parts.enginePointer, dir, { mode: 0o600 });
+  // One that was started ahead and is gone by now is replaced.
+  if (before?.waiting === true && (await before.begin())) return before;
+  return startEngine(engineOf(places, incarnation, dirs, false));
 }
 
 /** See Runtime.release. Asked again after it has run: says when that was. */

@@ -1,7 +1,6 @@
 /** The source's end of the images: every file of the directory that is an image, hashed while it is sent. */
 import { createHash } from "node:crypto";
-import { open, readdir } from "node:fs/promises";
-import { constants } from "node:fs";
+import { closeSync, constants, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { ferryError } from "../../model/failure.js";
 import type { LinkSession } from "../link/index.js";
@@ -27,40 +26,64 @@ export function manifestDigest(files: readonly ManifestEntry[]): string {
 /**
  * Sends all images of `dir` over the control session. Returns the manifest's digest and the bytes sent. Throws
  * E_IMAGE_INCOMPLETE when a file changes meanwhile, E_LINK_LOST.
+ *
+ * They lie on tmpfs and most are some hundred bytes: read on this thread, since each way through another one costs more than
+ * the copy, and the blackout waits for all of them.
  */
 export async function sendImages(dir: string, session: LinkSession): Promise<{ digest: string; bytes: number }> {
-  const names = (await readdir(dir)).filter(isImageName).toSorted();
+  const names = readdirSync(dir).filter(isImageName).toSorted();
   if (names.length > MAX_IMAGE_FILES) throw ferryError("E_IMAGE_INCOMPLETE", `${names.length} images are too many`);
-  const opened: { name: string; size: number; file: Awaited<ReturnType<typeof open>> }[] = [];
+  const sizes = names.map((name) => statSync(join(dir, name)).size);
+  const total = sizes.reduce((sum, size) => sum + size, 0);
+  await session.send("images-begin", { files: names.length, bytes: total });
+  const files: ManifestEntry[] = [];
+  const flow = new Flow();
+  for (const [index, name] of names.entries()) files.push(await sendFile(session, dir, name, sizes[index] ?? 0, flow));
+  await session.send("manifest", { files });
+  return { digest: manifestDigest(files), bytes: total };
+}
+
+/** Waits for the link once a MiB; what went wrong with a send that nobody waited for is told by the next. */
+class Flow {
+  #bytes = 0;
+  async add(sent: Promise<void>, bytes: number): Promise<void> {
+    this.#bytes += bytes;
+    if (this.#bytes < PIECE_BYTES) {
+      sent.catch(() => undefined);
+      return;
+    }
+    this.#bytes = 0;
+    await sent;
+  }
+}
+
+async function sendFile(
+  session: LinkSession,
+  dir: string,
+  name: string,
+  size: number,
+  flow: Flow,
+): Promise<ManifestEntry> {
+  const fd = openSync(join(dir, name), constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
-    for (const name of names) {
-      const file = await open(join(dir, name), constants.O_RDONLY | constants.O_NOFOLLOW);
-      opened.push({ name, file, size: (await file.stat()).size });
-    }
-    const total = opened.reduce((sum, { size }) => sum + size, 0);
-    await session.send("images-begin", { files: opened.length, bytes: total });
-    const buffer = Buffer.allocUnsafeSlow(PIECE_BYTES);
-    const files: ManifestEntry[] = [];
-    for (const { name, file, size } of opened) {
-      const hash = createHash("sha256");
-      let offset = 0;
-      do {
-        const { bytesRead } = await file.read(buffer, 0, Math.min(PIECE_BYTES, size - offset), offset);
-        if (bytesRead === 0 && offset < size) {
-          throw ferryError("E_IMAGE_INCOMPLETE", `criu image ${name} became shorter while it was read`, {
-            side: "source",
-          });
-        }
-        const piece = buffer.subarray(0, bytesRead);
-        hash.update(piece);
-        await session.send("file", { name, size, offset }, piece);
-        offset += bytesRead;
-      } while (offset < size);
-      files.push({ name, size, sha256: hash.digest("hex") });
-    }
-    await session.send("manifest", { files });
-    return { digest: manifestDigest(files), bytes: total };
+    const hash = createHash("sha256");
+    let offset = 0;
+    do {
+      const piece = Buffer.allocUnsafe(Math.min(PIECE_BYTES, size - offset));
+      const bytesRead = readSync(fd, piece, 0, piece.length, offset);
+      if (bytesRead === 0 && offset < size) {
+        throw ferryError("E_IMAGE_INCOMPLETE", `criu image ${name} became shorter while it was read`, {
+          side: "source",
+        });
+      }
+      const read = piece.subarray(0, bytesRead);
+      hash.update(read);
+      const sent = session.send("file", { name, size, offset }, read);
+      offset += bytesRead;
+      await flow.add(sent, bytesRead + name.length);
+    } while (offset < size);
+    return { name, size, sha256: hash.digest("hex") };
   } finally {
-    await Promise.all(opened.map(({ file }) => file.close()));
+    closeSync(fd);
   }
 }

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { ferryError, toFailure } from "../../model/failure.js";
 import { areasDigest, buildTable, readImageSet, type ImageSet } from "../images/areas.js";
+import { completePagemaps } from "../images/left-out.js";
 import { mendTimersIn } from "../images/timers.js";
 import type { AreaTable } from "../pages/api.js";
 import { RegionMap, type Region } from "../pages/regions.js";
@@ -22,20 +23,23 @@ export interface DigestedTable {
   table: AreaTable;
 }
 
+/** What criu's images need before anybody else sees them; again is harmless. Throws E_IMAGE_INCOMPLETE, E_PAGES. */
+export function mendImages(dir: string, pids: Readonly<Record<string, number>>): { timers: number; leftOut: number } {
+  // Periodic timers that had fired, and areas that criu was told are empty.
+  return { timers: mendTimersIn(dir), leftOut: completePagemaps(dir, pids) };
+}
+
 export class Cargo {
   readonly set: ImageSet;
   readonly pids: Readonly<Record<string, number>>;
   /** Every page of the tasks is in the images. */
   readonly counted: Promise<void>;
-  /** Periodic timers that were mended in the images. */
-  readonly timers: number;
   readonly #storeDir: string;
   readonly #plain: DigestedTable;
   #staged: DigestedTable | undefined;
 
-  /** Reads the images of tasks that are frozen. Throws E_IMAGE_INCOMPLETE, E_PAGES. */
+  /** Reads the images of tasks that are frozen; they were mended. Throws E_IMAGE_INCOMPLETE, E_PAGES. */
   constructor(imagesDir: string, storeDir: string, pids: Readonly<Record<string, number>>) {
-    this.timers = mendTimersIn(imagesDir);
     this.set = readImageSet(imagesDir);
     this.pids = pids;
     this.#storeDir = storeDir;

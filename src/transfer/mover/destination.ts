@@ -22,7 +22,7 @@ const FAULT_SOCKET = "lazy-pages.socket";
 const MISSING_RUNS = 4096;
 /** A peer that does not say goodbye is not waited for longer, in milliseconds. */
 const FAREWELL_MS = 500;
-const NO_FAULTS: FaultStatus = { tasks: 0, faults: 0, filled: 0, allFilled: false };
+const NO_FAULTS: FaultStatus = { tasks: 0, unclaimed: 1, faults: 0, filled: 0, allFilled: false };
 
 export class DestinationMover {
   readonly #config: MoverConfig;
@@ -43,6 +43,8 @@ export class DestinationMover {
   #refusing = false;
   /** Digest of the images that have arrived and were compared with the manifest; not yet ready. */
   #arrived: string | undefined;
+  /** Images that criu may read; their page store is being made beside it. */
+  #readable: { digest: string; bytes: number } | undefined;
   /** Slots that somebody waits for and that are not here, by slot: pages. */
   readonly #awaited = new Map<number, number>();
 
@@ -85,6 +87,7 @@ export class DestinationMover {
     const faults = this.#service?.status() ?? NO_FAULTS;
     const received = this.#store?.received ?? 0;
     const { images } = this.#state;
+    const known = images ?? this.#readable;
     const total = this.#store?.total ?? images?.pages ?? 0;
     const failure =
       faults.failure === undefined
@@ -96,9 +99,10 @@ export class DestinationMover {
       port: this.#state.port,
       connected: this.#sessions.size === 3,
       images: {
-        received: images !== undefined && this.#service !== undefined,
-        ...(images === undefined ? {} : { digest: images.digest }),
-        bytes: images?.bytes ?? this.#images.bytes,
+        received: this.#readable !== undefined || (images !== undefined && this.#service !== undefined),
+        claimed: images !== undefined && this.#service !== undefined && faults.unclaimed === 0,
+        ...(known === undefined ? {} : { digest: known.digest }),
+        bytes: known?.bytes ?? this.#images.bytes,
       },
       volume: {
         bytesReceived: this.#volume.bytesReceived,
@@ -202,6 +206,7 @@ export class DestinationMover {
           this.#failure = undefined;
           this.#refusing = false;
           this.#arrived = undefined;
+          this.#readable = undefined;
           this.#images.begin(parseMeta(type, meta));
           return;
         case "file":
@@ -240,6 +245,11 @@ export class DestinationMover {
   async #ready({ digest, areas, stage }: FrameMeta<"ready">): Promise<void> {
     if (this.#arrived !== digest) throw ferryError("E_IMAGE_DIGEST", "the manifest is not the one that was announced");
     const set = readImageSet(this.#config.imagesDir);
+    if (this.#spare?.listening === true) {
+      // criu connects, and what it sends waits there: it can begin while the store is made.
+      this.#readable = { digest, bytes: this.#images.bytes };
+      this.#changed(true);
+    }
     const store = stage === null ? this.#emptyStore(set, areas) : this.#stage.adopt(stage, set.tasks, areas);
     await this.#serve(store);
     this.#state.images = { digest, areas, bytes: this.#images.bytes, pages: store.total };

@@ -120,7 +120,7 @@ const destinationStatus = z.object({
   pid,
   port: count,
   connected: z.boolean(),
-  images: images.extend({ received: z.boolean() }),
+  images: images.extend({ received: z.boolean(), claimed: z.boolean() }),
   volume: z.object({ bytesReceived: count, finalDone: z.boolean(), durable: z.boolean().optional() }),
   pages: z.object({
     total: count,

@@ -8,7 +8,7 @@ import { tablePages } from "../pages/api.js";
 import { openTree } from "../pages/source.js";
 import { chooseTracker } from "../trackers/choose.js";
 import { VolumeSender } from "../volume/sender.js";
-import { Cargo, type DigestedTable } from "./cargo.js";
+import { Cargo, mendImages, type DigestedTable } from "./cargo.js";
 import { serveControl } from "./control.js";
 import { Limiter } from "./limiter.js";
 import { Links, type Sessions } from "./links.js";
@@ -30,6 +30,8 @@ let images: SourceMoverStatus["images"] = { sent: false, bytes: 0 };
  * still has it. `pages`: by the table of this digest, the one that the destination has.
  */
 let cargo: { load: Cargo; staged: boolean; digest?: string; pages?: PageSender } | undefined;
+/** Images that went ahead, over the session that is named: the destination looks at them while the source reads them, too. */
+let ahead: { control: LinkSession; images: { digest: string; bytes: number } } | undefined;
 let sending: Promise<void> | undefined;
 /** What the destination said on the present control session. */
 let answer: { state?: FrameMeta<"state">; refused?: FailureData; waiter?: () => void } = {};
@@ -168,10 +170,10 @@ async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Pro
   await heard(control, () => answer.state !== undefined);
   if (answer.state === undefined || answer.state.digest === null) {
     const stage = answer.state?.stage ?? null;
-    const sent = await sendImages(config.imagesDir, control);
+    const sent = ahead?.control === control ? ahead.images : await sendImages(config.imagesDir, control);
+    ahead = undefined;
     images = { ...images, digest: sent.digest, bytes: sent.bytes };
     delete answer.state;
-    await what.load.counted;
     const staged = what.staged ? precopy.stagedAt(bulk, stage) : undefined;
     const offered = what.load.offer(staged?.map);
     if (staged !== undefined) await precopy.sendStale(control, staged);
@@ -215,14 +217,24 @@ function pagesOf(what: NonNullable<typeof cargo>, { table, digest }: DigestedTab
 
 async function startImages(pids: Record<string, number>): Promise<void> {
   if (cargo === undefined) {
+    const { timers, leftOut } = mendImages(config.imagesDir, pids);
+    const { sessions } = links;
+    if (sessions !== undefined && answer.state?.digest === null) {
+      ahead = await sendImages(config.imagesDir, sessions.control).then(
+        (sent) => ({ control: sessions.control, images: sent }),
+        // lost: they are sent again over the next session
+        () => undefined,
+      );
+    }
     const load = new Cargo(config.imagesDir, config.storeDir, pids);
-    const { set, timers } = load;
+    const { set } = load;
     if (timers > 0) log("info", "images: periodic timers that had fired are armed again", { timers });
     const staged = await precopy.last(pids);
     cargo = { load, staged };
     log("info", "images read", {
       tasks: set.tasks.length,
       areas: set.table.areas.length,
+      leftOut,
       lazyPages: set.table.slots,
       presentPages: set.presentPages,
       ...(staged ? { unsentPages: precopy.status()?.unsentPages } : {}),
@@ -232,6 +244,8 @@ async function startImages(pids: Record<string, number>): Promise<void> {
     const sessions = await links.ready();
     try {
       await deliver(cargo, sessions);
+      // Beside the restore: it must be known before anything is released, which waits for this answer.
+      await cargo.load.counted;
       break;
     } catch (error) {
       if (!sessions.control.closed && !sessions.bulk.closed) throw error;

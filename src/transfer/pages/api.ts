@@ -50,6 +50,8 @@ export interface PageStore {
 
 export interface FaultStatus {
   tasks: number;
+  /** Tasks that have pages and whose userfaultfd has not come yet. */
+  unclaimed: number;
   faults: number;
   filled: number;
   allFilled: boolean;

@@ -35,6 +35,7 @@ export function parseCommand(data: Buffer, at: number): Command | undefined {
 
 const statusSchema = z.strictObject({
   tasks: z.int().nonnegative(),
+  unclaimed: z.int().nonnegative(),
   faults: z.int().nonnegative(),
   filled: z.int().nonnegative(),
   allFilled: z.boolean(),

@@ -8,6 +8,7 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { poll } from "../../host/syscall.js";
 import { toFailure } from "../../model/failure.js";
+import { listenAt } from "./restore-socket.js";
 import { say } from "./say.js";
 import { takeOver } from "./takeover.js";
 
@@ -16,9 +17,13 @@ if (dir === undefined || socketPath === undefined) {
   say("usage: daemon-main.js STORE_DIR LAZY_PAGES_SOCKET");
   process.exit(2);
 }
+/** Of a spare: lazy-pages.socket, listening before there is a store, so that criu need not wait for that. */
+let early = -1;
+
 /** false: not needed any more. */
-function told(): boolean {
+function told(at: string): boolean {
   if (!fstatSync(0).isFIFO() && !fstatSync(0).isSocket()) return true;
+  early = listenAt(at);
   // Loads the system calls, too.
   poll(0, 0, 0);
   const word = Buffer.alloc(1);
@@ -30,8 +35,8 @@ function told(): boolean {
 }
 
 try {
-  if (!told()) process.exit(0);
-  takeOver(dir, socketPath, fileURLToPath(import.meta.url)).run();
+  if (!told(socketPath)) process.exit(0);
+  takeOver(dir, socketPath, fileURLToPath(import.meta.url), early).run();
   process.exit(0);
 } catch (error) {
   // the guard, if there is one, stays: the next daemon takes over from it

@@ -343,6 +343,7 @@ export class PageDaemon {
     const { guardPid } = this.#parts.holding;
     return {
       tasks: this.#tasks.tasks.size,
+      unclaimed: this.#tasks.unclaimed,
       faults: this.#faultCount,
       filled: this.#tasks.filled,
       allFilled: this.#tasks.done,
@@ -357,7 +358,7 @@ export class PageDaemon {
     if (this.#clients.count === 0) return -1;
     const now = performance.now();
     const since = now - this.#reported.at;
-    const key = `${this.#tasks.tasks.size} ${this.#tasks.done} ${this.#tasks.filling} ${this.#tasks.failure ?? ""} ${this.#parts.holding.guardPid ?? 0}`;
+    const key = `${this.#tasks.tasks.size} ${this.#tasks.unclaimed} ${this.#tasks.done} ${this.#tasks.filling} ${this.#tasks.failure ?? ""} ${this.#parts.holding.guardPid ?? 0}`;
     if (since < REPORT_MS && key === this.#reported.key && this.#reported.text !== "") {
       return this.#faultCount > 0 || this.#tasks.filling ? Math.ceil(REPORT_MS - since) : -1;
     }

@@ -110,6 +110,7 @@ class Service implements FaultService {
     const failure = status?.failure ?? this.#trouble;
     return {
       tasks: status?.tasks ?? 0,
+      unclaimed: status?.unclaimed ?? this.#options.store.table.areas.length,
       faults: status?.faults ?? 0,
       filled: status?.filled ?? 0,
       allFilled: status?.allFilled ?? false,

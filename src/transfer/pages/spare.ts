@@ -3,7 +3,7 @@
  * touches nothing until it is told to begin, and ends by itself with the one who started it.
  */
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, mkdirSync, openSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SYSTEM_PATH } from "../../host/exec.js";
@@ -27,10 +27,12 @@ export function spawnDaemon(storeDir: string, socketPath: string, waiting: boole
 
 export class SpareDaemon {
   readonly #child: ChildProcess;
+  readonly #socketPath: string;
   #usable = true;
 
   /** Of the store that will be made in `storeDir`. */
   constructor(storeDir: string, socketPath: string) {
+    this.#socketPath = socketPath;
     mkdirSync(storeDir, { recursive: true, mode: 0o700 });
     this.#child = spawnDaemon(storeDir, socketPath, true);
     this.#child.once("error", () => (this.#usable = false));
@@ -38,6 +40,11 @@ export class SpareDaemon {
     // It may be gone when it is spoken to.
     this.#child.stdin?.on("error", () => undefined);
     (this.#child.stdin as { unref?: () => void } | null)?.unref?.();
+  }
+
+  /** criu can connect already: what it sends is taken when there is a store. */
+  get listening(): boolean {
+    return this.#usable && existsSync(this.#socketPath);
   }
 
   /** The store is there: begin. undefined: it has ended, or was given to somebody already. */

@@ -88,8 +88,11 @@ function inherit(guard: ProcessId, listening: number, tasks: TaskSet): { complet
   return { complete, lazy };
 }
 
-/** A ready daemon for the store in `dir`, in this process. `script` is the program that page daemons of it run. */
-export function takeOver(dir: string, socketPath: string, script: string): PageDaemon {
+/**
+ * A ready daemon for the store in `dir`, in this process. `script` is the program that page daemons of it run. `early`: listens
+ * at `socketPath` already (-1: nobody does).
+ */
+export function takeOver(dir: string, socketPath: string, script: string, early = -1): PageDaemon {
   const self = identify(process.pid);
   if (self === undefined) throw ferryError("E_INTERNAL", "this process is not in /proc");
   const holder = readHolder(dir);
@@ -134,7 +137,7 @@ export function takeOver(dir: string, socketPath: string, script: string): PageD
     } else {
       tasks.connection = -1;
     }
-    if (holding.lazy < 0) holding.lazy = listenAt(socketPath);
+    if (holding.lazy < 0) holding.lazy = early < 0 ? listenAt(socketPath) : early;
   }
   holding.control = listenAt(join(dir, CONTROL_SOCKET));
   note();

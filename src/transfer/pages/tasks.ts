@@ -114,6 +114,11 @@ export class TaskSet {
     }
   }
 
+  /** Tasks that have pages and whose userfaultfd has not come: their memory would stay empty. */
+  get unclaimed(): number {
+    return [...this.#areasOf.keys()].filter((vpid) => !this.seen.has(vpid)).length;
+  }
+
   #forget(): void {
     this.tasks.clear();
     this.seen.clear();

@@ -217,7 +217,7 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
     assert.equal(status.alive, false);
     assert.ok((status.exitCode ?? 0) > 0);
     const evidence = await b.call<{ lines: string[]; exitCode: number }>("evidence", "restore", d);
-    assert.match(evidence.lines.join("\n"), /Error.*No such file/);
+    assert.match(evidence.lines.join("\n"), /No core-1.img image\n.*Error/);
     assert.equal((await b.call<Seen>("observe", NEXT)).processes, 0);
     await assert.rejects(b.call("release", destination, d), (e: FerryError) => e.code === "E_RESTORE");
     await b.call("destroy", NEXT, d);
