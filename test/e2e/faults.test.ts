@@ -115,6 +115,42 @@ test(
   },
 );
 
+test("a call to hand over that comes when its migration is over begins nothing", LIMIT, async () => {
+  const { node, epoch } = await witness.workload.status();
+  // The destination refuses before the source has heard of it: then settling needs no word of the source.
+
+  const to = epoch + 900;
+  const ref = {
+    schema: 1,
+    operation: "redis.migrate.900",
+    workload: "redis",
+    epoch,
+    to,
+    source: node,
+    destination: other(node),
+  };
+  const options = { mode: "cold", dryRun: false, maxBlackoutMs: 30_000 };
+  const nobody = { host: "127.0.0.1", port: 9 };
+  const calls = [
+    ["cleanup", ref],
+    ["handOver", { input: { ref, options, reservation: { agent: nobody, mover: nobody } }, waitMs: 200 }],
+  ];
+  const program = `import { callAgent } from "/opt/ferry/dist/src/agent/client.js";
+    for (const [verb, input] of ${JSON.stringify(calls)})
+      console.log(JSON.stringify((await callAgent("/run/ferry/agent.sock", verb, input)) ?? null));`;
+  const said = await labRun(e2e.state, node, ["node", "--input-type=module", "-e", program], {});
+  const [, late] = said.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { done?: boolean; result?: { state: string } } | null);
+  assert.equal(late?.done, true, said.stdout);
+  assert.equal(late?.result?.state, "OWNER");
+  // and the node is not busy with it
+  const report = await migrate(witness.workload, other(node), "cold");
+  assert.equal(report.outcome, "moved", why(report));
+  await assertOneCopy(report);
+});
+
 for (const point of points) {
   test(`both workers are killed at ${point}, and the migration completes`, LIMIT, async () => {
     const { node } = await witness.workload.status();

@@ -15,7 +15,7 @@ import { hasRounds } from "../../model/plan.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { verifyReceipt } from "../../transfer/link/index.js";
 import { orAbort } from "../level.js";
-import { peerFailure } from "./control.js";
+import { peerFailure, type DestinationState } from "./control.js";
 import { removeDirs } from "./dirs.js";
 import type { NodeContext } from "./node-context.js";
 import { SourceSide, type HandOverOptions } from "./source-side.js";
@@ -23,6 +23,9 @@ import { SourceSide, type HandOverOptions } from "./source-side.js";
 const ARM_TIMEOUT_MS = 20_000;
 /** Before the freeze a link may be away this long; in the blackout the deadline rules. */
 const LINK_PATIENCE_MS = 10_000;
+
+const saysNo = (destination: DestinationState | undefined): boolean =>
+  destination?.failure !== undefined || destination?.hold === "TOMBSTONE";
 
 export class HandOver extends SourceSide {
   readonly result: Promise<SideOutcome>;
@@ -117,13 +120,9 @@ export class HandOver extends SourceSide {
     const { digest } = sent.images;
     if (digest === undefined)
       throw ferryError("E_IMAGE_INCOMPLETE", "the images were sent without a digest", { side: "source" });
-    const level = await this.control.level.wait(
-      (l) =>
-        l.destination?.hold === "PREPARED" ||
-        l.destination?.failure !== undefined ||
-        l.destination?.hold === "TOMBSTONE",
-      { signal },
-    );
+    const level = await this.control.level.wait((l) => l.destination?.hold === "PREPARED" || saysNo(l.destination), {
+      signal,
+    });
     if (level.destination?.hold !== "PREPARED") throw this.destinationRefused(level.destination?.failure);
     if (level.destination.digest !== digest) {
       throw ferryError("E_IMAGE_DIGEST", "the destination prepared other images than were sent", {
@@ -147,7 +146,7 @@ export class HandOver extends SourceSide {
     this.control.start();
     await orAbort(this.mover.ensure(), signal);
     const armed = await this.control.level
-      .wait((l) => l.destination?.armed === true || l.destination?.failure !== undefined, {
+      .wait((l) => l.destination?.armed === true || saysNo(l.destination), {
         signal,
         timeoutMs: ARM_TIMEOUT_MS,
         what: `node ${this.peer} being armed`,
@@ -240,10 +239,7 @@ export class HandOver extends SourceSide {
     const { signal } = this.undo;
     void (async () => {
       for (;;) {
-        const l = await this.control.level.wait(
-          (v) => !v.connected || v.destination?.failure !== undefined || v.destination?.hold === "TOMBSTONE",
-          { signal },
-        );
+        const l = await this.control.level.wait((v) => !v.connected || saysNo(v.destination), { signal });
         if (l.connected) {
           this.cancel(this.destinationRefused(l.destination?.failure).data);
           return;

@@ -146,11 +146,27 @@ export class Settling {
     return this.inquire(ref);
   }
 
+  /**
+   * Settled without the source (its destination refused before anything was asked here): a call that is still on its way
+   * must not begin it now. What has begun meanwhile is called off; from then on the epoch is burned.
+   */
+  private async endLate(ref: OperationRef): Promise<void> {
+    if (this.book.hold(ref.workload, ref.epoch)?.state !== "OWNER") return;
+    const late = this.handOvers.source(ref.operation);
+    if ((late !== undefined && late.outcome === undefined) || this.book.hold(ref.workload, ref.to) === undefined) {
+      await this.burn(ref);
+    }
+    if (late !== undefined && late.outcome === undefined) {
+      throw ferryError("E_STATE", `${ref.workload} is still being taken back on node ${this.context.config.node}`);
+    }
+  }
+
   async cleanup(ref: OperationRef): Promise<void> {
     const { config } = this.context;
     const { node } = config;
     const side = node === ref.source ? "source" : "destination";
     if (side === "source") {
+      await this.endLate(ref);
       const hold = this.book.hold(ref.workload, ref.epoch);
       const state = this.sourceState(ref);
       if (hold?.state === "GONE" && state === "GONE" && runningHold(this.book.ledger, ref.workload) === undefined) {

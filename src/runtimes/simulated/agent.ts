@@ -240,6 +240,8 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       }),
     cleanup: (ref) =>
       call("cleanup", ref.workload, () => {
+        // A call that is still on its way must not begin what is over.
+        if (ref.source === name && node.hold(ref.workload, ref.epoch)?.state === "OWNER") burnHere(node, ref);
         node.litter.delete(ref.operation);
         node.cleaned.add(ref.operation);
         refs.delete(ref.operation);
