@@ -92,7 +92,7 @@ export function parseJournal(text: string, path: string): Parsed {
     const corrupt = (why: string): FerryError =>
       ferryError("E_JOURNAL_CORRUPT", `journal ${path} is damaged at line ${index + 1}: ${why}`, {
         remedy:
-          "nothing is started from a damaged journal, and what runs was left alone; put back an intact copy of the file, or move it away only if you are sure that no workload of this node may still run elsewhere, then start the agent again",
+          "nothing is started from a damaged journal, and what runs was left alone; put back an intact copy of the whole file, to its last line, then start the agent again. Without the file nothing is started either, as long as a workload of this node lives",
         evidence: { lines: [line.length > 200 ? `${line.slice(0, 200)}...` : line] },
       });
     let raw: unknown;

@@ -1,7 +1,7 @@
 /** `ferry agent`: reads the journal, goes on with what it owns, serves the socket and the link until told to stop. */
 import { join } from "node:path";
 import pino from "pino";
-import { toFailure } from "../model/failure.js";
+import { toFailure, type FailureData } from "../model/failure.js";
 import { sharedVolumeDir } from "./policy.js";
 import { createProcessRuntime } from "../runtimes/process/index.js";
 import { CostBook } from "./costs.js";
@@ -9,8 +9,8 @@ import { FerryAgent } from "./agent.js";
 import { Book } from "./book.js";
 import { parseAgentConfig, type AgentConfig } from "./config.js";
 import type { Log, NodeContext } from "./operations/node-context.js";
-import { quarantined } from "./quarantine.js";
-import { serveAgent } from "./server.js";
+import { journalLoss, quarantined } from "./quarantine.js";
+import { serveAgent, type ServeOptions } from "./server.js";
 
 function makeLog(config: AgentConfig): Log {
   const sink = pino(
@@ -40,10 +40,7 @@ export async function runAgent(raw: unknown): Promise<void> {
   } catch (error) {
     const failure = toFailure(error);
     if (failure.code !== "E_JOURNAL_CORRUPT") throw error;
-    log("error", "quarantine: nothing is started or changed on this node", { failure });
-    const server = await serveAgent(quarantined(failure), options);
-    await untilStopped();
-    server.close();
+    await serveQuarantined(failure, log, options);
     return;
   }
   if (book.torn)
@@ -56,6 +53,13 @@ export async function runAgent(raw: unknown): Promise<void> {
     sharedVolume: (name) => sharedVolumeDir(name),
     log,
   });
+  const loss = journalLoss(book, runtime);
+  if (loss !== undefined) {
+    // Not held open: a person puts the whole file in its place.
+    book.close();
+    await serveQuarantined(loss, log, options);
+    return;
+  }
   const identity = {
     node: config.node,
     caFile: join(config.tlsDir, "ca.crt"),
@@ -80,6 +84,13 @@ export async function runAgent(raw: unknown): Promise<void> {
   agent.close();
   await agent.hub.close();
   book.close();
+}
+
+async function serveQuarantined(failure: FailureData, log: Log, options: ServeOptions): Promise<void> {
+  log("error", "quarantine: nothing is started or changed on this node", { failure });
+  const server = await serveAgent(quarantined(failure), options);
+  await untilStopped();
+  server.close();
 }
 
 const untilStopped = (): Promise<void> =>

@@ -1,6 +1,28 @@
-/** An agent whose journal is damaged: it answers every verb with why, and touches nothing. */
+/**
+ * An agent whose journal can't be trusted: damaged, or without entries of what runs here. It answers every verb with why,
+ * and touches nothing.
+ */
 import type { NodeAgent } from "../model/contract.js";
-import { FerryError, type FailureData } from "../model/failure.js";
+import { FerryError, ferryError, type FailureData } from "../model/failure.js";
+import type { Runtime } from "../runtimes/runtime.js";
+import type { Book } from "./book.js";
+
+/**
+ * E_JOURNAL_CORRUPT when something runs, or is held, under an epoch that the journal has never heard of. Every epoch is
+ * journaled before its cgroup is made: so lines are missing (the file was moved away, or an older copy was put in its
+ * place), and to sweep what the journal does not own would kill a workload.
+ */
+export function journalLoss(book: Book, runtime: Runtime): FailureData | undefined {
+  const strangers = runtime.populated().filter(({ name, epoch }) => book.hold(name, epoch) === undefined);
+  if (strangers.length === 0) return undefined;
+  const names = strangers.map(({ name, epoch }) => `${name} (epoch ${epoch})`).join(", ");
+  const whole = book.entries === 0 ? "is empty or was missing" : `has ${book.entries} lines and lacks later ones`;
+  return ferryError("E_JOURNAL_CORRUPT", `journal ${book.path} ${whole}: it does not know ${names}, which is here`, {
+    remedy: `nothing is started, and what is here was left alone; put the whole file back, to its last line, then start the agent again. If it is lost for good, these workloads can't move any more: end them by hand (${strangers
+      .map(({ cgroup }) => `echo 1 >${cgroup}/cgroup.kill`)
+      .join("; ")}), then start the agent again`,
+  }).data;
+}
 
 export function quarantined(failure: FailureData): NodeAgent {
   const refuse = (): Promise<never> => Promise.reject(new FerryError(failure));

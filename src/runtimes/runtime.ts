@@ -119,6 +119,9 @@ export interface Runtime {
   /** Link up, then announce (gratuitous ARP and unsolicited NA, repeated over a window, in the background). */
   openNetwork(incarnation: Incarnation): Promise<void>;
 
+  /** Incarnations that have processes on this node, frozen or not, whatever the journal says. Changes nothing. */
+  populated(): { name: string; epoch: number; cgroup: string }[];
+
   /** Remove every cgroup, namespace, link and engine of incarnations for which `keep` says no. Returns what was swept. */
   sweep(keep: (name: string, epoch: number) => boolean): Promise<string[]>;
 }

@@ -165,6 +165,16 @@ class ProcessRuntime implements Runtime {
     this.announcers.delete(parts.network.netns);
   }
 
+  populated(): (Name & { cgroup: string })[] {
+    return childCgroups(this.places.layout, this.places.config.cgroupParent).flatMap((key) => {
+      const match = NAMED.exec(key);
+      if (match?.[1] === undefined) return [];
+      const [name, epoch] = [match[1], Number(match[2])];
+      const { cgroup } = this.places.parts(name, epoch);
+      return cgroup.populated ? [{ name, epoch, cgroup: cgroup.dir }] : [];
+    });
+  }
+
   async sweep(keep: (name: string, epoch: number) => boolean): Promise<string[]> {
     const found = new Map<string, Name>();
     const add = (name: string, epoch: number): void => {
