@@ -1,5 +1,6 @@
 /** What every operation of this node works with. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
@@ -30,6 +31,16 @@ export interface NodeContext {
 
 /** Files of a workload on this node: data, log and its own layer of the root file system. */
 export const volumeDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "volumes", workload);
+
+/**
+ * Removes what came here for a hand-over that was refused, and what was left when a workload went elsewhere. Files of a
+ * workload that this node runs, holds, or has stopped stay.
+ */
+export async function removeSpentVolume({ book, config }: NodeContext, workload: string): Promise<void> {
+  const holds = book.holds(workload);
+  if (holds.length === 0 || !holds.every((hold) => ["TOMBSTONE", "GONE", "BURNED"].includes(hold.state))) return;
+  await rm(volumeDir(config, workload), { recursive: true, force: true });
+}
 
 /** Writes the mover's configuration; kept as it is when the mover was configured before (its port lies in there). */
 export function writeMoverConfig(

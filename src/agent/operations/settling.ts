@@ -8,7 +8,7 @@ import { ferryError } from "../../model/failure.js";
 import { mayRun, runningHold, type Hold } from "../../model/ownership.js";
 import { removeDirs, sideDirs } from "./dirs.js";
 import type { HandOvers } from "./hand-overs.js";
-import { mustBe, receiptOf, volumeDir, type NodeContext } from "./node-context.js";
+import { mustBe, receiptOf, removeSpentVolume, volumeDir, type NodeContext } from "./node-context.js";
 
 /** How long burn and refuse wait for their side before they answer with the state as it is. */
 const SETTLE_WAIT_MS = 20_000;
@@ -183,9 +183,7 @@ export class Settling {
       }
       if (state === "TOMBSTONE") {
         await this.context.runtime.destroy({ name: ref.workload, epoch: ref.to });
-        if (this.book.holds(ref.workload).every((h) => ["TOMBSTONE", "GONE", "BURNED"].includes(h.state))) {
-          await rm(volumeDir(config, ref.workload), { recursive: true, force: true });
-        }
+        await removeSpentVolume(this.context, ref.workload);
       }
     }
     this.handOvers.drop(ref.operation);

@@ -14,7 +14,7 @@ import { destroyFaultService } from "../../transfer/pages/index.js";
 import { orAbort } from "../level.js";
 import type { ControlHub } from "./control.js";
 import { removeDirs } from "./dirs.js";
-import type { NodeContext } from "./node-context.js";
+import { removeSpentVolume, type NodeContext } from "./node-context.js";
 import { DestinationSide } from "./destination-side.js";
 import { wallMs } from "./phases.js";
 
@@ -266,6 +266,8 @@ export class TakeOver extends DestinationSide {
         await this.mover.end();
         await destroyFaultService(this.dirs.store);
         removeDirs(this.dirs);
+        // Nobody may ask for a clean-up: the workflow may be gone.
+        if (!this.local) await removeSpentVolume(this.context, ref.workload);
         break;
       } catch (error) {
         this.log("error", "sweeping after a refusal failed, trying again", { failure: toFailure(error) });
