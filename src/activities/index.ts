@@ -13,6 +13,8 @@ import { isAgentDown, toApplicationFailure } from "./failures.js";
 export interface NodeActivitiesOptions {
   agent: NodeAgent;
   node: string;
+  /** Every node that has registered. */
+  knownNodes: () => Promise<string[]>;
   /** How long one poll of a long step waits in the agent, in milliseconds; also the pace of heartbeats. */
   pollMs?: number;
   /** How long a long step goes on asking an agent that is away before it fails (and is retried by the server). */
@@ -23,7 +25,7 @@ const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 2_000;
 
 export function createNodeActivities(options: NodeActivitiesOptions): NodeActivities {
-  const { agent, node, pollMs = 300, agentAwayMs = 60_000 } = options;
+  const { agent, node, knownNodes, pollMs = 300, agentAwayMs = 60_000 } = options;
 
   const ask = async <Result>(call: () => Promise<Result>): Promise<Result> => {
     try {
@@ -61,6 +63,7 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
   };
 
   return {
+    knownNodes: () => ask(knownNodes),
     describeNode: () => ask(() => agent.describeNode()),
     startWorkload: (input) => ask(() => agent.startWorkload(input)),
     stopWorkload: (input) => ask(() => agent.stopWorkload(input)),

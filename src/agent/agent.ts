@@ -29,10 +29,11 @@ import type {
   TakeOverInput,
   WorkloadRef,
 } from "../model/contract.js";
-import { ferryError, toFailure, type Side } from "../model/failure.js";
+import { FerryError, ferryError, toFailure, type Side } from "../model/failure.js";
 import type { NodeFacts } from "../model/node.js";
 import { runningHold } from "../model/ownership.js";
 import type { Finding } from "../model/plan.js";
+import { startProblem } from "../model/settlement.js";
 import { specProblems } from "../model/spec-check.js";
 import { tornStart, wholeEnd } from "./letters.js";
 import type { Steered } from "../model/steering.js";
@@ -102,8 +103,8 @@ export class FerryAgent implements NodeAgent {
       });
     }
     if (swept.length > 0) this.context.log("warn", "swept what the journal does not own", { swept });
-    this.handOvers.goOn();
     for (const name of this.book.workloads()) await removeSpentVolume(this.context, name);
+    this.handOvers.goOn();
     this.ends.start();
   }
 
@@ -166,6 +167,10 @@ export class FerryAgent implements NodeAgent {
           },
         );
       }
+      // Whoever asks: a copy that is held here, or is on its way here, may yet run.
+      const others = this.book.holds(spec.name).filter((h) => h.epoch !== epoch);
+      const open = startProblem(spec.name, this.context.config.node, others);
+      if (open !== undefined) throw new FerryError(open);
       this.book.demandRoom();
       this.book.record({ workload: spec.name, epoch, state: "OWNER", operation });
       this.book.recordSpec(spec);

@@ -101,6 +101,9 @@ export function parseEnv(text: string, before: Record<string, string> = {}): Rec
   return Object.fromEntries([...Object.entries(before), [key, text.slice(at + 1)]]);
 }
 
+/** A node's name; may be given again and again. */
+export const parseNodeNames = (text: string, before: string[] = []): string[] => [...before, parseNodeName(text)];
+
 /** "NAME:/path" or "NAME:/path:copy|shared"; may be given again and again. */
 export function parseVolume(text: string, before: VolumeSpec[] = []): VolumeSpec[] {
   const [name = "", path, kind = "copy", ...rest] = text.split(":");

@@ -57,5 +57,5 @@ export async function connect(options: ConnectOptions): Promise<FerryClient> {
     await trying.end();
     await connection.close();
   };
-  return { workloads: workloadsOf(context, nodes), nodes, close };
+  return { workloads: workloadsOf(context), nodes, close };
 }

@@ -29,6 +29,7 @@ const runSchema = z.strictObject({
     .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable's name has letters, digits and _"), word)
     .optional(),
   dir: word.refine((dir) => dir.startsWith("/"), "must be an absolute path inside the workload").optional(),
+  off: z.array(z.string()).max(1000).optional(),
   user: z
     .string()
     .regex(/^(?:[a-z_][a-z0-9_-]{0,31}|\d{1,10}(?::\d{1,10})?)$/, "must be a user name, uid or uid:gid")
@@ -108,6 +109,7 @@ export function checkRun(request: RunRequest): z.output<typeof runSchema> {
   const given: Partial<RunRequest> | null = request;
   checkName("workload", given?.name);
   checkName("node", given?.node);
+  if (Array.isArray(given?.off)) for (const node of given.off) checkName("node", node);
   return parse(runSchema, `request to run ${request.name}`, "E_SPEC", request);
 }
 

@@ -35,6 +35,11 @@ export interface RunRequest {
   ip?: string;
   mac?: string;
   gateway?: string;
+  /**
+   * Nodes that are switched off and stay so. Before a name is started, every node that is known must say that it has no
+   * copy of it; one that does not answer is a reason to refuse, unless it is named here.
+   */
+  off?: string[];
 }
 
 export interface WorkloadListing {

@@ -33,7 +33,7 @@ const DEFAULT_LOG_BYTES = 64 * 1024;
 
 const key = (name: SearchAttributeName) => defineSearchAttributeKey(name, "KEYWORD");
 
-export function workloadsOf(context: Context, nodes: FerryClient["nodes"]): FerryClient["workloads"] {
+export function workloadsOf(context: Context): FerryClient["workloads"] {
   const { client, address } = context;
   const get = (name: string): WorkloadHandle => workloadHandle(context, checkName("workload", name));
 
@@ -64,7 +64,6 @@ export function workloadsOf(context: Context, nodes: FerryClient["nodes"]): Ferr
     if (owner !== undefined) {
       throw refuse("E_IP_CONFLICT", `${bareIp(ip)} is the address of workload ${owner}`, "give another one with --ip");
     }
-    if (before === undefined) await refuseIfElsewhere(nodes, name, node);
     const spec: WorkloadSpec = {
       name,
       runtime: checked.runtime ?? "process",
@@ -107,7 +106,10 @@ export function workloadsOf(context: Context, nodes: FerryClient["nodes"]): Ferr
           (input: WorkloadInput) => Promise<unknown>,
           WorkloadStatus,
           [StartRequest]
-        >(UPDATE.start, { startWorkflowOperation, args: [{ spec, node }] }),
+        >(UPDATE.start, {
+          startWorkflowOperation,
+          args: [{ spec, node, ...(checked.off === undefined ? {} : { off: checked.off }) }],
+        }),
       ),
     );
     return get(name);
@@ -127,21 +129,6 @@ async function existing(handle: WorkloadHandle): Promise<WorkloadStatus | undefi
   } catch (error) {
     if (error instanceof FerryError && error.code === "E_WORKLOAD_UNKNOWN") return undefined;
     throw error;
-  }
-}
-
-/** A workload whose entity was lost may still run somewhere: it must not be started a second time elsewhere. */
-async function refuseIfElsewhere(nodes: FerryClient["nodes"], name: string, node: string): Promise<void> {
-  for (const other of await nodes.list()) {
-    if (other.name === node || !other.reachable) continue;
-    const held = other.facts?.workloads.find((w) => w.name === name && (w.state === "OWNER" || w.state === "RUNNING"));
-    if (held !== undefined) {
-      throw refuse(
-        "E_WORKLOAD_EXISTS",
-        `${name} runs on ${other.name} already (epoch ${held.epoch}), without an entity that looks after it`,
-        `run it with --node ${other.name} and the same command to take it over, or choose another name`,
-      );
-    }
   }
 }
 

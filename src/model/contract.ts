@@ -233,6 +233,8 @@ export interface LogChunk {
 
 /** Activities of one node, run on queue `node:<name>`. */
 export interface NodeActivities {
+  /** Every node that has ever registered, this one too. Asked of the worker, not of its agent. */
+  knownNodes(): Promise<string[]>;
   describeNode(): Promise<NodeFacts>;
   startWorkload(input: StartInput): Promise<Started>;
   stopWorkload(input: StopInput): Promise<Observation>;
@@ -270,7 +272,7 @@ export type Step<Result> = { done: true; result: Result } | { done: false; progr
  * verbs as the activities; the long ones are polled, so that a worker may die and another go on asking.
  * Throws FerryError; E_AGENT_DOWN when the agent can't be reached (the only failure worth a retry).
  */
-export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver"> {
+export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver" | "knownNodes"> {
   /** Starts it if need be, then waits up to `waitMs` for the end. */
   takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>>;
   handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>>;

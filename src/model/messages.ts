@@ -94,6 +94,8 @@ export interface CarriedWorkload {
 export interface StartRequest {
   spec: WorkloadSpec;
   node: string;
+  /** Nodes that a person knows to be switched off: they need not say that they have no copy of it. */
+  off?: string[];
 }
 export interface MigrateRequest {
   to: string;

@@ -10,6 +10,8 @@
  *   destination  RESERVED(e') -> RECEIVED -> PREPARED -> ACTIVE -> RUNNING -> OWNER(e')
  *                RESERVED | RECEIVED | PREPARED -> TOMBSTONE(e')                 refused for ever
  *   any          OWNER(e) -> STOPPED(e)                                          stopped by a person, may not run
+ *
+ * A new OWNER (a start) is legal only where nothing of the workload is open: no copy runs, is held, or may come to run.
  */
 
 export const HOLD_STATES = [
@@ -70,6 +72,21 @@ export const mayRun = (state: HoldState): boolean => state === "OWNER" || state 
 export const mayHoldCopy = (state: HoldState): boolean =>
   mayRun(state) || state === "FROZEN" || state === "RELEASED" || state === "PREPARED" || state === "RECEIVED";
 
+/** States in which a copy runs, is held, or may still come to run here. While there is one of them no new copy is started. */
+const OPEN: readonly HoldState[] = [
+  "OWNER",
+  "FROZEN",
+  "RELEASED",
+  "RESERVED",
+  "RECEIVED",
+  "PREPARED",
+  "ACTIVE",
+  "RUNNING",
+];
+/** The latest of these holds that is not over: what stands against starting the workload anew, whatever its operation. */
+export const openHold = (holds: readonly Hold[]): Hold | undefined =>
+  holds.filter((hold) => OPEN.includes(hold.state)).sort((a, b) => b.epoch - a.epoch)[0];
+
 export const holdOf = (ledger: Ledger, workload: string, epoch: number): Hold | undefined =>
   ledger.get(workload)?.get(epoch);
 
@@ -102,9 +119,10 @@ export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
     const highest = highestEpoch(ledger, workload);
     if (state === "RESERVED" || state === "OWNER") {
       if (epoch <= highest) return `${name}: stale, this node has seen epoch ${highest}`;
-      const running = runningHold(ledger, workload);
+      // A new OWNER is a new copy: what is frozen, released or prepared here may still run, here or elsewhere.
       // A local restore (criu died in the hold) reserves a new epoch while its own older hold is FROZEN, never while it may run.
-      if (running !== undefined) return `${name}: this node already holds epoch ${running.epoch} as ${running.state}`;
+      const held = state === "OWNER" ? openHold(holdsOf(ledger, workload)) : runningHold(ledger, workload);
+      if (held !== undefined) return `${name}: this node already holds epoch ${held.epoch} as ${held.state}`;
     }
     return undefined;
   }

@@ -13,6 +13,7 @@ type Fields = Record<string, unknown>;
 const MAX_EPOCH = 1_000_000_000;
 const MAX_SEQUENCE = 999_999_999;
 const MAX_GRACE_MS = 600_000;
+const MAX_OFF = 1_000;
 const MIN_BLACKOUT_MS = 100;
 const MAX_BLACKOUT_MS = 3_600_000;
 
@@ -77,7 +78,15 @@ export const optionsProblems = (options: unknown): string[] =>
   ]);
 
 export const startProblems = (ask: unknown): string[] =>
-  object("the request", ask, ({ spec, node }) => [nameProblem("node", node), ...specProblems(spec)]);
+  object("the request", ask, ({ spec, node, off }) => [
+    nameProblem("node", node),
+    ...(off === undefined
+      ? []
+      : Array.isArray(off) && off.length <= MAX_OFF
+        ? off.map((name) => nameProblem("node", name))
+        : [`off must be a list of at most ${MAX_OFF} nodes, got ${shown(off)}`]),
+    ...specProblems(spec),
+  ]);
 
 export const migrateProblems = (ask: unknown): string[] =>
   object("the request", ask, ({ to, options }) => [nameProblem("node", to), ...optionsProblems(options)]);

@@ -2,7 +2,8 @@
  * What may be concluded from two journals: pure, so that a property test can walk every pair of answers.
  */
 import type { Inquiry, Observation, OperationRef } from "./contract.js";
-import { mayRun, settle, type Hold, type Verdict } from "./ownership.js";
+import type { FailureData } from "./failure.js";
+import { mayRun, openHold, settle, type Hold, type Verdict } from "./ownership.js";
 
 /** The next epoch that neither node has seen: aborted numbers are never used again. */
 export const nextEpoch = (epoch: number, ...seen: readonly (readonly Hold[])[]): number =>
@@ -11,6 +12,33 @@ export const nextEpoch = (epoch: number, ...seen: readonly (readonly Hold[])[]):
 /** The hold under which these holds' node runs the workload, if it does: the latest epoch that may run. */
 export const running = (holds: readonly Hold[]): Hold | undefined =>
   holds.filter((hold) => mayRun(hold.state)).sort((a, b) => b.epoch - a.epoch)[0];
+
+/** Why these holds of `node` forbid to start the workload anew anywhere, in words; undefined when they don't. */
+export function startProblem(workload: string, node: string, holds: readonly Hold[]): FailureData | undefined {
+  const open = openHold(holds);
+  if (open === undefined) return undefined;
+  const { epoch, state, operation, peer } = open;
+  if (mayRun(state)) {
+    return {
+      code: "E_WORKLOAD_EXISTS",
+      message: `${workload} runs on ${node} already (epoch ${epoch}), without an entity that looks after it`,
+      workload,
+      node,
+      remedy: `run it with --node ${node} and the same command to take it over, or choose another name`,
+    };
+  }
+  const nodes = peer === undefined || peer === node ? node : `${node} and ${peer}`;
+  return {
+    code: "E_BUSY",
+    message: `${workload} can't be started anew: its epoch ${epoch} is ${state} on ${node}, so the hand-over ${operation ?? "of it"} is still open and may yet run it`,
+    workload,
+    node,
+    remedy:
+      state === "RESERVED"
+        ? `wait until it has ended; if nobody goes on with it, restart the agent of ${node}, which then refuses it`
+        : `${nodes} settle it by themselves as soon as they reach each other; then run it with the same command on the node that has it, to take it over`,
+  };
+}
 
 /** Highest sequence number among the operations that these holds name (`redis.migrate.3` has 3). */
 export const highestSequence = (holds: readonly Hold[]): number =>

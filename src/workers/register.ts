@@ -12,6 +12,7 @@ import type { NodeFacts } from "../model/node.js";
 const KEYWORD = 2;
 const ATTEMPTS = 20;
 const PAUSE_MS = 1_000;
+const LIST_MS = 10_000;
 
 /**
  * Ferry's search attributes: added when missing, since a workflow that sets one that is not there can't go on.
@@ -79,6 +80,22 @@ export function registerNode(client: Client, agent: NodeAgent, node: string, sto
     }
   };
   void attempt(0);
+}
+
+/** Every node that has registered. @throws FerryError E_TEMPORAL_DOWN */
+export async function listNodes(client: Client): Promise<string[]> {
+  const query = `WorkflowType = '${WORKFLOW.node}' AND ExecutionStatus = 'Running'`;
+  const names = new Set<string>();
+  try {
+    await client.withDeadline(Date.now() + LIST_MS, async () => {
+      for await (const { workflowId } of client.workflow.list({ query })) names.add(workflowId.replace(/^node\//, ""));
+    });
+  } catch (error) {
+    throw ferryError("E_TEMPORAL_DOWN", `the list of nodes could not be read: ${String(error)}`, {
+      remedy: "see whether Temporal's visibility answers, then try again",
+    });
+  }
+  return [...names].sort();
 }
 
 /** Best effort: a worker that is killed can't say so either, and a probe tells the truth anyway. */

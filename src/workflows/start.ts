@@ -1,12 +1,18 @@
-/** Starting a workload on a node. The undo (stop, forget) is decided before the start is asked for. */
-import { sleep } from "@temporalio/workflow";
+/**
+ * Starting a workload on a node. The undo (stop, forget) is decided before the start is asked for.
+ *
+ * An entity may have been lost (terminated, a lost database) while its workload runs or is being handed over. So before a
+ * new copy is started every node that is known says that it has none of it: nothing that runs, is held, or may come to run.
+ */
+import { patched, sleep } from "@temporalio/workflow";
 import { CONTRACT_SCHEMA, type Observation } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import type { Tuning } from "../model/messages.js";
 import { operationId } from "../model/names.js";
-import { highestSequence, nextEpoch, running } from "../model/settlement.js";
+import { mayRun } from "../model/ownership.js";
+import { highestSequence, nextEpoch, running, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { isRefusal, isSilence, readFailure, shortly, tryAsk } from "./calls.js";
+import { isRefusal, isSilence, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
 import { knock } from "./knock.js";
 import { sameSpec } from "./may.js";
 
@@ -17,7 +23,13 @@ export interface StartOn {
   /** Highest epoch that the entity knows of; 0 for a new one. */
   epoch: number;
   tuning: Tuning;
+  /** Nobody knows where the workload was: the other nodes are asked first. */
+  askOthers: boolean;
+  /** Nodes that are switched off, as a person says: their silence is no reason to refuse. */
+  off: readonly string[];
 }
+/** A node that has not answered within this long is silent. */
+const OTHERS_MS = 3_000;
 export type StartResult =
   | { started: true; epoch: number; sequence: number }
   | { started: false; failure: FailureData; nothingLeft: boolean; epoch?: number };
@@ -26,19 +38,28 @@ export async function startOn(ask: StartOn): Promise<StartResult> {
   const { spec, node, tuning } = ask;
   const workload = spec.name;
   const schema = CONTRACT_SCHEMA;
-  const seen = await tryAsk(node, () =>
-    shortly(node, tuning, "read the journal").observeWorkload({ schema, workload }),
-  );
-  if (seen.failure) return { started: false, nothingLeft: true, failure: await unknownOrAway(node, seen.failure) };
+  const careful = patched("a start asks whether a copy is open");
+  const [seen, known] = await Promise.all([
+    tryAsk(node, () => shortly(node, tuning, "read the journal").observeWorkload({ schema, workload })),
+    careful && ask.askOthers ? tryAsk(node, () => shortly(node, tuning, "which nodes are there?").knownNodes()) : none,
+  ]);
+  const refused = (failure: FailureData): StartResult => ({ started: false, nothingLeft: true, failure });
+  if (seen.failure) return refused(await unknownOrAway(node, seen.failure));
 
   const sequence = Math.max(ask.sequence, highestSequence(seen.answer.holds) + 1);
   const there = running(seen.answer.holds);
-  if (there !== undefined && seen.answer.processes > 0) {
-    if (seen.answer.spec !== undefined && sameSpec(seen.answer.spec, spec)) {
-      // Its entity was lost (terminated): what runs is what was asked for, so it is taken over as it is.
-      return { started: true, epoch: there.epoch, sequence };
-    }
-    return { started: false, nothingLeft: true, failure: exists(workload, node, seen.answer) };
+  const adopt = there !== undefined && seen.answer.processes > 0;
+  if (adopt && (seen.answer.spec === undefined || !sameSpec(seen.answer.spec, spec))) {
+    return refused(exists(workload, node, seen.answer));
+  }
+  const open = careful && !adopt ? startProblem(workload, node, seen.answer.holds) : undefined;
+  if (open !== undefined) return refused(open);
+  if (known.failure && !adopt) return refused(known.failure);
+  const against = await askOthers(ask, known.answer ?? [], adopt);
+  if (against !== undefined) return refused(against);
+  if (adopt) {
+    // Its entity was lost (terminated): what runs is what was asked for, so it is taken over as it is.
+    return { started: true, epoch: there.epoch, sequence };
   }
 
   const epoch = nextEpoch(ask.epoch, seen.answer.holds);
@@ -54,6 +75,47 @@ export async function startOn(ask: StartOn): Promise<StartResult> {
   const undone = await undo(ask, epoch, fresh && !tried);
   const nothingLeft = undone && !tried;
   return { started: false, nothingLeft: nothingLeft && ask.epoch === 0, epoch, failure: started.failure };
+}
+
+const none: Answer<string[]> = { answer: [] };
+
+/**
+ * What the other nodes hold against it. What runs here already (`adopt`) is no new copy: only another one that may run
+ * stands against taking it over, and nobody's silence does.
+ */
+async function askOthers(ask: StartOn, known: readonly string[], adopt: boolean): Promise<FailureData | undefined> {
+  const { spec, tuning } = ask;
+  const workload = spec.name;
+  const quick = {
+    ...tuning,
+    scheduleToStartMs: Math.min(tuning.scheduleToStartMs, OTHERS_MS),
+    startToCloseMs: Math.min(tuning.startToCloseMs, OTHERS_MS),
+  };
+  const others = [...new Set(known)].filter((name) => name !== ask.node).sort();
+  const answers = await Promise.all(
+    others.map((node) =>
+      tryAsk(node, () =>
+        shortly(node, quick, "does it have it?").observeWorkload({ schema: CONTRACT_SCHEMA, workload }),
+      ),
+    ),
+  );
+  const problems = others.flatMap((node, i) => {
+    const { answer } = answers[i] ?? {};
+    const holds = (answer?.holds ?? []).filter((hold) => !adopt || mayRun(hold.state));
+    return startProblem(workload, node, holds) ?? [];
+  });
+  if (problems[0] !== undefined || adopt) return problems[0];
+  const silent = others.filter((node, i) => answers[i]?.failure !== undefined && !ask.off.includes(node));
+  const first = answers[others.indexOf(silent[0] ?? "")]?.failure;
+  if (first === undefined) return undefined;
+  const names = silent.join(", ");
+  return {
+    code: first.code,
+    message: `${workload} is not started: ${names} can't say whether it has a copy of it: ${first.message}`,
+    workload,
+    node: silent[0] ?? "",
+    remedy: `bring ${names} back, then run it again; if it is switched off and stays so, say that: ferry run ${workload} ${silent.map((node) => `--off ${node}`).join(" ")} ...`,
+  };
 }
 
 /** Whether it was started or not: afterwards it is not. */

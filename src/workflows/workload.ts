@@ -137,7 +137,7 @@ class Entity {
     };
   }
 
-  async start({ spec, node }: StartRequest): Promise<WorkloadStatus> {
+  async start({ spec, node, off }: StartRequest): Promise<WorkloadStatus> {
     if (this.status?.state === "running") return this.status;
     const before = this.status;
     const sequence = (before?.sequence ?? 0) + 1;
@@ -152,7 +152,16 @@ class Entity {
       operation: operationId(this.name, "start", sequence),
     };
     this.tell({});
-    const result = await startOn({ spec, node, sequence, epoch: this.status.epoch, tuning: this.tuning });
+    const result = await startOn({
+      spec,
+      node,
+      sequence,
+      epoch: this.status.epoch,
+      tuning: this.tuning,
+      // One that ran under this entity ended where the entity says.
+      askOthers: before === undefined || before.state === "failed",
+      off: off ?? [],
+    });
     if (result.started) {
       if (!this.visited.includes(node)) this.visited.push(node);
       return this.done({ state: "running", epoch: result.epoch, sequence: result.sequence });

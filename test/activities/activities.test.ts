@@ -9,7 +9,14 @@ import { FerryError, ferryError, type FailureCode } from "../../src/model/failur
 const input = {} as TakeOverInput;
 const outcome = { state: "OWNER" } as SideOutcome;
 const agentOf = (takeOver: () => Promise<Step<SideOutcome>>): NodeAgent => ({ takeOver }) as unknown as NodeAgent;
-const activities = (agent: NodeAgent) => createNodeActivities({ agent, node: "node-b", pollMs: 5, agentAwayMs: 300 });
+const activities = (agent: NodeAgent) =>
+  createNodeActivities({
+    agent,
+    node: "node-b",
+    knownNodes: () => Promise.resolve(["node-a", "node-b"]),
+    pollMs: 5,
+    agentAwayMs: 300,
+  });
 
 test("a long step polls until it is done and heartbeats the progress", async () => {
   const env = new MockActivityEnvironment();

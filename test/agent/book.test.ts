@@ -55,6 +55,23 @@ test("an illegal move is refused and nothing is written", () => {
   book.close();
 });
 
+test("a new owner is refused while an older epoch is frozen, released, reserved or prepared, over restarts", () => {
+  for (const path of [
+    [hold(1, "OWNER"), hold(1, "FROZEN", { to: 2 })],
+    [hold(1, "OWNER"), hold(1, "FROZEN", { to: 2 }), hold(1, "RELEASED", { to: 2, digest: "d" })],
+    [hold(1, "RESERVED")],
+  ]) {
+    const dir = fresh();
+    let book = new Book(dir);
+    for (const next of path) book.record(next);
+    book.close();
+    book = new Book(dir);
+    assert.throws(() => book.record(hold(3, "OWNER", { operation: "redis.start.9" })), code("E_STALE_EPOCH"));
+    assert.equal(book.entries, path.length);
+    book.close();
+  }
+});
+
 test("a tombstone is for ever, over restarts", () => {
   const dir = fresh();
   let book = new Book(dir);

@@ -15,7 +15,7 @@ import {
   type HoldState,
   type Ledger,
 } from "../../src/model/ownership.js";
-import { backHome, conclude, nextEpoch, running } from "../../src/model/settlement.js";
+import { backHome, conclude, nextEpoch, running, startProblem } from "../../src/model/settlement.js";
 import type { Inquiry, OperationRef } from "../../src/model/contract.js";
 
 const W = "w";
@@ -124,6 +124,79 @@ test("whatever both agents do in whatever order, at most one may run, and the ve
     }),
     { numRuns: 2000 },
   );
+});
+
+/** A person starts it anew on either node, or stops it; `rude`: without asking the other node (a client of its own). */
+type Meddling = "start here" | "start there" | "stop here" | "stop there";
+const MEDDLING: Meddling[] = ["start here", "start there", "stop here", "stop there"];
+
+function meddle(pair: Pair, what: Meddling, rude: boolean): Pair {
+  const side = what.endsWith("here") ? "source" : "destination";
+  const other = side === "source" ? "destination" : "source";
+  const own = holdsOf(pair[side], W);
+  const stop = what.startsWith("stop");
+  const owner = own.findLast((h) => h.state === "OWNER");
+  if (stop && owner === undefined) return pair;
+  const epoch = nextEpoch(0, own, holdsOf(pair[other], W));
+  const next = stop ? hold(owner?.epoch ?? 0, "STOPPED") : hold(epoch, "OWNER");
+  if (moveProblem(pair[side], next) !== undefined) return pair;
+  if (!stop && !rude && startProblem(W, other, holdsOf(pair[other], W)) !== undefined) return pair;
+  return { ...pair, [side]: applyMove(pair[side], next) };
+}
+
+const live = (ledger: Ledger): number => holdsOf(ledger, W).filter((h) => mayRun(h.state)).length;
+
+test("started anew at any moment, by whoever lost its entity: never a second copy", () => {
+  fc.assert(
+    fc.property(fc.array(fc.constantFrom(...MOVES, ...MEDDLING), { maxLength: 40 }), (moves) => {
+      let pair: Pair = { source: owner(), destination: emptyLedger };
+      for (const move of moves) {
+        const meddling = MEDDLING.find((m) => m === move);
+        pair = meddling === undefined ? attempt(pair, move as Move) : meddle(pair, meddling, false);
+        assert.ok(live(pair.source) + live(pair.destination) <= 1, JSON.stringify(moves));
+      }
+    }),
+    { numRuns: 5000 },
+  );
+});
+
+test("whoever asks an agent to start it: never beside a copy that its own node runs, holds or awaits", () => {
+  const copies = (ledger: Ledger): number =>
+    holdsOf(ledger, W).filter((h) => mayRun(h.state) || h.state === "FROZEN" || h.state === "PREPARED").length;
+  fc.assert(
+    fc.property(fc.array(fc.constantFrom(...MOVES, ...MEDDLING), { maxLength: 40 }), (moves) => {
+      let pair: Pair = { source: owner(), destination: emptyLedger };
+      for (const move of moves) {
+        const meddling = MEDDLING.find((m) => m === move);
+        pair = meddling === undefined ? attempt(pair, move as Move) : meddle(pair, meddling, true);
+        for (const ledger of [pair.source, pair.destination]) assert.ok(copies(ledger) <= 1, JSON.stringify(moves));
+      }
+    }),
+    { numRuns: 5000 },
+  );
+});
+
+test("a new owner is refused beside every state that is not over, and the words say what to do", () => {
+  const path: Hold[] = [
+    hold(1, "OWNER"),
+    hold(1, "FROZEN", { to: 2, peer: "b", operation: "w.migrate.1" }),
+    hold(1, "RELEASED", { to: 2, digest: "d" }),
+  ];
+  const arriving = ["RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING", "OWNER"] as const;
+  const ways = [path, arriving.map((state) => hold(2, state, { digest: "d", peer: "a", operation: "w.migrate.1" }))];
+  for (const way of ways) {
+    let ledger = emptyLedger;
+    for (const next of way) {
+      ledger = applyMove(ledger, next);
+      assert.match(moveProblem(ledger, hold(9, "OWNER")) ?? "", /already holds epoch/, next.state);
+      const problem = startProblem(W, "here", holdsOf(ledger, W));
+      assert.ok(problem?.remedy !== undefined, next.state);
+      assert.match(problem.message, mayRun(next.state) ? /runs on here/ : new RegExp(`is ${next.state} on here`));
+    }
+  }
+  for (const state of ["GONE", "BURNED", "TOMBSTONE", "STOPPED"] as const) {
+    assert.equal(startProblem(W, "here", [hold(1, state)]), undefined);
+  }
 });
 
 test("with a side that does not answer nothing is undone that may have been released", () => {

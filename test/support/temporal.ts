@@ -20,6 +20,7 @@ import {
 import { createNodeActivities } from "../../src/activities/index.js";
 import type { NodeAgent } from "../../src/model/contract.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../../src/model/names.js";
+import { listNodes } from "../../src/workers/register.js";
 
 export function temporalBinary(): string | undefined {
   const cache = process.env["FERRY_CACHE"];
@@ -127,6 +128,9 @@ export interface TestWorkers {
   /** Activity worker of one node; `stopNode` ends it, so that the node is out of reach. */
   startNode(node: string, agent: NodeAgent): Promise<void>;
   stopNode(node: string): Promise<void>;
+  /** Ends the workflow worker, and starts another: what is asked in between reaches workflows in one task. */
+  stopWorkflows(): Promise<void>;
+  startWorkflows(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -147,18 +151,23 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
     entry.worker.shutdown();
     await entry.done;
   };
-  await start(
-    "",
-    await Worker.create({
-      connection,
-      taskQueue: WORKFLOW_TASK_QUEUE,
-      workflowBundle: await workflowBundle(),
-      workflowThreadPoolSize: 1,
-      identity: "test",
-      shutdownForceTime: 3_000,
-    }),
-  );
+  const startWorkflows = async (): Promise<void> =>
+    start(
+      "",
+      await Worker.create({
+        connection,
+        taskQueue: WORKFLOW_TASK_QUEUE,
+        workflowBundle: await workflowBundle(),
+        workflowThreadPoolSize: 1,
+        identity: "test",
+        shutdownForceTime: 3_000,
+        stickyQueueScheduleToStartTimeout: 1_000,
+      }),
+    );
+  await startWorkflows();
   return {
+    startWorkflows,
+    stopWorkflows: () => end(""),
     client,
     address,
     startNode: async (node, agent) =>
@@ -167,7 +176,15 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
         await Worker.create({
           connection,
           taskQueue: nodeTaskQueue(node),
-          activities: { ...createNodeActivities({ agent, node, pollMs: 50, agentAwayMs: 2_000 }) },
+          activities: {
+            ...createNodeActivities({
+              agent,
+              node,
+              knownNodes: () => listNodes(client),
+              pollMs: 50,
+              agentAwayMs: 2_000,
+            }),
+          },
           identity: "test",
           maxHeartbeatThrottleInterval: 100,
           shutdownGraceTime: 100,

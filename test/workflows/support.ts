@@ -96,6 +96,11 @@ export class Stage {
   /** A new workload that runs on node-a. */
   async run(name = `w${++this.count}`, node = "node-a", tuning: Partial<Tuning> = QUICK): Promise<Subject> {
     const subject = new Subject(this, name);
+    // An agent that an earlier test has killed may still be on its way back: a start asks every node.
+    await until(
+      () => [...this.agents.keys()].every((other) => this.world.node(other).up),
+      (up) => up,
+    );
     await subject.start(node, tuning);
     return subject;
   }
@@ -113,14 +118,19 @@ export class Subject {
     return this.stage.client.workflow.getHandle(workloadWorkflowId(this.name));
   }
 
-  start(node: string, tuning: Partial<Tuning> = QUICK, spec = specOf(this.name)): Promise<WorkloadStatus> {
+  start(
+    node: string,
+    tuning: Partial<Tuning> = QUICK,
+    spec = specOf(this.name),
+    off?: string[],
+  ): Promise<WorkloadStatus> {
     const input: WorkloadInput = { name: this.name, tuning };
     return this.stage.client.workflow.executeUpdateWithStart<
       (input: WorkloadInput) => Promise<unknown>,
       WorkloadStatus,
       [StartRequest]
     >(UPDATE.start, {
-      args: [{ spec, node }],
+      args: [{ spec, node, ...(off === undefined ? {} : { off }) }],
       startWorkflowOperation: new WithStartWorkflowOperation(WORKFLOW.workload, {
         workflowId: workloadWorkflowId(this.name),
         taskQueue: WORKFLOW_TASK_QUEUE,

@@ -5,7 +5,7 @@ import type { VolumeSpec } from "../../model/volumes.js";
 import type { WorkloadLimits } from "../../model/workload.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
-import { parseEnv, parseLimits, parseNodeName, parseVolume, parseWorkloadName } from "../parse.js";
+import { parseEnv, parseLimits, parseNodeName, parseNodeNames, parseVolume, parseWorkloadName } from "../parse.js";
 import { renderInspection } from "../render/workloads.js";
 
 interface RunFlags extends ConnectionFlags {
@@ -18,6 +18,7 @@ interface RunFlags extends ConnectionFlags {
   user?: string;
   limit?: WorkloadLimits;
   volume?: VolumeSpec[];
+  off?: string[];
   json?: boolean;
 }
 
@@ -34,6 +35,7 @@ export function requestOf(name: string, command: string[], flags: RunFlags): Run
     ...(flags.ip !== undefined && { ip: flags.ip }),
     ...(flags.mac !== undefined && { mac: flags.mac }),
     ...(flags.gateway !== undefined && { gateway: flags.gateway }),
+    ...(flags.off !== undefined && { off: flags.off }),
   };
 }
 
@@ -57,6 +59,11 @@ export function register(program: Command, context: CommandContext): void {
       "NAME:/path[:copy|shared], may be given again and again: copy moves with it, shared is there on every node",
       parseVolume,
     )
+    .option(
+      "--off <node>",
+      "this node is switched off and stays so: its silence is no reason to refuse; may be given again and again",
+      parseNodeNames,
+    )
     .option("--json", "print its status as JSON")
     .addHelpText(
       "after",
@@ -65,7 +72,11 @@ Examples:
   ferry run redis --node node-a -- redis-server --save "" --protected-mode no --bind 0.0.0.0
   ferry run web --node node-b --ip 10.77.0.120/24 --limit memory=512M,cpu=1.5 -- python3 -m http.server 8000
   ferry run job --node node-a --user nobody --env MODE=fast --dir /data -- ./job --all
-  ferry run db --node node-a --volume pg:/srv/pg --volume media:/srv/media:shared -- ./serve`,
+  ferry run db --node node-a --volume pg:/srv/pg --volume media:/srv/media:shared -- ./serve
+
+Every node says first that it has no copy of that name. One that does not answer is a reason to refuse: bring it back, or,
+when you have made sure that it is switched off and stays so:
+  ferry run redis --node node-a --off node-c -- redis-server`,
     )
     .action(async (name: string, command: string[], flags: RunFlags) => {
       await withClient(context, flags, async (client) => {
