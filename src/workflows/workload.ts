@@ -288,8 +288,11 @@ class Entity {
     this.tell({ state: "exited", ...(ending.exitCode !== undefined && { exitCode: ending.exitCode }) });
   }
 
+  /** Of the migration under way, which may be accepted and not started yet. */
   async cancel(): Promise<void> {
-    if (this.lastMigration === undefined) return;
+    const operation = this.status?.operation;
+    await condition(() => this.lastMigration?.operation === operation || this.status?.operation !== operation);
+    if (this.lastMigration === undefined || this.lastMigration.operation !== operation) return;
     await getExternalWorkflowHandle(this.lastMigration.workflowId).cancel();
   }
 

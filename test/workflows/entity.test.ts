@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { WorkflowUpdateFailedError } from "@temporalio/client";
 import { ApplicationFailure } from "@temporalio/common";
+import type { MigrationReport } from "../../src/model/report.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
 import { Stage, Subject, specOf, until } from "./support.js";
 
@@ -85,6 +86,24 @@ describe("the entity", { skip: skipWithoutTemporal }, () => {
       (status) => status === "COMPLETED",
     );
     assert.deepEqual(stage.world.copies(subject.name), []);
+  });
+
+  test("a cancel that comes before the migration has begun is of that one, not of the one before", async () => {
+    const subject = await stage.run();
+    assert.equal((await subject.moveTo("node-b", { dryRun: true })).outcome, "planned");
+    await stage.workers.stopWorkflows();
+    const migrating = subject.migrate("node-b");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const cancelled = subject.handle.executeUpdate("cancel");
+    cancelled.catch(() => undefined);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await stage.workers.startWorkflows();
+    const started = await migrating;
+    await cancelled;
+    const report = (await subject.operation(started).result()) as MigrationReport;
+    assert.equal(report.failure?.code, "E_CANCELLED", JSON.stringify(report));
+    assert.equal((await subject.settled()).state, "running");
+    assert.deepEqual(stage.world.running(subject.name), ["node-a"]);
   });
 
   test("a first start that is refused leaves no entity behind", async () => {
