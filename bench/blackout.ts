@@ -131,13 +131,16 @@ async function move(subject: Subject, mode: Mode, megabytes: number): Promise<Mo
     const key = `${side}.${name}`;
     phases[key] = (phases[key] ?? 0) + durationMs;
   }
+  const { blackoutMs, residualMs } = report;
+  // A figure that is not known must not stand among those that are.
+  assert.ok(blackoutMs !== null && residualMs !== null, "nothing died: both sides know when it froze and resumed");
   return {
     lab: lab.label,
     megabytes,
     mode,
-    blackoutMs: report.blackoutMs,
+    blackoutMs,
     clientGapMs: longestLatency(seen, from, to),
-    residualMs: report.residualMs,
+    residualMs,
     totalMs: report.totalMs,
     phases,
   };

@@ -51,7 +51,16 @@ const ferry = (mode: Mode): Mover => ({
         }
         const { totalMs, blackoutMs, residualMs, rounds, pagesSent, phases } = report;
         const notes = report.precopy === undefined ? [] : [report.precopy.tracker, report.precopy.decision];
-        return { totalMs, blackoutMs, residualMs, rounds, pagesSent, phases, notes, ...seen };
+        return {
+          totalMs,
+          ...(blackoutMs === null ? {} : { blackoutMs }),
+          ...(residualMs === null ? {} : { residualMs }),
+          rounds,
+          pagesSent,
+          phases,
+          notes,
+          ...seen,
+        };
       },
       async end() {
         // At once: the first process of a PID namespace does not hear SIGTERM unless it listens for it.

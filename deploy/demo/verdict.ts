@@ -13,10 +13,11 @@ export interface MoveResult {
   source: string;
   destination: string;
   outcome: string;
-  blackoutMs: number;
+  /** null: not known. */
+  blackoutMs: number | null;
   /** Longest time that one request of the client took while the workload moved. */
   clientGapMs: number;
-  residualMs: number;
+  residualMs: number | null;
   totalMs: number;
   /** Unix ms: when the move was asked for and when its report came. */
   from: number;
@@ -80,6 +81,7 @@ export const longestLatency = (samples: readonly Sample[], from: number, to: num
   );
 
 const round = (ms: number): number => Math.round(ms * 10) / 10;
+const roundKnown = (ms: number | null): number | null => (ms === null ? null : round(ms));
 
 export function moveResult(report: MigrationReport, samples: readonly Sample[], from: number, to: number): MoveResult {
   const { mode, source, destination, outcome, blackoutMs, residualMs, totalMs } = report;
@@ -88,9 +90,9 @@ export function moveResult(report: MigrationReport, samples: readonly Sample[], 
     source,
     destination,
     outcome,
-    blackoutMs: round(blackoutMs),
+    blackoutMs: roundKnown(blackoutMs),
     clientGapMs: longestLatency(samples, from, to),
-    residualMs: round(residualMs),
+    residualMs: roundKnown(residualMs),
     totalMs: round(totalMs),
     from,
     to,

@@ -6,9 +6,10 @@ import type { Client, WorkflowHandle } from "@temporalio/client";
 import { defaultPayloadConverter } from "@temporalio/common";
 import { QUERY, UPDATE, type MigrationView, type OperationStarted } from "../model/messages.js";
 import { workloadWorkflowId } from "../model/names.js";
-import { PHASES, isPhase, type Phase } from "../model/phase.js";
+import { isPhase, type Phase } from "../model/phase.js";
+import { amountsOf, furthest, newer, type SidesSeen } from "../model/progress.js";
 import type { MigrationReport, Progress } from "../model/report.js";
-import type { FailureData, Side } from "../model/failure.js";
+import type { FailureData } from "../model/failure.js";
 import { checkSteer, type SteerCommand, type Steered } from "../model/steering.js";
 import type { WorkloadStatus } from "../model/workload.js";
 import { asking, toFerryError, type Asked } from "./failures.js";
@@ -144,15 +145,14 @@ async function* watch(
     () => stop.abort(),
   );
   const began = Date.now();
-  const seen: Partial<Record<Side, Progress>> = {};
+  let seen: SidesSeen = {};
   let phase: Phase = "preflight";
   try {
     while (!stop.signal.aborted) {
       const [view, beats] = await Promise.all([viewOf(client, workflow), heartbeats(workflow)]);
-      for (const beat of beats) seen[beat.side] = beat;
-      for (const next of [view?.phase, seen.source?.phase, seen.destination?.phase]) {
-        if (next !== undefined && PHASES.indexOf(next) > PHASES.indexOf(phase)) phase = next;
-      }
+      // A step whose worker has died has no heartbeats: then what the workflow has asked for is all there is.
+      seen = newer(seen, [view?.progress?.source, view?.progress?.destination, ...beats]);
+      phase = furthest(phase, view?.phase, seen.source?.phase, seen.destination?.phase);
       yield progressOf(workload, operation, phase, seen, Date.now() - (view?.startedAt ?? began));
       if (view?.state === "done") break;
       await pause(everyMs, stop.signal);
@@ -167,25 +167,18 @@ function progressOf(
   workload: string,
   operation: string,
   phase: Phase,
-  { source, destination }: Partial<Record<Side, Progress>>,
+  seen: SidesSeen,
   elapsedMs: number,
 ): MigrationProgress {
-  // The side that moves bytes at the moment knows best.
-  const main = (source?.bytesSent ?? 0) >= (destination?.bytesSent ?? 0) ? source : destination;
-  const left = (main?.bytesTotal ?? 0) - (main?.bytesSent ?? 0);
-  const rate = main?.rateBytesPerSec ?? 0;
+  const { precopy } = seen.source ?? {};
   return {
     workload,
     operation,
     phase,
-    ...(source === undefined ? {} : { source }),
-    ...(destination === undefined ? {} : { destination }),
-    bytesSent: main?.bytesSent ?? 0,
-    bytesTotal: main?.bytesTotal ?? 0,
-    rateBytesPerSec: rate,
-    ...(rate > 0 && left > 0 ? { etaMs: (left / rate) * 1000 } : {}),
+    ...seen,
+    ...amountsOf(seen),
     elapsedMs,
-    ...(source?.precopy === undefined ? {} : { precopy: source.precopy }),
+    ...(precopy === undefined ? {} : { precopy }),
   };
 }
 
@@ -210,7 +203,8 @@ function isProgress(value: unknown): value is Progress {
     isPhase(beat.phase) &&
     (beat.side === "source" || beat.side === "destination") &&
     typeof beat.bytesSent === "number" &&
-    typeof beat.bytesTotal === "number"
+    typeof beat.bytesTotal === "number" &&
+    typeof beat.at === "number"
   );
 }
 

@@ -7,6 +7,7 @@ import type { FailureData } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { Phase } from "./phase.js";
 import type { MigrateOptions } from "./plan.js";
+import type { SidesSeen } from "./progress.js";
 import type { MigrationReport, PhaseTime, PrecopyProgress } from "./report.js";
 import type { SteerCommand } from "./steering.js";
 import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "./workload.js";
@@ -60,7 +61,7 @@ export interface Tuning {
   maxBackoffMs: number;
   /** How long a roll back or a clean-up waits for a node that is not needed for the answer before it is left to `sweep`. */
   patienceMs: number;
-  /** First and longest pause between two looks whether a released token got through. */
+  /** First and longest pause between two looks at the source: how far it is, and whether a released token got through. */
   watchMs: number;
   maxWatchMs: number;
 }
@@ -72,7 +73,7 @@ export const DEFAULT_TUNING: Tuning = {
   backoffMs: 500,
   maxBackoffMs: 15_000,
   patienceMs: 15_000,
-  watchMs: 3_000,
+  watchMs: 2_000,
   maxWatchMs: 60_000,
 };
 
@@ -167,6 +168,8 @@ export interface MigrationView {
   phases: PhaseTime[];
   /** What a person said to it, and what came of it. */
   steering: { at: number; command: SteerCommand; answer: string }[];
+  /** What each side said last while it was handed over. The workflow looks now and then, heartbeats know more. */
+  progress?: SidesSeen;
   /** The last that the source said of its rounds. */
   precopy?: PrecopyProgress;
   problem?: string;

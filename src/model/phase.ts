@@ -26,6 +26,25 @@ export const PHASES = [
 ] as const;
 export type Phase = (typeof PHASES)[number];
 
+/** What each phase does, in a few words. */
+export const PHASE_WORDS: Record<Phase, string> = {
+  preflight: "check both nodes",
+  reserve: "reserve room on the destination",
+  arm: "destination ready to take over",
+  presync: "copy files while it runs",
+  precopy: "copy memory in rounds while it runs",
+  freeze: "freeze on the source",
+  dump: "save processes and sockets",
+  transfer: "send memory and files",
+  restore: "restore on the destination, held",
+  switch: "hand over the right to run",
+  resume: "resume on the destination",
+  drain: "fill in remaining pages",
+  release: "let go of the source's copy",
+  cleanup: "sweep both nodes",
+  done: "done",
+};
+
 /** How a migration ended, or what it waits for. */
 export type Outcome = "moved" | "rolled-back" | "refused" | "in-doubt" | "stuck" | "planned";
 

@@ -3,6 +3,7 @@
  *
  * blackoutMs: frozen on the source until resumed on the destination, by the nodes' clocks, corrected by their offset.
  * residualMs: from resume to the last page, where the workload resumed before all of its pages were there.
+ * Either is null where it is not known: a side that was replaced in the middle can't say any more when that was.
  */
 import type { Action } from "./convergence.js";
 import type { FailureData, Side } from "./failure.js";
@@ -89,6 +90,7 @@ export interface TransferCounts {
   /** Pages that were asked for by a fault (post-copy). */
   pagesFaulted: number;
   volumeBytes: number;
+  /** Of pages, by the time in which they flowed; 0: none did, or this side does not know. */
   bandwidthBytesPerSec: number;
 }
 
@@ -122,7 +124,8 @@ export interface MigrationReport {
   /** Node that holds the workload now. */
   node: string;
   phases: PhaseTime[];
-  blackoutMs: number;
+  /** null: not known, or it was frozen and taken back. 0: never frozen. */
+  blackoutMs: number | null;
   /** Unix milliseconds by the source's clock: the blackout's ends, where both are known. */
   frozenAt?: number;
   resumedAt?: number;
@@ -130,11 +133,16 @@ export interface MigrationReport {
   clock?: ClockOffset;
   /** Missing: none were kept, by choice or because that side could not. */
   frames?: FrameCounts;
-  residualMs: number;
+  /** null: not known. 0: nothing was missing when it resumed. */
+  residualMs: number | null;
   totalMs: number;
+  /** Memory and images; files are counted apart. */
   bytesSent: number;
+  /** Files (/data, volumes of kind copy, the log). */
+  volumeBytes: number;
   pagesSent: number;
   rounds: number;
+  /** Of pages, by the time in which they flowed: rounds, transfer and drain. 0: none did. */
   bandwidthBytesPerSec: number;
   /** Pre-copy only. */
   precopy?: PrecopyReport;

@@ -1,7 +1,10 @@
 /** What the Temporal UI shows: search attributes and Markdown details. Shown only, never read back for a decision. */
 import { defineSearchAttributeKey } from "@temporalio/common";
 import { setCurrentDetails, upsertSearchAttributes } from "@temporalio/workflow";
-import type { MigrationView } from "../model/messages.js";
+import { formatBytes, formatMs, formatRate } from "../model/format.js";
+import type { HandOver, MigrationView } from "../model/messages.js";
+import { PHASE_WORDS } from "../model/phase.js";
+import { amountsOf, type SidesSeen } from "../model/progress.js";
 import type { PrecopyProgress, PrecopyReport } from "../model/report.js";
 import type { SteerCommand } from "../model/steering.js";
 import type { SearchAttributeName } from "../model/names.js";
@@ -29,6 +32,18 @@ export function attributes(): (next: Shown) => void {
   };
 }
 
+/** Of a workflow that looks after a hand-over whose own has ended. */
+export const ofHandOver = (
+  { ref, spec, options }: HandOver,
+  now: { node: string; state: string },
+): { key: (typeof KEYS)[SearchAttributeName]; value: string }[] => [
+  { key: KEYS.FerryWorkload, value: ref.workload },
+  { key: KEYS.FerryNode, value: now.node },
+  { key: KEYS.FerryRuntime, value: spec.runtime },
+  { key: KEYS.FerryMode, value: options.mode },
+  { key: KEYS.FerryState, value: now.state },
+];
+
 const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
 const time = (ms: number): string => new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC");
 
@@ -44,33 +59,60 @@ export function showMigration(view: MigrationView): void {
   const lines = [
     `### ${view.workload}: ${view.source} → ${view.destination}, ${view.mode}`,
     "",
-    `${STATES[view.state]} since ${time(view.since)}, phase **${view.phase}**`,
+    `${STATES[view.state]} since ${time(view.since)}, phase **${view.phase}**: ${PHASE_WORDS[view.phase]}`,
   ];
-  if (view.precopy !== undefined && view.phases.length === 0) lines.push("", roundLine(view.precopy));
   if (view.problem !== undefined) lines.push("", `**Problem:** ${view.problem}`);
   if (view.remedy !== undefined) lines.push("", `**What to do:** ${view.remedy}`);
   if (view.phases.length > 0) lines.push(...phaseTable(view.phases));
+  else if (view.progress !== undefined) lines.push(...progressTable(view.progress));
   lines.push(...steeringTable(view.steering));
-  if (view.phases.length === 0)
-    lines.push("", "Bytes and rate of the moment are in the heartbeats of the pending activities.");
   setCurrentDetails(lines.join("\n"));
 }
 
-const MIB = 2 ** 20;
-
-/** The rounds as the workflow heard of them last: it looks now and then, heartbeats know more. */
-function roundLine(precopy: PrecopyProgress): string {
-  const { round, remainingBytes, dirtyRateBytesPerSec, bandwidthBytesPerSec, expectedDowntimeMs } = precopy;
-  const rate = (bytes: number): string => `${(bytes / MIB).toFixed(0)} MiB/s`;
+/** Both sides as the workflow heard of them last, and what they expect. */
+function progressTable(seen: SidesSeen): string[] {
+  const { bytesSent, bytesTotal, etaMs } = amountsOf(seen);
+  const precopy = seen.source?.phase === "precopy" ? seen.source.precopy : undefined;
+  const share = bytesTotal > 0 ? `, ${Math.floor((Math.min(bytesSent, bytesTotal) / bytesTotal) * 100)} %` : "";
+  const sides = [seen.source, seen.destination].flatMap((side) => (side === undefined ? [] : [side]));
+  const at = Math.max(...sides.map((side) => side.at));
   return [
-    `Round **${round}**: ${(remainingBytes / MIB).toFixed(1)} MiB remain`,
-    ...(dirtyRateBytesPerSec === undefined ? [] : [`${rate(dirtyRateBytesPerSec)} change`]),
-    ...(bandwidthBytesPerSec === undefined ? [] : [`${rate(bandwidthBytesPerSec)} are sent`]),
-    ...(expectedDowntimeMs === undefined ? [] : [`expected downtime **${expectedDowntimeMs.toFixed(0)} ms**`]),
-    ...(precopy.throttlePercent > 0 ? [`throttled by ${precopy.throttlePercent} %`] : []),
-    ...(precopy.paused ? ["**paused**"] : []),
-    ...(precopy.held ? ["**held until go**"] : []),
-  ].join(", ");
+    "",
+    `**${formatBytes(bytesSent)}** of ${formatBytes(bytesTotal)}${share}` +
+      (etaMs === undefined ? "" : `, ETA **${formatMs(etaMs)}**`),
+    "",
+    "| side | phase | sent | of | rate |",
+    "|:---|:---|---:|---:|---:|",
+    ...sides.map(
+      (side) =>
+        `| ${side.side} | ${side.phase} | ${formatBytes(side.bytesSent)} | ${formatBytes(side.bytesTotal)} | ${formatRate(side.rateBytesPerSec)} |`,
+    ),
+    ...(precopy === undefined ? [] : roundTable(precopy)),
+    "",
+    `As seen at ${time(at)}. The workflow looks now and then; the heartbeats of the pending activities are newer.`,
+  ];
+}
+
+function roundTable(precopy: PrecopyProgress): string[] {
+  const { dirtyRateBytesPerSec: dirty, bandwidthBytesPerSec: bandwidth, expectedDowntimeMs, etaMs } = precopy;
+  const rows: [string, string | undefined][] = [
+    ["round", `**${precopy.round}**: ${formatBytes(precopy.roundSentBytes)} of ${formatBytes(precopy.roundBytes)}`],
+    ["remaining", formatBytes(precopy.remainingBytes)],
+    ["dirty rate", dirty === undefined ? undefined : formatRate(dirty)],
+    ["bandwidth", bandwidth === undefined ? undefined : formatRate(bandwidth)],
+    ["expected downtime", expectedDowntimeMs === undefined ? undefined : `**${formatMs(expectedDowntimeMs)}**`],
+    ["ETA", etaMs === undefined ? undefined : formatMs(etaMs)],
+    ["throttled by", precopy.throttlePercent > 0 ? `${precopy.throttlePercent} %` : undefined],
+    ["rounds", precopy.paused ? "**paused**" : undefined],
+    ["freeze", precopy.held ? "**held until go**" : undefined],
+    ["policy", precopy.reason === "" ? undefined : cell(precopy.reason)],
+  ];
+  return [
+    "",
+    "| pre-copy | |",
+    "|:---|:---|",
+    ...rows.flatMap(([name, value]) => (value === undefined ? [] : [`| ${name} | ${value} |`])),
+  ];
 }
 
 function steeringTable(steering: MigrationView["steering"]): string[] {
@@ -83,6 +125,31 @@ function steeringTable(steering: MigrationView["steering"]): string[] {
     "|:---|:---|:---|",
     ...steering.map(({ at, command, answer }) => `| ${cell(value(command))} | ${time(at)} | ${cell(answer)} |`),
   ];
+}
+
+export interface SweepView {
+  operation: string;
+  workload: string;
+  startedAt: number;
+  /** Nodes that have not cleared up yet, each with the reason of the last attempt. */
+  left: Record<string, string>;
+  cleared: readonly string[];
+}
+
+export function showSweep(view: SweepView): void {
+  const left = Object.entries(view.left);
+  setCurrentDetails(
+    [
+      `### ${view.workload}: clear up after \`${view.operation}\``,
+      "",
+      left.length === 0
+        ? `Done: nothing is left of it on ${view.cleared.join(" and ")}.`
+        : `Under way since ${time(view.startedAt)}. The workload does not wait for this.`,
+      ...(left.length === 0 ? [] : ["", "| node | last answer |", "|:---|:---|"]),
+      ...left.map(([node, why]) => `| ${node} | ${cell(why)} |`),
+      ...(left.length === 0 ? [] : ["", "**What to do:** bring these nodes back; each is asked again and again."]),
+    ].join("\n"),
+  );
 }
 
 /** Starts are told from the first phase on: a column of equal dates hides the only digits that differ. */
@@ -101,8 +168,7 @@ function phaseTable(phases: readonly PhaseTime[]): string[] {
 
 const MOST_ROUNDS = 30;
 
-function roundTable({ rounds }: PrecopyReport): string[] {
-  const mib = (bytes: number): string => `${(bytes / MIB).toFixed(1)} MiB`;
+function roundsTable({ rounds }: PrecopyReport): string[] {
   return [
     "",
     "| round | changed | remained | sent | took | expected downtime |",
@@ -111,7 +177,7 @@ function roundTable({ rounds }: PrecopyReport): string[] {
       .slice(-MOST_ROUNDS)
       .map(
         (round) =>
-          `| ${round.round} | ${mib(round.dirtyPages * 4096)} | ${mib(round.remainingBytes)} | ${mib(round.sentBytes)} | ${(round.scanMs + round.sendMs).toFixed(1)} ms | ${round.expectedDowntimeMs === undefined ? "" : `${round.expectedDowntimeMs.toFixed(0)} ms`} |`,
+          `| ${round.round} | ${formatBytes(round.dirtyPages * 4096)} | ${formatBytes(round.remainingBytes)} | ${formatBytes(round.sentBytes)} | ${formatMs(round.scanMs + round.sendMs)} | ${round.expectedDowntimeMs === undefined ? "" : formatMs(round.expectedDowntimeMs)} |`,
       ),
   ];
 }
@@ -125,6 +191,15 @@ const OUTCOMES: Record<MigrationReport["outcome"], string> = {
   stuck: "stuck",
 };
 
+const known = (ms: number | null): string => (ms === null ? "not known" : formatMs(ms));
+
+const figures = (report: MigrationReport): string[] => [
+  "",
+  "| blackout | residual | total | memory sent | files sent | bandwidth |",
+  "|---:|---:|---:|---:|---:|---:|",
+  `| **${known(report.blackoutMs)}** | ${known(report.residualMs)} | ${formatMs(report.totalMs)} | ${formatBytes(report.bytesSent)}, ${report.pagesSent} pages | ${formatBytes(report.volumeBytes)} | ${formatRate(report.bandwidthBytesPerSec)} |`,
+];
+
 /** How it ended: what a person who opens the page afterwards wants to know first. */
 export function showReport(report: MigrationReport): void {
   const lines = [
@@ -132,18 +207,12 @@ export function showReport(report: MigrationReport): void {
     "",
     `It runs on **${report.node}**, epoch ${report.epoch}.`,
   ];
-  if (report.outcome === "moved") {
-    const mebibytes = (report.bytesSent / 2 ** 20).toFixed(1);
-    lines.push(
-      "",
-      `Blackout **${report.blackoutMs.toFixed(0)} ms**, residual ${report.residualMs.toFixed(0)} ms, total ${report.totalMs.toFixed(0)} ms; sent ${mebibytes} MiB, ${report.pagesSent} pages.`,
-    );
-  }
+  if (report.outcome === "moved") lines.push(...figures(report));
   if (report.failure !== undefined) {
     lines.push("", `**Why:** ${cell(report.failure.message)} [${report.failure.code}]`);
     if (report.failure.remedy !== undefined) lines.push("", `**What to do:** ${cell(report.failure.remedy)}`);
   }
-  if (report.precopy !== undefined) lines.push(...roundTable(report.precopy));
+  if (report.precopy !== undefined) lines.push(...roundsTable(report.precopy));
   if (report.phases.length > 0) lines.push(...phaseTable(report.phases));
   if (report.reasons.length > 0) lines.push("", ...report.reasons.map((reason) => `- ${cell(reason)}`));
   setCurrentDetails(lines.join("\n"));

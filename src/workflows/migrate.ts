@@ -18,7 +18,7 @@ import {
   defineQuery,
   workflowInfo,
 } from "@temporalio/workflow";
-import { CONTRACT_SCHEMA, type SideOutcome, type SourceFacts } from "../model/contract.js";
+import { CONTRACT_SCHEMA, type Inquiry, type SideOutcome, type SourceFacts } from "../model/contract.js";
 import type { FailureData, Side } from "../model/failure.js";
 import {
   QUERY,
@@ -32,6 +32,7 @@ import {
 import { operationId } from "../model/names.js";
 import type { Phase } from "../model/phase.js";
 import { blockers, type Finding, type MigratePlan } from "../model/plan.js";
+import { furthest, newer } from "../model/progress.js";
 import type { MigrationReport } from "../model/report.js";
 import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
@@ -41,6 +42,9 @@ import { knock } from "./knock.js";
 import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
 import { steerable } from "./steer.js";
 import { clearUp, settleHandOver, type Doubt, type Settled } from "./settle.js";
+
+/** What is shown is no older than a quarter of the time that it has taken so far (and than `maxWatchMs`). */
+const WATCH_BACKOFF = 1.25;
 
 interface Step {
   name: string;
@@ -88,6 +92,8 @@ interface Saga {
   leftovers: HandOver[];
   view: MigrationView;
   tell: (change: Partial<MigrationView>) => void;
+  /** Its search attributes; only what changed reaches the server. */
+  show: ReturnType<typeof attributes>;
   /** Both sides were asked, and have not answered yet. */
   handing: boolean;
 }
@@ -207,18 +213,31 @@ async function reserve(saga: Saga): Promise<undefined> {
   return undefined;
 }
 
+/** The view shows the phase in which they are, and what they have sent: as of now, nothing is asked for that alone. */
+function hear(saga: Saga, ...seen: readonly (Inquiry | undefined)[]): void {
+  const said = seen.flatMap((inquiry) => inquiry?.progress ?? []);
+  if (said.length === 0) return;
+  const progress = newer(saga.view.progress ?? {}, said);
+  const { precopy } = progress.source ?? {};
+  saga.tell({
+    progress,
+    phase: furthest(saga.view.phase, progress.source?.phase, progress.destination?.phase),
+    ...(precopy === undefined ? {} : { precopy }),
+  });
+}
+
 /**
  * Both agents may wait for each other for ever, when the link broke after the source had released: nobody but the
- * workflow can then carry the token there, and the destination's receipt back. It looks now and then, seldom enough for a long pre-sync.
+ * workflow can then carry the token there, and the destination's receipt back. It looks now and then, more seldom the
+ * longer it takes, and tells what it sees. Beside the hand-over: no agent waits for a look.
  */
 async function carryWhatIsLost(saga: Saga): Promise<never> {
   const { ref } = saga.handOver;
   const { tuning } = saga.input;
   for (let round = 0; ; round += 1) {
-    await sleep(Math.min(tuning.watchMs * 1.5 ** round, tuning.maxWatchMs));
+    await sleep(Math.min(tuning.watchMs * WATCH_BACKOFF ** round, tuning.maxWatchMs));
     const source = await tryAsk(ref.source, () => once(ref.source, tuning, "has it released?").inquire(ref));
-    const precopy = source.answer?.progress?.precopy;
-    if (precopy !== undefined) saga.tell({ precopy });
+    hear(saga, source.answer);
     const token = source.answer?.token;
     if (token === undefined) continue;
     const there = await tryAsk(ref.destination, () =>
@@ -232,6 +251,7 @@ async function carryWhatIsLost(saga: Saga): Promise<never> {
       });
       continue;
     }
+    hear(saga, there.answer);
     if (saga.view.state === "in-doubt") tellDoubt(saga, { state: "working" });
     const { state, receipt } = there.answer;
     if (receipt !== undefined && source.answer?.state === "RELEASED") {
@@ -357,11 +377,13 @@ function begin(input: MigrateInput): Saga {
     reasons: [],
     leftovers: [],
     handing: false,
+    show,
     view,
     tell: (change) => {
       if (change.state !== undefined && change.state !== view.state) view.since = Date.now();
       Object.assign(view, change);
-      show({ FerryState: view.state });
+      // Once it is over its state is how it ended: see `finish`.
+      if (view.state !== "done") show({ FerryState: view.state });
       showMigration(view);
     },
   };
@@ -413,6 +435,7 @@ function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationRepor
 function finish(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {
   const made = report(saga, outcome);
   saga.tell({ state: "done", phase: "done", phases: made.phases });
+  saga.show({ FerryState: outcome, FerryNode: made.node });
   showReport(made);
   return made;
 }

@@ -19,9 +19,12 @@ export interface SettleResult {
 export async function settle(input: SettleInput): Promise<SettleResult> {
   acceptInput("settle", input);
   const { handOver, tuning } = input;
-  const { ref, options } = handOver;
+  const { ref, options, spec } = handOver;
   const now = Date.now();
   const show = attributes();
+  // Where it runs, as far as is known: the source, until somebody says otherwise.
+  let node = ref.source;
+  let verdict = "";
   const view: MigrationView = {
     workload: ref.workload,
     operation: ref.operation,
@@ -39,7 +42,13 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
   const tell = (change: Partial<MigrationView>): void => {
     if (change.state !== undefined && change.state !== view.state) view.since = Date.now();
     Object.assign(view, change);
-    show({ FerryWorkload: ref.workload, FerryState: view.state, FerryMode: options.mode });
+    show({
+      FerryWorkload: ref.workload,
+      FerryNode: node,
+      FerryRuntime: spec.runtime,
+      FerryState: view.state === "done" ? verdict : view.state,
+      FerryMode: options.mode,
+    });
     showMigration(view);
   };
   setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
@@ -51,11 +60,15 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
     await clearUp(handOver, tuning, moved, settled.outstanding);
     const side = moved ? settled.destination : settled.source;
     const hold = side === undefined ? undefined : running(side.holds);
+    node = moved ? ref.destination : ref.source;
+    verdict = settled.verdict;
+    delete view.problem;
+    delete view.remedy;
     tell({ state: "done", phase: "done" });
     return {
       verdict: settled.verdict,
       why: settled.why,
-      node: moved ? ref.destination : ref.source,
+      node,
       epoch: hold?.epoch ?? (moved ? ref.to : ref.epoch),
     };
   });

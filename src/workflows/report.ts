@@ -29,7 +29,7 @@ export function assembleReport(parts: ReportParts): MigrationReport {
   const moved = parts.outcome === "moved";
   const clock = source?.clock;
   const resumedAt = onSourceClock(destination?.resumedAt, clock);
-  const blackoutMs = moved ? gap(source?.frozenAt, resumedAt) : 0;
+  const blackoutMs = moved ? gap(source?.frozenAt, resumedAt) : source?.frozenAt === undefined ? 0 : undefined;
   const residualMs =
     moved && (options.mode === "postcopy" || source?.resumedFirst === true)
       ? gap(destination?.resumedAt, destination?.drainedAt)
@@ -65,15 +65,16 @@ export function assembleReport(parts: ReportParts): MigrationReport {
     epoch: parts.epoch,
     node: parts.node,
     phases: phases(source, destination),
-    blackoutMs: blackoutMs ?? 0,
+    blackoutMs: blackoutMs ?? null,
     ...(moved && source?.frozenAt !== undefined && resumedAt !== undefined
       ? { frozenAt: source.frozenAt, resumedAt }
       : {}),
     ...(clock === undefined ? {} : { clock }),
     ...framesOf(source, destination),
-    residualMs: residualMs ?? 0,
+    residualMs: residualMs ?? null,
     totalMs: parts.endedAt - parts.startedAt,
     bytesSent: counts?.bytesSent ?? 0,
+    volumeBytes: counts?.volumeBytes ?? 0,
     pagesSent: counts?.pagesSent ?? 0,
     rounds: source?.precopy?.rounds.length ?? 0,
     bandwidthBytesPerSec: counts?.bandwidthBytesPerSec ?? 0,

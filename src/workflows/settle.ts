@@ -9,12 +9,13 @@
  *
  * Call it in a non-cancellable scope.
  */
-import { sleep, startChild, ParentClosePolicy, workflowInfo } from "@temporalio/workflow";
+import { patched, sleep, startChild, ParentClosePolicy, workflowInfo } from "@temporalio/workflow";
 import type { Inquiry, OperationRef, SideOutcome } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import { WORKFLOW, type HandOver, type MigrationState, type SweepInput, type Tuning } from "../model/messages.js";
 import { backHome, conclude } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
+import { attributes, ofHandOver, showSweep, type SweepView } from "./console.js";
 import { isSilence, once, patiently, shortly, tryAsk, type Answer } from "./calls.js";
 
 export interface Doubt {
@@ -264,6 +265,7 @@ export async function clearUp(
       args: [input],
       parentClosePolicy: ParentClosePolicy.ABANDON,
       staticSummary: `clear up after ${ref.operation} on ${nodes.join(", ")}`,
+      typedSearchAttributes: ofHandOver(handOver, { node: nodes.join(" "), state: "sweeping" }),
     });
   }
   return nodes;
@@ -274,6 +276,15 @@ export async function sweep(input: SweepInput): Promise<void> {
   acceptInput("sweep", input);
   const { handOver, moved, tuning } = input;
   const { ref, options, reservation } = handOver;
+  const show = attributes();
+  const view: SweepView = {
+    operation: ref.operation,
+    workload: ref.workload,
+    startedAt: Date.now(),
+    left: Object.fromEntries(input.nodes.map((node) => [node, "not asked yet"])),
+    cleared: [],
+  };
+  showSweep(view);
   await Promise.all(
     input.nodes.map(async (node) => {
       for (let round = 0; ; round += 1) {
@@ -289,9 +300,18 @@ export async function sweep(input: SweepInput): Promise<void> {
           }
           await once(node, tuning, "remove what is left").cleanup(ref);
         });
-        if (!done.failure) return;
+        if (!done.failure) {
+          delete view.left[node];
+          view.cleared = [...view.cleared, node];
+          showSweep(view);
+          return;
+        }
+        view.left[node] = done.failure.message;
+        showSweep(view);
         await sleep(Math.min(tuning.backoffMs * 1.6 ** round, 60_000));
       }
     }),
   );
+  // A sweep may be open for as long as a node is away: those of before said nothing at their end.
+  if (patched("a sweep says that it is over")) show({ FerryState: "swept" });
 }

@@ -49,7 +49,7 @@ import type { MigrationReport } from "../model/report.js";
 import type { WorkloadState, WorkloadStatus } from "../model/workload.js";
 import { acceptInput } from "./accept.js";
 import { failure, readFailure, shortly, tryAsk } from "./calls.js";
-import { KEYS, attributes, showWorkload } from "./console.js";
+import { KEYS, attributes, ofHandOver, showWorkload } from "./console.js";
 import * as may from "./may.js";
 import type { migrate } from "./migrate.js";
 import type { settle } from "./orphan.js";
@@ -254,6 +254,7 @@ class Entity {
         args: [{ handOver: unsettled, tuning: this.tuning }],
         parentClosePolicy: ParentClosePolicy.ABANDON,
         staticSummary: `settle ${unsettled.ref.operation}: ask ${unsettled.ref.source} and ${unsettled.ref.destination}`,
+        typedSearchAttributes: ofHandOver(unsettled, { node: unsettled.ref.source, state: "in-doubt" }),
       });
       const { node, epoch, verdict, why } = await child.result();
       this.unsettled = undefined;

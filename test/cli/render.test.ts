@@ -53,6 +53,7 @@ const report: MigrationReport = {
   residualMs: 0,
   totalMs: 2210,
   bytesSent: 258 * MIB,
+  volumeBytes: 12 * MIB,
   pagesSent: 66_048,
   rounds: 0,
   bandwidthBytesPerSec: 629 * MIB,
@@ -216,6 +217,7 @@ describe("what people read", () => {
       ),
     );
     const none = { ...report, phases: [], blackoutMs: 0 };
+    golden("report-moved-unknown.txt", text(renderReport({ ...report, blackoutMs: null, phases: [] }, PLAIN)));
     golden(
       "report-refused.txt",
       text(renderReport({ ...none, outcome: "refused", node: "node-a", findings: plan.findings }, PLAIN)),

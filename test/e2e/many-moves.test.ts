@@ -68,7 +68,7 @@ test(`${MOVES} moves back and forth: memory and files stay, nothing grows`, asyn
     node = other(node);
     const report = await migrate(witness.workload, node, mode);
     assertMoved(report);
-    blackouts[mode].push(Math.round(report.blackoutMs));
+    blackouts[mode].push(Math.round(report.blackoutMs ?? Number.NaN));
     assert.equal(await witness.digest(), memory, `memory after move ${move}`);
     assert.equal(await filesDigest(node), files, `files after move ${move}`);
     assert.deepEqual(await copies(e2e), { "node-a": 0, "node-b": 0, [node]: 1 }, `copies after move ${move}`);

@@ -23,18 +23,34 @@ function histories(): string {
 
 Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
 
+const MODES = ["migrate-moved", "migrate-moved-postcopy", "migrate-precopy", "migrate-hybrid"];
+const ENDS = [
+  ...["rolled-back", "refused", "planned", "cancelled", "token-carried", "steered", "stuck", "left-to-sweep"].map(
+    (end) => `migrate-${end}`,
+  ),
+  "workload",
+  "node",
+  "settle",
+  "sweep",
+  "sweep-told",
+];
+
 test("kept histories replay", async () => {
   const dir = histories();
   const files = readdirSync(dir).filter((file) => file.endsWith(".json"));
-  assert.ok(files.length >= 8, `only ${files.length} histories`);
-  const kept = files.map((file) => ({
-    workflowId: file.replace(/\.json$/, ""),
-    history: historyOf(JSON.parse(readFileSync(join(dir, file), "utf8"))),
-  }));
+  for (const path of [...MODES, ...ENDS]) assert.ok(files.includes(`${path}.json`), `no history of ${path}`);
+  const names = new Map<string, string>();
+  const kept = files.map((file) => {
+    const history = historyOf(JSON.parse(readFileSync(join(dir, file), "utf8")));
+    // Ids of children are made of it, so it must be the one of then.
+    const workflowId = history.events?.[0]?.workflowExecutionStartedEventAttributes?.workflowId ?? file;
+    names.set(workflowId, file);
+    return { workflowId, history };
+  });
   const results = Worker.runReplayHistories({ workflowBundle: await workflowBundle() }, kept);
   let count = 0;
   for await (const { workflowId, error } of results) {
-    assert.equal(error, undefined, `${workflowId}: ${String(error)}`);
+    assert.equal(error, undefined, `${names.get(workflowId) ?? ""} (${workflowId}): ${String(error)}`);
     count += 1;
   }
   assert.equal(count, files.length);

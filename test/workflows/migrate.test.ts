@@ -20,8 +20,8 @@ describe("migrate", { skip: skipWithoutTemporal, concurrency: true }, () => {
       assert.equal(there.outcome, "moved", JSON.stringify(there.failure));
       assert.equal(there.epoch, 2);
       assert.equal(there.node, "node-b");
-      assert.ok(there.blackoutMs > 0);
-      assert.equal(there.residualMs > 0, mode === "postcopy");
+      assert.ok((there.blackoutMs ?? 0) > 0);
+      assert.equal((there.residualMs ?? 0) > 0, mode === "postcopy");
       assert.ok(there.phases.some((p) => p.side === "source") && there.phases.some((p) => p.side === "destination"));
       const back = await subject.moveTo("node-a", { mode });
       assert.equal(back.outcome, "moved");

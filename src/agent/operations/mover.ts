@@ -52,10 +52,13 @@ export class MoverSide<
       client = await connectMover<Status>(this.config.controlSocket);
     }
     this.client = client;
-    client.onStatus((status) => {
+    const heard = (status: Status): void => {
       this.last = status;
       this.onStatus(status);
-    });
+    };
+    client.onStatus(heard);
+    // What it said when we connected counts as well: it may have nothing new to say.
+    heard(client.status());
     client.onClose(() => {
       this.last = client.status();
       if (this.client === client) this.client = undefined;

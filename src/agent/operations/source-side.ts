@@ -23,6 +23,7 @@ import { sharedVolumeDir } from "../policy.js";
 import { flushShared } from "../shared-volumes.js";
 import { Rounds } from "./rounds.js";
 import { Steering } from "./steering.js";
+import { Traffic } from "./traffic.js";
 
 export interface HandOverOptions {
   /** Restore here, on the node itself: criu was lost in the hold (design section 4.6). Images are there already. */
@@ -40,6 +41,7 @@ export abstract class SourceSide {
   protected readonly dirs: SideDirs;
   protected readonly incarnation: Incarnation;
   protected readonly timer: PhaseTimer;
+  private readonly traffic = new Traffic();
   protected readonly mover: MoverSide<SourceMoverStatus, SourceMoverRequest>;
   protected readonly control: ControlDialer;
   protected readonly undo = new AbortController();
@@ -110,14 +112,10 @@ export abstract class SourceSide {
     });
   }
   protected heard(status: SourceMoverStatus): void {
-    const volume = status.volume.bytesSent;
-    this.timer.counts(
-      {
-        sent: status.pages.bytesSent + status.images.bytes + volume,
-        total: status.pages.total * 4096 + status.images.bytes + volume,
-      },
-      { sent: status.pages.sent, total: status.pages.total },
-    );
+    this.traffic.heard(status, performance.now());
+    this.precopy?.heard(status);
+    const { bytes, pages } = this.traffic.amounts();
+    this.timer.counts(bytes, pages);
   }
   get workload(): string {
     return this.input.ref.workload;
@@ -284,27 +282,11 @@ export abstract class SourceSide {
   }
 
   protected assemble(): SideOutcome {
-    const status = this.mover.status;
-    const phases = this.timer.all();
-    const transfer = phases.find((p) => p.name === "transfer");
-    const rounds = status?.precopy;
-    const bytes = (status?.pages.bytesSent ?? 0) + (status?.images.bytes ?? 0) + (rounds?.sentBytes ?? 0);
     const precopy = this.precopy?.report();
-    const ms = (transfer?.durationMs ?? 0) + (precopy?.rounds.reduce((sum, round) => sum + round.sendMs, 0) ?? 0);
     return {
       state: this.holdState ?? "OWNER",
-      phases,
-      transfer: {
-        bytesSent: bytes,
-        // What the rounds had brought already counts among the sender's pages.
-        pagesSent:
-          rounds === undefined
-            ? (status?.pages.sent ?? 0)
-            : rounds.sentPages + Math.ceil((status?.pages.bytesSent ?? 0) / 4096),
-        pagesFaulted: 0,
-        volumeBytes: status?.volume.bytesSent ?? 0,
-        bandwidthBytesPerSec: ms === 0 ? 0 : Math.round((bytes * 1000) / ms),
-      },
+      phases: this.timer.all(),
+      transfer: this.traffic.transfer(precopy?.rounds),
       ...(precopy === undefined ? {} : { precopy }),
       ...(this.clock === undefined ? {} : { clock: this.clock }),
       ...(this.frames === undefined ? {} : { frames: this.frames.counts() }),

@@ -162,7 +162,7 @@ export function renderVerdict({ verdict, files }: DemoResult, style: Style): str
     ...verdict.moves.map((move) =>
       check(
         move.outcome === "moved",
-        `${move.mode.padEnd(8)}  ${move.source} to ${move.destination}: client gap ${formatMs(move.clientGapMs)}, blackout ${formatMs(move.blackoutMs)}, total ${formatMs(move.totalMs)}`,
+        `${move.mode.padEnd(8)}  ${move.source} to ${move.destination}: client gap ${formatMs(move.clientGapMs)}, blackout ${move.blackoutMs === null ? "not known" : formatMs(move.blackoutMs)}, total ${formatMs(move.totalMs)}`,
       ),
     ),
     ...verdict.problems.map((problem) => `    ${problem}`),

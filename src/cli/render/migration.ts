@@ -1,31 +1,12 @@
 /** The plan, the live view and the report of a migration in words. Pure: data in, lines out. */
 import type { MigrationProgress } from "../../client/types.js";
-import { BLACKOUT, PHASES, type Phase } from "../../model/phase.js";
+import { BLACKOUT, PHASES, PHASE_WORDS, type Phase } from "../../model/phase.js";
 import { hasRounds, type Finding, type MigratePlan, type Mode } from "../../model/plan.js";
 import type { FrameCounts, MigrationReport, PhaseTime, PrecopyProgress, PrecopyReport } from "../../model/report.js";
 import { describeFailure } from "../../model/failure.js";
 import { formatBytes, formatCount, formatMs, formatRate } from "./format.js";
 import { columns, cut, mark, paint, padEnd, padStart, printable, wrap, type Style } from "./style.js";
 import { renderTable } from "./table.js";
-
-/** What each phase does, in a few words. */
-export const PHASE_WORDS: Record<Phase, string> = {
-  preflight: "check both nodes",
-  reserve: "reserve room on the destination",
-  arm: "destination ready to take over",
-  presync: "copy files while it runs",
-  precopy: "copy memory in rounds while it runs",
-  freeze: "freeze on the source",
-  dump: "save processes and sockets",
-  transfer: "send memory and files",
-  restore: "restore on the destination, held",
-  switch: "hand over the right to run",
-  resume: "resume on the destination",
-  drain: "fill in remaining pages",
-  release: "let go of the source's copy",
-  cleanup: "sweep both nodes",
-  done: "done",
-};
 
 const LEVELS = [
   ["block", "fail", "refused because"],
@@ -162,7 +143,7 @@ export function renderRounds({ rounds }: PrecopyReport, style: Style): string[] 
 
 /** Not every ending knows it: a side that was replaced in the middle can't say when it froze or resumed. */
 const blackout = ({ blackoutMs, source, destination }: MigrationReport): string =>
-  blackoutMs > 0 ? `${formatMs(blackoutMs)} (frozen on ${source} until resumed on ${destination})` : "not known";
+  blackoutMs === null ? "not known" : `${formatMs(blackoutMs)} (frozen on ${source} until resumed on ${destination})`;
 
 const frameWords = ({ kept, delivered, dropped }: FrameCounts): string =>
   `${formatCount(kept)} frames came during the blackout and were kept, ${formatCount(delivered)} delivered after it` +
@@ -179,12 +160,16 @@ export function renderReport(report: MigrationReport, style: Style): string[] {
       lines.push(`  expected   ${formatMs(report.predictedDowntimeMs)} (when it froze)`);
     }
     if (report.mode === "postcopy" || report.resumedFirst === true) {
-      lines.push(`  residual   ${formatMs(report.residualMs)} (from resume to the last page)`);
+      const { residualMs } = report;
+      lines.push(
+        `  residual   ${residualMs === null ? "not known" : `${formatMs(residualMs)} (from resume to the last page)`}`,
+      );
     }
     if (report.frames !== undefined) lines.push(`  peers      ${frameWords(report.frames)}`);
     lines.push(
       `  total      ${formatMs(report.totalMs)}`,
       `  sent       ${formatBytes(report.bytesSent)}, ${formatCount(report.pagesSent)} pages, ${formatRate(report.bandwidthBytesPerSec)}`,
+      `  files      ${formatBytes(report.volumeBytes)}`,
     );
   }
   if (report.precopy !== undefined) lines.push(...renderRounds(report.precopy, style));

@@ -13,7 +13,7 @@ import { FerryError, ferryError, type Side } from "../../model/failure.js";
 import { forget, holdsOf, mayRun, runningHold } from "../../model/ownership.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Finding } from "../../model/plan.js";
-import { burnHere, pump, receiptOf, recordOf, refuseHere, remember, takeBack } from "./engine.js";
+import { burnHere, progressOf, pump, receiptOf, recordOf, refuseHere, remember, takeBack } from "./engine.js";
 import type { SimulatedWorld, Verb } from "./world.js";
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -72,6 +72,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       ...(side === "destination" && hold?.state === "OWNER" ? { receipt: receiptOf(ref) } : {}),
       ...(record?.failure === undefined ? {} : { failure: record.failure }),
       ...(record?.outcome === undefined ? {} : { outcome: record.outcome }),
+      ...(record?.asked === true && record.outcome === undefined ? { progress: progressOf(side, node, ref) } : {}),
     };
   };
 
@@ -91,8 +92,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       if (outcome !== undefined) return { done: true, result: outcome };
       await pause(5);
     } while (Date.now() < until);
-    const progress = { bytesSent: 1, bytesTotal: 2, pagesSent: 0, pagesTotal: 0, rateBytesPerSec: 1000 };
-    return { done: false, progress: { ...progress, phase: "transfer", side, at: Date.now() } };
+    return { done: false, progress: progressOf(side, node, ref) };
   };
 
   const facts = (): NodeFacts => ({

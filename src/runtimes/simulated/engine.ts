@@ -4,7 +4,10 @@
  */
 import type { OperationRef, Receipt, SideOutcome, Token, TakeOverInput } from "../../model/contract.js";
 import type { FailureData, Side } from "../../model/failure.js";
+import type { HoldState } from "../../model/ownership.js";
 import type { Phase } from "../../model/phase.js";
+import { hasRounds } from "../../model/plan.js";
+import type { Progress } from "../../model/report.js";
 import type { SideRecord, SimulatedNode, SimulatedWorld } from "./world.js";
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -13,7 +16,7 @@ const DIGEST = "simulated";
 export function recordOf(node: SimulatedNode, ref: OperationRef): SideRecord {
   const found = node.records.get(ref.operation);
   if (found !== undefined) return found;
-  const made: SideRecord = { asked: false, images: false, maxBlackoutMs: 30_000, postcopy: false };
+  const made: SideRecord = { asked: false, images: false, maxBlackoutMs: 30_000, postcopy: false, rounds: false };
   node.records.set(ref.operation, made);
   return made;
 }
@@ -58,6 +61,54 @@ const outcomeOf = (
     ...more,
   };
 };
+
+const SOURCE_PHASES: Partial<Record<HoldState, Phase>> = { FROZEN: "transfer", RELEASED: "switch", GONE: "release" };
+const DESTINATION_PHASES: Partial<Record<HoldState, Phase>> = {
+  RECEIVED: "restore",
+  PREPARED: "switch",
+  ACTIVE: "switch",
+  RUNNING: "drain",
+  OWNER: "release",
+};
+const MIB = 2 ** 20;
+
+/** How far a side is, as a real agent says it. */
+export function progressOf(side: Side, node: SimulatedNode, ref: OperationRef): Progress {
+  const record = recordOf(node, ref);
+  const state = node.hold(ref.workload, side === "source" ? ref.epoch : ref.to)?.state ?? "RESERVED";
+  const running: Phase = record.rounds ? "precopy" : "presync";
+  const drains = side === "source" && record.postcopy && state === "RELEASED";
+  const phase =
+    side === "source" ? (drains ? "drain" : (SOURCE_PHASES[state] ?? running)) : (DESTINATION_PHASES[state] ?? "arm");
+  return {
+    phase,
+    side,
+    bytesSent: side === "source" ? 96 * MIB : 0,
+    bytesTotal: side === "source" ? 128 * MIB : 0,
+    pagesSent: 0,
+    pagesTotal: 0,
+    rateBytesPerSec: side === "source" ? 48 * MIB : 0,
+    at: Date.now(),
+    ...(side === "source" && record.rounds
+      ? {
+          precopy: {
+            round: 3,
+            remainingBytes: 12 * MIB,
+            roundBytes: 16 * MIB,
+            roundSentBytes: 4 * MIB,
+            dirtyRateBytesPerSec: 5 * MIB,
+            bandwidthBytesPerSec: 48 * MIB,
+            expectedDowntimeMs: 310,
+            etaMs: 1_500,
+            throttlePercent: 0,
+            paused: false,
+            held: false,
+            reason: "the expected downtime is above the limit",
+          },
+        }
+      : {}),
+  };
+}
 
 /** Starts a side's loop unless it runs already in this life of the agent. */
 export function pump(world: SimulatedWorld, side: Side, ref: OperationRef): void {
@@ -286,4 +337,5 @@ export const remember = (record: SideRecord, input: Pick<TakeOverInput, "options
   record.asked = true;
   record.maxBlackoutMs = input.options.maxBlackoutMs;
   record.postcopy = input.options.mode === "postcopy";
+  record.rounds = hasRounds(input.options.mode);
 };

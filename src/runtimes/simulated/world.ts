@@ -75,6 +75,7 @@ export interface SideRecord {
   images: boolean;
   maxBlackoutMs: number;
   postcopy: boolean;
+  rounds: boolean;
 }
 
 export class SimulatedNode {
