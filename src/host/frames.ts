@@ -95,6 +95,13 @@ export function unsolicitedAdvertisement(mac: string, ip: string): Buffer {
   return Buffer.concat([ethernet, header, source, all, message]);
 }
 
+/** The address that a link has by its MAC address alone (EUI-64, RFC 4291): it moves with that. */
+export function linkLocal(mac: string): string {
+  const [a = 0, b = 0, c = 0, d = 0, e = 0, f = 0] = macBytes(mac);
+  const group = (high: number, low: number): string => ((high << 8) | low).toString(16);
+  return `fe80::${group(a ^ 2, b)}:${group(c, 0xff)}:${group(0xfe, d)}:${group(e, f)}`;
+}
+
 /** Everything that announces `addresses` (without prefix length) at `mac`. */
 export const announcements = (mac: string, addresses: readonly string[]): Buffer[] =>
   addresses.flatMap((ip) => (ip.includes(":") ? [unsolicitedAdvertisement(mac, ip)] : gratuitousArp(mac, ip)));

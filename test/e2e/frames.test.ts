@@ -10,6 +10,7 @@ import { Client, Connection } from "@temporalio/client";
 import type { temporal } from "@temporalio/proto";
 import { labRun } from "../../deploy/lab/index.js";
 import type { MigrationHandle, WorkloadHandle } from "../../src/client/types.js";
+import { ipv6Bytes, linkLocal } from "../../src/host/frames.js";
 import type { MigrateOptions } from "../../src/model/plan.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import { andRemove } from "./on-the-move.js";
@@ -189,6 +190,38 @@ test("after a roll back the source delivers what it has kept, once", async () =>
   });
 });
 
+test("after a move the network is told more than once, of the IPv4 address and of the link-local one", async () => {
+  await withEcho("announced", async (workload) => {
+    const { mac } = (await workload.status()).spec.network;
+    const watch = fileURLToPath(new URL("announce-watch.js", import.meta.url));
+    const args = [`--net=/proc/${await clientPid(e2e)}/ns/net`, "--", process.execPath, watch, "eth0"];
+    const lines = new Lines(spawn("nsenter", args, { stdio: ["pipe", "pipe", "inherit"] }));
+    try {
+      assert.equal(await lines.next(), "listening");
+      const seen: string[] = [];
+      void (async () => {
+        for (;;) seen.push(await lines.next(600_000));
+      })().catch(() => undefined);
+      const ip = await ipOf(workload);
+      assertMoved(await (await workload.migrate({ to: "node-b", mode: "cold" })).result());
+      const arps = (): number => seen.filter((line) => line === `arp ${mac} ${ip}`).length;
+      const local = `na ${mac} ${ipv6Bytes(linkLocal(mac)).toString("hex")}`;
+      const advertisements = (): number => seen.filter((line) => line === local).length;
+      // Both forms of gratuitous ARP go each time: more than two are more than one time.
+      await until("it was announced again", 10_000, () => arps() > 2 && advertisements() > 1).catch(() =>
+        assert.fail(`seen on the wire: ${seen.join(", ")}`),
+      );
+      assert.deepEqual(
+        seen.filter((line) => line.endsWith(` ${ip}`) && !line.includes(mac)),
+        [],
+        "nobody else claims its address",
+      );
+    } finally {
+      lines.child.kill("SIGKILL");
+    }
+  });
+});
+
 /** Milliseconds of [from, to] in which no phase of either side ran. */
 function uncovered(report: MigrationReport, from: number, to: number): number {
   let at = from;
@@ -244,7 +277,7 @@ test("the blackout waits for nothing of the server: no step of the hand-over beg
       assert.ok(clock !== undefined, "the clocks were compared");
       // Both nodes of the lab have the machine's clock.
       assert.ok(Math.abs(clock.offsetMs) <= clock.uncertaintyMs, JSON.stringify(clock));
-      assert.ok(Math.abs(report.blackoutMs - (resumedAt - frozenAt)) < 0.01);
+      assert.ok(Math.abs((report.blackoutMs ?? Number.NaN) - (resumedAt - frozenAt)) < 0.01);
       assert.equal(uncovered(report, frozenAt, resumedAt), 0);
       const { spanning, inside } = activitiesIn(
         await client.workflow.getHandle(handle.workflowId).fetchHistory(),

@@ -6,6 +6,7 @@ import {
   arpProbe,
   gratuitousArp,
   ipv6Bytes,
+  linkLocal,
   unsolicitedAdvertisement,
 } from "../../src/host/frames.js";
 
@@ -37,6 +38,12 @@ describe("frames that announce an address", () => {
     for (let i = 0; i < pseudo.length; i += 2) sum += pseudo.readUInt16BE(i);
     while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
     assert.equal(sum, 0xffff);
+  });
+
+  it("the link-local address by EUI-64: a universal and a local MAC address", () => {
+    assert.equal(linkLocal("34:56:78:9a:bc:de"), "fe80::3656:78ff:fe9a:bcde");
+    assert.equal(linkLocal(MAC), "fe80::fe:ff:fe00:64");
+    assert.equal(ipv6Bytes(linkLocal(MAC)).toString("hex"), "fe8000000000000000fe00fffe000064");
   });
 
   it("addresses: what is one, and what is not", () => {
