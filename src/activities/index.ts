@@ -9,6 +9,7 @@ import { ApplicationFailure, CancelledFailure, Context } from "@temporalio/activ
 import type { NodeActivities, NodeAgent, Step } from "../model/contract.js";
 import { ferryError } from "../model/failure.js";
 import { isAgentDown, toApplicationFailure } from "./failures.js";
+import { notePhase } from "./phase.js";
 
 export interface NodeActivitiesOptions {
   agent: NodeAgent;
@@ -50,6 +51,7 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
         pause = FIRST_PAUSE_MS;
         if (step.done) return step.result;
         last = step.progress ?? last;
+        notePhase(context, last);
         context.heartbeat(last);
       } catch (error) {
         if (!isAgentDown(error)) throw toApplicationFailure(error);

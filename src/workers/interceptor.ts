@@ -1,13 +1,14 @@
-/** Adds workload, operation, epoch, side and phase to every log line of an activity, from its input. */
+/** Adds workload, operation, epoch, side and phase to every log line of an activity: from its input and what it hears. */
 import type { ActivityInterceptorsFactory } from "@temporalio/worker";
+import { phaseOf } from "../activities/phase.js";
 import type { OperationRef } from "../model/contract.js";
+import type { Phase } from "../model/phase.js";
 
-const PHASE_OF: Record<string, string> = {
+/** Steps that are one phase. The long ones go through many: theirs is in their heartbeats. */
+const PHASE_OF: Record<string, Phase> = {
   preflightSource: "preflight",
   preflightDestination: "preflight",
   reserve: "reserve",
-  takeOver: "restore",
-  handOver: "freeze",
   cleanup: "cleanup",
 };
 
@@ -15,15 +16,19 @@ export const logFields =
   (node: string): ActivityInterceptorsFactory =>
   (context) => {
     let fields: Record<string, unknown> = {};
-    const phase = PHASE_OF[context.info.activityType];
     return {
       inbound: {
         execute: (input, next) => {
-          fields = { ...describe(input.args[0], node), ...(phase === undefined ? {} : { phase }) };
+          fields = describe(input.args[0], node);
           return next(input);
         },
       },
-      outbound: { getLogAttributes: (input, next) => next({ ...input, ...fields }) },
+      outbound: {
+        getLogAttributes: (input, next) => {
+          const phase = phaseOf(context) ?? PHASE_OF[context.info.activityType];
+          return next({ ...input, ...fields, ...(phase === undefined ? {} : { phase }) });
+        },
+      },
     };
   };
 

@@ -202,13 +202,35 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
     assert.equal((await (await run("nope")).status()).state, "running");
   });
 
-  test("the worker's log is JSON lines with workload, operation, epoch and side", () => {
-    const lines = readFileSync(logFile("node-a"), "utf8")
-      .split("\n")
-      .filter((line) => line !== "")
-      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  test("the worker's log is JSON lines with workload, operation, epoch, side, and the phase of the moment", async () => {
+    const logged = await run("logged");
+    // Long enough in each that a heartbeat tells it.
+    world.at("source:precopy", () => new Promise((resolve) => setTimeout(resolve, 800)), "logged");
+    world.at("source:frozen", () => new Promise((resolve) => setTimeout(resolve, 800)), "logged");
+    const migration = await logged.migrate({ to: "node-b", mode: "precopy" });
+    assert.equal((await migration.result()).outcome, "moved");
+    const linesOf = (node: string): Record<string, unknown>[] =>
+      readFileSync(logFile(node), "utf8")
+        .split("\n")
+        .filter((line) => line !== "")
+        .map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lines = linesOf("node-a");
     assert.ok(lines.some((line) => line["msg"] === "node is registered" && line["node"] === "node-a"));
     assert.ok(lines.every((line) => typeof line["time"] === "string" && typeof line["level"] === "string"));
+    const { operation } = migration;
+    for (const [node, side, epoch, phases] of [
+      ["node-a", "source", 1, ["precopy", "transfer"]],
+      ["node-b", "destination", 2, ["arm"]],
+    ] as const) {
+      const mine = linesOf(node).filter((line) => line["operation"] === operation && line["side"] === side);
+      for (const phase of phases) {
+        const line = mine.find((one) => one["phase"] === phase);
+        assert.ok(line !== undefined, `${side}, ${phase}: ${JSON.stringify(mine)}`);
+        const { workload, epoch: said, node: at } = line;
+        assert.deepEqual({ workload, said, at }, { workload: "logged", said: epoch, at: node });
+      }
+    }
+    await logged.remove({ force: true });
   });
 
   test("no server: a sentence, soon", async () => {
