@@ -4,8 +4,9 @@
  * back by itself.
  */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
-import { labLink, labRun, labServicePid } from "../../deploy/lab/index.js";
+import { labLink, labNode, labRun, labServicePid } from "../../deploy/lab/index.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import type { Mode } from "../../src/model/plan.js";
 import {
@@ -240,7 +241,76 @@ test("the destination's criu dies while it restores: rolled back", LIMIT, async 
   assert.ok((await kill(other(node), "criu restore")) > 0);
   await goOn(e2e, other(node), "destination.transfer");
   const report = await ended;
+  // Nothing was released yet: it goes back, whoever learns of it first.
+  assert.equal(report.outcome, "rolled-back", why(report));
+  assert.equal(report.node, node);
   await assertOneCopy(report);
+});
+
+test(
+  "the destination's criu refuses by itself, of something that changed after the checks: rolled back, with its words",
+  LIMIT,
+  async () => {
+    const { node } = await witness.workload.status();
+    await armFailpoint(e2e, node, "source.presync", "pause");
+    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    const ended = handle.result();
+    await reached(e2e, node, "source.presync", ended);
+    // Preflight has compared the programs of both nodes. criu looks at their size once more.
+    const program = 'f=$(readlink -f "$(command -v redis-server)")';
+    await labRun(e2e.state, other(node), ["sh", "-c", `${program}; cp -a "$f" /root/kept && printf x >> "$f"`], {});
+    try {
+      await goOn(e2e, node, "source.presync");
+      const report = await ended;
+      assert.equal(report.outcome, "rolled-back", why(report));
+      assert.equal(report.failure?.code, "E_RESTORE", why(report));
+      assert.equal(report.failure?.side, "destination", why(report));
+      assert.match((report.failure?.evidence?.lines ?? []).join("\n"), /bad size/, why(report));
+      await assertOneCopy(report);
+    } finally {
+      await labRun(e2e.state, other(node), ["sh", "-c", `${program}; cp -a /root/kept "$f"; rm /root/kept`], {});
+    }
+  },
+);
+
+/** The promise: heartbeats are short enough that a cancel works within this. */
+const CANCEL_MS = 2_000;
+/** For what is no part of it: an fsync of the journal, our look every 25 ms, and both nodes, the server and redis on two cores. */
+const CANCEL_MARGIN_MS = 500;
+
+test("a cancel reaches the source's agent within two seconds, in the middle of the files", LIMIT, async (t) => {
+  const { node } = await witness.workload.status();
+  const inside = ["nsenter", "--target", String(await redisPid(node)), "--mount"];
+  await labRun(e2e.state, node, [...inside, "dd", "if=/dev/urandom", "of=/data/large", "bs=1M", "count=24"], {});
+  try {
+    // So slow that it would take twelve seconds.
+    const handle = await witness.workload.migrate({ to: other(node), mode: "cold", bandwidthBytesPerSec: 2 * 2 ** 20 });
+    for await (const { phase } of handle.progress({ everyMs: 50 })) if (phase === "presync") break;
+    // In the middle of it: bytes are under way.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const { pid } = await labNode(e2e.state, node);
+    const journal = `/proc/${pid}/root/var/lib/ferry/journal.jsonl`;
+    const burned = (): boolean =>
+      readFileSync(journal, "utf8")
+        .split("\n")
+        .some((line) => line.includes(`"operation":"${handle.operation}"`) && line.includes('"state":"BURNED"'));
+    assert.equal(burned(), false);
+    const asked = performance.now();
+    await handle.cancel();
+    await until("the source's agent has burned the epoch", 20_000, burned);
+    const reachedMs = performance.now() - asked;
+    const report = await handle.result();
+    t.diagnostic(
+      `the agent after ${reachedMs.toFixed(0)} ms, the report after ${(performance.now() - asked).toFixed(0)} ms`,
+    );
+    assert.ok(reachedMs < CANCEL_MS + CANCEL_MARGIN_MS, `it took ${reachedMs.toFixed(0)} ms`);
+    assert.equal(report.outcome, "rolled-back", why(report));
+    assert.equal(report.failure?.code, "E_CANCELLED", why(report));
+    assert.equal(report.node, node);
+    await assertOneCopy(report);
+  } finally {
+    await labRun(e2e.state, node, [...inside, "rm", "-f", "/data/large"], {});
+  }
 });
 
 for (const side of ["source", "destination"] as const) {

@@ -164,6 +164,37 @@ describe("the saga under faults", { skip: skipWithoutTemporal, concurrency: 8 },
     await assertSound(subject, report);
   });
 
+  for (const [verb, node] of CALLS.slice(0, 5)) {
+    test(`cancel in ${verb}@${node}: it runs on at the source, and the next one goes`, async () => {
+      const subject = await stage.run();
+      const { name } = subject;
+      stage.world.order({ node, verb, when: "hang", times: 1, hangMs: 1_000, workload: name });
+      const before = stage.world.calls.length;
+      const started = await subject.migrate();
+      await until(
+        () => stage.world.calls.slice(before),
+        (calls) => calls.some((call) => call.verb === verb && call.node === node && call.workload === name),
+      );
+      await subject.handle.executeUpdate("cancel");
+      const report = (await subject.operation(started).result()) as MigrationReport;
+      assert.equal(report.outcome, "rolled-back");
+      assert.equal(report.failure?.code, "E_CANCELLED");
+      // Nobody was asked to hand anything over.
+      const asked = stage.world.calls.slice(before).filter((call) => call.workload === name);
+      assert.equal(
+        asked.some((call) => call.verb === "handOver" || call.verb === "takeOver"),
+        false,
+      );
+      await assertSound(subject, report);
+      // What hung goes on when all is over: it must not leave anything either.
+      await new Promise((resolve) => setTimeout(resolve, 1_200));
+      await assertSound(subject, report);
+      const again = await subject.moveTo();
+      assert.equal(again.outcome, "moved", JSON.stringify(again.failure));
+      await assertSound(subject, again);
+    });
+  }
+
   const SOURCE: readonly Point[] = [
     "source:precopy",
     "source:frozen",
