@@ -168,11 +168,16 @@ function peak(
   const middle = (xOf(move.from) + xOf(move.to)) / 2;
   const x = Math.min(LEFT + PLOT_W - 110, Math.max(LEFT + 110, middle));
   text(x, TOP - 22, `${move.mode}: ${move.source} to ${move.destination}`, { anchor: "middle", bold: true });
-  text(x, TOP - 7, `client gap ${ms(move.clientGapMs)}, blackout ${move.blackoutMs === null ? "not known" : ms(move.blackoutMs)}`, {
-    anchor: "middle",
-    fill: PEAK,
-    size: 11,
-  });
+  text(
+    x,
+    TOP - 7,
+    `client gap ${ms(move.clientGapMs)}, blackout ${move.blackoutMs === null ? "not known" : ms(move.blackoutMs)}`,
+    {
+      anchor: "middle",
+      fill: PEAK,
+      size: 11,
+    },
+  );
   if (longest === undefined) return;
   const y = yOf(longest.latencyMs);
   const from = xOf(longest.sentAt);

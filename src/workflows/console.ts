@@ -4,6 +4,7 @@ import { setCurrentDetails, upsertSearchAttributes } from "@temporalio/workflow"
 import { formatBytes, formatMs, formatRate } from "../model/format.js";
 import type { HandOver, MigrationView } from "../model/messages.js";
 import { PHASE_WORDS } from "../model/phase.js";
+import type { MigrateOptions } from "../model/plan.js";
 import { amountsOf, type SidesSeen } from "../model/progress.js";
 import type { PrecopyProgress, PrecopyReport } from "../model/report.js";
 import type { SteerCommand } from "../model/steering.js";
@@ -195,10 +196,23 @@ const known = (ms: number | null): string => (ms === null ? "not known" : format
 
 const figures = (report: MigrationReport): string[] => [
   "",
-  "| blackout | residual | total | memory sent | files sent | bandwidth |",
-  "|---:|---:|---:|---:|---:|---:|",
-  `| **${known(report.blackoutMs)}** | ${known(report.residualMs)} | ${formatMs(report.totalMs)} | ${formatBytes(report.bytesSent)}, ${report.pagesSent} pages | ${formatBytes(report.volumeBytes)} | ${formatRate(report.bandwidthBytesPerSec)} |`,
+  "| figure | |",
+  "|:---|:---|",
+  `| blackout | **${known(report.blackoutMs)}** |`,
+  ...(report.predictedDowntimeMs === undefined ? [] : [`| expected | ${formatMs(report.predictedDowntimeMs)} |`]),
+  ...(report.residualMs === 0 ? [] : [`| residual | ${known(report.residualMs)} |`]),
+  `| total | ${formatMs(report.totalMs)} |`,
+  `| memory sent | ${formatBytes(report.bytesSent)}, ${report.pagesSent} pages, ${formatRate(report.bandwidthBytesPerSec)} |`,
+  `| files sent | ${formatBytes(report.volumeBytes)} |`,
 ];
+
+/** What was asked for: stands beside the details from the start on. */
+export const asked = (options: MigrateOptions): string =>
+  [
+    "| asked for | |",
+    "|:---|:---|",
+    ...Object.entries(options).map(([name, value]) => `| ${name} | ${cell(String(value))} |`),
+  ].join("\n");
 
 /** How it ended: what a person who opens the page afterwards wants to know first. */
 export function showReport(report: MigrationReport): void {

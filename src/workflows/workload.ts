@@ -49,7 +49,7 @@ import type { MigrationReport } from "../model/report.js";
 import type { WorkloadState, WorkloadStatus } from "../model/workload.js";
 import { acceptInput } from "./accept.js";
 import { failure, readFailure, shortly, tryAsk } from "./calls.js";
-import { KEYS, attributes, ofHandOver, showWorkload } from "./console.js";
+import { KEYS, asked, attributes, ofHandOver, showWorkload } from "./console.js";
 import * as may from "./may.js";
 import type { migrate } from "./migrate.js";
 import type { settle } from "./orphan.js";
@@ -202,6 +202,7 @@ class Entity {
         args: [input],
         parentClosePolicy: ParentClosePolicy.ABANDON,
         staticSummary: `migrate ${this.name}: ${status.node} -> ${to}, ${options.mode}${options.dryRun ? " (dry run)" : ""}`,
+        staticDetails: asked(options),
         typedSearchAttributes: [
           { key: KEYS.FerryWorkload, value: this.name },
           { key: KEYS.FerryNode, value: to },

@@ -97,6 +97,8 @@ describe("the console", { skip: skipWithoutTemporal, concurrency: true }, () => 
         FerryMode: "precopy",
       });
       assert.equal(await summary(started.workflowId), `migrate ${name}: node-a -> node-b, precopy`);
+      const about = await subject.operation(started).describe();
+      assert.match((await about.staticDetails()) ?? "", /\| mode \| precopy \|/);
       await listed(`workload/${name}`, {
         FerryWorkload: name,
         FerryNode: "node-a",
@@ -121,7 +123,9 @@ describe("the console", { skip: skipWithoutTemporal, concurrency: true }, () => 
     assert.match(end, /precopy: moved/);
     assert.match(end, /runs on \*\*node-b\*\*, epoch 2/);
     assert.match(end, /\| phase \| side \| start \| took \|/);
-    assert.match(end, /\| blackout \| residual \| total \| memory sent \| files sent \| bandwidth \|/);
+    assert.match(end, /\| blackout \| \*\*[\d.]+ m?s\*\* \|/);
+    assert.match(end, /\| memory sent \| 4\.0 KiB, 1 pages, 3\.9 MiB\/s \|/);
+    assert.match(end, /\| files sent \| 0 B \|/);
     await listed(`workload/${name}`, {
       FerryWorkload: name,
       FerryNode: "node-b",
