@@ -8,7 +8,7 @@ import type { FailureData } from "./failure.js";
 import type { TrackerKind } from "./mover.js";
 import type { NodeFacts } from "./node.js";
 import type { Hold, HoldState } from "./ownership.js";
-import type { Finding, MigrateOptions } from "./plan.js";
+import type { AskedOptions, Finding, MigrateOptions } from "./plan.js";
 import type { ClockOffset, FrameCounts, PhaseTime, PrecopyReport, Progress, TransferCounts } from "./report.js";
 import type { SteerCommand, Steered } from "./steering.js";
 import type { WorkloadSpec } from "./workload.js";
@@ -84,16 +84,20 @@ export interface SourceFacts {
   cpuFlags: string[];
   /** The spec's user as the source resolved it; restored processes keep these numbers. */
   userIds?: { uid: number; gid: number };
-  /** A short look at how fast the memory changes (dry runs). Missing: no tracker could look, `findings` says why. */
+  /** A short look at how fast the memory changes. Missing: it was not needed, or not possible, and `findings` says why. */
   dirty?: {
     tracker: TrackerKind;
     rateBytesPerSec: number;
     windowMs: number;
+    /** Bytes that change at all, where a longer look found hardly more than a short one. */
+    workingSetBytes?: number;
   };
-  /** What a blackout costs on this node besides pages, from what was measured there before, in milliseconds. */
+  /** What a blackout of this workload costs besides pages, from what was measured before, in milliseconds. */
   fixedBlackoutMs?: number;
-  /** Page traffic of the last migration from here, bytes a second. */
+  /** Page traffic of migrations from here to that destination, bytes a second. */
   bandwidthBytesPerSec?: number;
+  /** Bytes of `memoryBytes` that only move while it is frozen: shared memory, memfd, tmpfs files, huge pages. */
+  frozenBytes?: number;
   /** Shared volumes: a file that the source has just written there. The destination must find it under the same name. */
   shared?: { name: string; file: string; nonce: string }[];
   /** Files that are mapped or open outside the volume: the destination must have the same. */
@@ -102,7 +106,7 @@ export interface SourceFacts {
 
 export interface PreflightInput {
   ref: OperationRef;
-  options: MigrateOptions;
+  options: AskedOptions;
 }
 export interface PreflightDestinationInput extends PreflightInput {
   facts: SourceFacts;

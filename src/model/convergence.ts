@@ -35,7 +35,7 @@ export const DEFAULT_LIMITS = {
 
 /** One round as it looked right after its scan. */
 export interface RoundSeen {
-  /** When the scan was made, in milliseconds since the first scan began. */
+  /** When the scan was made, in milliseconds since the first scan began; time in which a person held or paused it is left out. */
   atMs: number;
   /** Bytes that changed since the scan before (the first: all present memory), and the time between the two scans. */
   dirtyBytes: number;
@@ -45,6 +45,10 @@ export interface RoundSeen {
   /** What was sent between the scan before and this one: payload and time. Zero pages cost no payload. */
   sentBytes: number;
   sendMs: number;
+  /** Made while a person held it: it tells of rates, and counts against no limit. */
+  held?: boolean;
+  /** Share of CPU time that was denied since the scan before; missing: none. */
+  throttlePercent?: number;
 }
 
 export interface Outlook {
@@ -57,6 +61,10 @@ export interface Outlook {
   bandwidthBytesPerSec?: number;
   /** Throttling under way: percent of its CPU time that the workload is denied. */
   throttlePercent: number;
+  /** Bytes that only move while it is frozen, whatever the rounds do (shared memory, huge pages). */
+  frozenBytes?: number;
+  /** A person holds it: rounds go on, nothing is decided. */
+  held?: boolean;
 }
 
 export type Action = "continue" | "switch" | "resume-first" | "throttle" | "give-up";
@@ -83,9 +91,17 @@ const TELLING_BYTES = 4 * 1024 * 1024;
 const PROGRESS = 0.9;
 /** So many rounds without progress are a stall. */
 const PATIENCE = 2;
+/** Within the limit a round is short: so many without progress are waited for one that is as good as the best. */
+const PATIENCE_WITHIN = 6;
+/** As good as the best so far. */
+const NEAR_LEAST = 1.1;
 /** More than this many times the first round was sent: enough (Clark's bound on traffic). */
 const MAX_TIMES = 4;
 export const THROTTLE_STEPS: readonly number[] = [20, 40, 60, 80, 95];
+/** The kernel gives out CPU time by this period: what a shorter look sees is chance. */
+export const QUOTA_PERIOD_MS = 100;
+/** A step of throttling is judged after this long at the earliest. */
+export const THROTTLE_STEP_MS = 5 * QUOTA_PERIOD_MS;
 
 const MIB = 1024 * 1024;
 const ms = (value: number): string => (value >= 10_000 ? `${(value / 1000).toFixed(0)} s` : `${value.toFixed(0)} ms`);
@@ -124,15 +140,26 @@ export function roundsWithoutProgress(rounds: readonly RoundSeen[]): number {
   return without;
 }
 
+/**
+ * The rounds that count against the limits: since a person let it go, and since the present step of throttling was taken.
+ * The first of them is what the others are measured by.
+ */
+function counted({ rounds, throttlePercent }: Outlook): readonly RoundSeen[] {
+  const since = rounds.findLastIndex((round) => round.held === true) + 1;
+  const step = rounds.findLastIndex((round) => (round.throttlePercent ?? 0) !== throttlePercent);
+  return rounds.slice(Math.max(since, throttlePercent === 0 ? 0 : step));
+}
+
 /** What to do after the last scan. Needs at least one round. */
 export function decide(outlook: Outlook): Decision {
-  const { limits, rounds, fixedMs } = outlook;
+  const { limits, rounds, fixedMs, frozenBytes = 0 } = outlook;
   const last = rounds.at(-1);
   if (last === undefined) return { action: "continue", reason: "nothing was looked at yet", remainingBytes: 0 };
   const bandwidth = bandwidthOf(rounds, outlook.bandwidthBytesPerSec);
   const dirtyRate = dirtyRateOf(rounds);
   const { remainingBytes } = last;
-  const copyMs = bandwidth === undefined || bandwidth <= 0 ? undefined : (remainingBytes * 1000) / bandwidth;
+  const copyMs =
+    bandwidth === undefined || bandwidth <= 0 ? undefined : ((remainingBytes + frozenBytes) * 1000) / bandwidth;
   const expected = copyMs === undefined ? undefined : fixedMs + copyMs;
   const eta = etaOf(outlook, bandwidth, dirtyRate);
   const say = (action: Action, reason: string, more: Partial<Decision> = {}): Decision => ({
@@ -154,15 +181,26 @@ export function decide(outlook: Outlook): Decision {
   };
 
   if (rounds.length === 1) return say("continue", `round 1: ${mib(remainingBytes)} of memory are copied`);
+  if (outlook.held === true) {
+    return say("continue", `held until a person lets it go: ${mib(remainingBytes)} remain`);
+  }
   const within = expected !== undefined && expected <= limits.maxDowntimeMs;
   if (remainingBytes <= SMALL_BYTES && (within || limits.resumeFirst)) return go("hardly anything is left");
 
-  const without = roundsWithoutProgress(rounds);
-  const exhausted = exhaustion(outlook, without);
+  const window = counted(outlook);
+  const without = roundsWithoutProgress(window);
+  const exhausted = exhaustion(outlook, window, without, within ? PATIENCE_WITHIN : PATIENCE);
   // Under the limit already: go on for as long as each round makes it shorter, and leave at the least.
   if (within) {
     if (exhausted !== undefined) return go(exhausted);
-    if (without > 0) return go("what remains does not fall any more");
+    if (without > 0) {
+      const least = Math.min(...window.map((round) => round.remainingBytes));
+      if (remainingBytes <= least * NEAR_LEAST) return go("what remains does not fall any more");
+      return say(
+        "continue",
+        `${mib(remainingBytes)} remain, and ${mib(least)} did before: a better moment is waited for`,
+      );
+    }
     return say("continue", `${mib(remainingBytes)} remain, and each round leaves less`);
   }
   if (exhausted === undefined) {
@@ -191,17 +229,23 @@ export function decide(outlook: Outlook): Decision {
   return say("switch", `${above}: frozen and copied all the same, as asked`);
 }
 
-/** Why no more rounds are made, or undefined. */
-function exhaustion({ limits, rounds, throttlePercent }: Outlook, without: number): string | undefined {
+/** Why no more rounds are made, or undefined. `window`: the rounds that count. */
+function exhaustion(
+  { limits, rounds, throttlePercent }: Outlook,
+  window: readonly RoundSeen[],
+  without: number,
+  patience: number,
+): string | undefined {
   const last = rounds.at(-1);
   const first = rounds[0];
-  if (last === undefined || first === undefined) return undefined;
+  const from = window[0];
+  if (last === undefined || first === undefined || from === undefined) return undefined;
   if (last.atMs >= limits.timeoutMs) return `after ${ms(last.atMs)} the time for pre-copy is over`;
-  // Each step of throttling gets its own rounds.
-  const steps = THROTTLE_STEPS.filter((percent) => percent <= throttlePercent).length;
-  if (rounds.length > limits.maxRounds * (1 + steps)) return `${limits.maxRounds} rounds were made`;
-  if (without >= PATIENCE) return `${without} rounds left no less than those before`;
-  const sent = rounds.reduce((sum, round) => sum + round.sentBytes, 0);
+  // Each step of throttling gets rounds of its own, and time in which it can show.
+  if (throttlePercent > 0 && last.atMs - from.atMs < THROTTLE_STEP_MS) return undefined;
+  if (window.length > limits.maxRounds) return `${limits.maxRounds} rounds were made`;
+  if (without >= patience) return `${without} rounds left no less than those before`;
+  const sent = window.reduce((sum, round) => sum + round.sentBytes, 0);
   if (throttlePercent === 0 && sent > Math.max(MAX_TIMES * first.remainingBytes, 64 * MIB) && without > 0) {
     return `${mib(sent)} were sent for ${mib(first.remainingBytes)} of memory`;
   }
@@ -210,7 +254,7 @@ function exhaustion({ limits, rounds, throttlePercent }: Outlook, without: numbe
 
 /** Rounds shrink by D/B each: the time until what remains fits under the limit, when it will. */
 function etaOf(
-  { limits, rounds, fixedMs }: Outlook,
+  { limits, rounds, fixedMs, frozenBytes = 0 }: Outlook,
   bandwidth: number | undefined,
   dirtyRate: number | undefined,
 ): number | undefined {
@@ -218,7 +262,7 @@ function etaOf(
   if (last === undefined || bandwidth === undefined || bandwidth <= 0) return undefined;
   const copy = (bytes: number): number => (bytes * 1000) / bandwidth;
   const ratio = (dirtyRate ?? 0) / bandwidth;
-  const goal = Math.max(SMALL_BYTES, ((limits.maxDowntimeMs - fixedMs) * bandwidth) / 1000);
+  const goal = Math.max(SMALL_BYTES, ((limits.maxDowntimeMs - fixedMs) * bandwidth) / 1000 - frozenBytes);
   let bytes = last.remainingBytes;
   let time = 0;
   for (let round = 0; round < limits.maxRounds && bytes > goal; round += 1) {
@@ -226,12 +270,13 @@ function etaOf(
     time += copy(bytes);
     bytes *= ratio;
   }
-  return time + fixedMs + copy(bytes);
+  return time + fixedMs + copy(bytes + frozenBytes);
 }
 
-/** What a dry run can say from a short look at the dirty rate. */
+/** What a plan can say from a short look at the dirty rate. */
 export interface Prediction {
   downtimeMs: number;
+  /** From the beginning of the hand-over to the last page. */
   totalMs: number;
   bytes: number;
   rounds: number;
@@ -251,21 +296,28 @@ export interface PredictionInput {
   workingSetBytes: number;
   bandwidthBytesPerSec: number;
   fixedMs: number;
+  /** Of the memory: bytes that only move while it is frozen. */
+  frozenBytes?: number;
+  /** Files that are copied while it runs: they take time, `bytes` are memory. */
+  filesBytes?: number;
   /** Pre-copy, or all of the memory in the blackout (cold), or none of it (postcopy). */
   mode: "cold" | "precopy" | "postcopy" | "hybrid";
 }
 
 /** V0 = M, V(i+1) = min(W, D * V(i) / B): performance.md section 4. */
 export function predict(input: PredictionInput): Prediction {
-  const { limits, memoryBytes, bandwidthBytesPerSec: rate, dirtyRateBytesPerSec, fixedMs, mode } = input;
+  const { limits, memoryBytes, bandwidthBytesPerSec: rate, dirtyRateBytesPerSec, mode, frozenBytes = 0 } = input;
   const copy = (bytes: number): number => (bytes * 1000) / rate;
   const base = { dirtyRateBytesPerSec, bandwidthBytesPerSec: rate };
+  const files = copy(input.filesBytes ?? 0);
+  const fixedMs = input.fixedMs + copy(frozenBytes);
+  const pages = Math.max(0, memoryBytes - frozenBytes);
   if (mode === "cold" || mode === "postcopy") {
-    const inside = mode === "cold" ? copy(memoryBytes) : 0;
+    const inside = mode === "cold" ? copy(pages) : 0;
     return {
       ...base,
       downtimeMs: fixedMs + inside,
-      totalMs: fixedMs + copy(memoryBytes),
+      totalMs: files + fixedMs + copy(pages),
       bytes: memoryBytes,
       rounds: 0,
       converges: true,
@@ -273,7 +325,7 @@ export function predict(input: PredictionInput): Prediction {
     };
   }
   const ratio = dirtyRateBytesPerSec / rate;
-  let remaining = memoryBytes;
+  let remaining = pages;
   let bytes = 0;
   let time = 0;
   let rounds = 0;
@@ -293,13 +345,14 @@ export function predict(input: PredictionInput): Prediction {
   return {
     ...base,
     downtimeMs,
-    totalMs: time + fixedMs + copy(remaining),
-    bytes: bytes + remaining,
+    totalMs: files + time + fixedMs + copy(remaining),
+    bytes: bytes + remaining + frozenBytes,
     rounds,
     converges,
     reason:
       `${mib(dirtyRateBytesPerSec)}/s change and ${mib(rate)}/s can be sent: ` +
       (ratio < 1 ? `each round leaves ${(ratio * 100).toFixed(0)} % of the one before` : "rounds do not shrink") +
+      (frozenBytes > 0 ? `; ${mib(frozenBytes)} move while it is frozen` : "") +
       (converges ? "" : `; ${mib(remaining)} would be left for the blackout`),
   };
 }

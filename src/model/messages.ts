@@ -6,7 +6,7 @@ import type { OperationRef, Reservation } from "./contract.js";
 import type { FailureData } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { Phase } from "./phase.js";
-import type { MigrateOptions } from "./plan.js";
+import type { AskedOptions, MigrateOptions } from "./plan.js";
 import type { SidesSeen } from "./progress.js";
 import type { MigrationReport, PhaseTime, PrecopyProgress } from "./report.js";
 import type { SteerCommand } from "./steering.js";
@@ -100,7 +100,7 @@ export interface StartRequest {
 }
 export interface MigrateRequest {
   to: string;
-  options: MigrateOptions;
+  options: AskedOptions;
 }
 export interface StopRequest {
   graceMs: number;
@@ -133,7 +133,7 @@ export interface MigrateInput {
   destination: string;
   epoch: number;
   spec: WorkloadSpec;
-  options: MigrateOptions;
+  options: AskedOptions;
   tuning: Tuning;
   /** An older hand-over that nobody settled: settled before anything else. */
   unsettled?: HandOver;

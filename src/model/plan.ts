@@ -7,8 +7,11 @@ import type { TrackerKind } from "./mover.js";
 
 export const MODES = ["precopy", "hybrid", "postcopy", "cold"] as const;
 export type Mode = (typeof MODES)[number];
+/** What may be asked for: `auto` (the default) is made precopy or hybrid by what preflight measures (mode-choice.ts). */
+export const ASKED_MODES = ["auto", ...MODES] as const;
+export type AskedMode = (typeof ASKED_MODES)[number];
 /** Modes that copy memory in rounds while the workload runs. */
-export const hasRounds = (mode: Mode): boolean => mode === "precopy" || mode === "hybrid";
+export const hasRounds = (mode: AskedMode): boolean => mode === "precopy" || mode === "hybrid" || mode === "auto";
 
 export interface MigrateOptions {
   mode: Mode;
@@ -30,8 +33,11 @@ export interface MigrateOptions {
   keepFrames?: boolean;
 }
 
+/** As a person asks for it, before preflight has chosen. */
+export type AskedOptions = Omit<MigrateOptions, "mode"> & { mode: AskedMode };
+
 /** The limits of the rounds that these options ask for. */
-export const limitsOf = (options: MigrateOptions): ConvergenceLimits => ({
+export const limitsOf = (options: AskedOptions): ConvergenceLimits => ({
   maxDowntimeMs: options.maxDowntimeMs ?? DEFAULT_LIMITS.maxDowntimeMs,
   onStall: options.onStall ?? DEFAULT_LIMITS.onStall,
   maxRounds: options.maxRounds ?? DEFAULT_LIMITS.maxRounds,
@@ -64,7 +70,7 @@ export interface MigratePlan {
   volumeBytes: number;
   /** Why each choice was made. */
   reasons: string[];
-  /** From a short look at how fast the memory changes; missing: the source could not look. */
+  /** From a short look at how fast the memory changes; missing: the source could not look, `findings` says why. */
   prediction?: Prediction;
 }
 

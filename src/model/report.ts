@@ -61,6 +61,8 @@ export interface PrecopyProgress {
   /** Of this round. */
   roundBytes: number;
   roundSentBytes: number;
+  roundPages: number;
+  roundSentPages: number;
   dirtyRateBytesPerSec?: number;
   bandwidthBytesPerSec?: number;
   expectedDowntimeMs?: number;
@@ -112,6 +114,20 @@ export interface ClockOffset {
   uncertaintyMs: number;
 }
 
+interface Pair {
+  predicted: number;
+  measured: number;
+}
+/** What the plan expected, by a short look beforehand, and what was measured. */
+export interface Forecast {
+  /** Measured: the blackout. */
+  downtimeMs: Pair;
+  /** From the first byte of files or memory to the end of both sides' work: without the checks before and the sweep after. */
+  totalMs: Pair;
+  /** Memory and images; files don't count. */
+  bytes: Pair;
+}
+
 export interface MigrationReport {
   outcome: Outcome;
   workload: string;
@@ -150,6 +166,8 @@ export interface MigrationReport {
   resumedFirst?: boolean;
   /** Expected when it froze; beside blackoutMs. */
   predictedDowntimeMs?: number;
+  /** Moved, and the plan had a prediction. */
+  forecast?: Forecast;
   /** Why each choice was made, in words. */
   reasons: string[];
   findings: Finding[];

@@ -6,7 +6,7 @@
 import { isOperationId, nameProblem } from "./names.js";
 import { ON_STALL } from "./convergence.js";
 import { TRACKERS } from "./mover.js";
-import { MODES } from "./plan.js";
+import { ASKED_MODES, MODES } from "./plan.js";
 import { specProblems } from "./spec-check.js";
 
 type Fields = Record<string, unknown>;
@@ -62,12 +62,13 @@ const roundsProblems = ({ maxDowntimeMs, onStall, maxRounds, timeoutMs, tracker,
   keepFrames === undefined ? undefined : flag("keepFrames", keepFrames),
 ];
 
-export const optionsProblems = (options: unknown): string[] =>
+/** `modes`: with `auto` where a person asks, without it where preflight has chosen. */
+export const optionsProblems = (options: unknown, modes: readonly string[] = MODES): string[] =>
   object("options", options, ({ mode, dryRun, maxBlackoutMs, bandwidthBytesPerSec, ...rounds }) => [
     ...roundsProblems(rounds),
-    (MODES as readonly unknown[]).includes(mode)
+    (modes as readonly unknown[]).includes(mode)
       ? undefined
-      : `mode ${shown(mode)} is not known: use one of ${MODES.join(", ")}`,
+      : `mode ${shown(mode)} is not known: use one of ${modes.join(", ")}`,
     flag("dryRun", dryRun),
     typeof maxBlackoutMs === "number" && maxBlackoutMs >= MIN_BLACKOUT_MS && maxBlackoutMs <= MAX_BLACKOUT_MS
       ? undefined
@@ -89,7 +90,7 @@ export const startProblems = (ask: unknown): string[] =>
   ]);
 
 export const migrateProblems = (ask: unknown): string[] =>
-  object("the request", ask, ({ to, options }) => [nameProblem("node", to), ...optionsProblems(options)]);
+  object("the request", ask, ({ to, options }) => [nameProblem("node", to), ...optionsProblems(options, ASKED_MODES)]);
 
 export const stopProblems = (ask: unknown): string[] => object("the request", ask, ({ graceMs }) => [grace(graceMs)]);
 
@@ -153,7 +154,7 @@ export const INPUT_PROBLEMS = {
       whole("sequence", fields["sequence"], 1, MAX_SEQUENCE),
       whole("epoch", fields["epoch"], 0, MAX_EPOCH),
       ...specProblems(fields["spec"]),
-      ...optionsProblems(fields["options"]),
+      ...optionsProblems(fields["options"], ASKED_MODES),
       ...tuningProblems(fields["tuning"]),
       ...(fields["unsettled"] === undefined ? [] : handOverProblems(fields["unsettled"])),
     ]),

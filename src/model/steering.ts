@@ -27,6 +27,18 @@ export const STEER_WORDS = [
 ] as const satisfies readonly SteerCommand["do"][];
 export type SteerWord = (typeof STEER_WORDS)[number];
 
+/** What a person has said so far, as the node keeps it for an agent that is started again in the middle. */
+export interface KeptCourse {
+  maxDowntimeMs: number;
+  /** Missing: no limit. */
+  bandwidthBytesPerSec?: number;
+  paused: boolean;
+  /** Missing: not held; null: until `go`; else until then, in milliseconds of the machine's monotonic clock. */
+  heldUntil?: number | null;
+  now: boolean;
+  resumeFirst: boolean;
+}
+
 /** How the migration stands after a command. */
 export interface Steered {
   /** In words, what the command has changed. */

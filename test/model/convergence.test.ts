@@ -8,7 +8,9 @@ import {
   dirtyRateOf,
   ON_STALL,
   predict,
+  QUOTA_PERIOD_MS,
   roundsWithoutProgress,
+  THROTTLE_STEP_MS,
   THROTTLE_STEPS,
   type ConvergenceLimits,
   type Decision,
@@ -33,16 +35,26 @@ function play(machine: {
   workingSet?: number;
   fixedMs?: number;
   limits?: Partial<ConvergenceLimits>;
-}): { decision: Decision; rounds: RoundSeen[]; throttled: number[] } {
-  const { memoryBytes, dirtyRate, bandwidth, workingSet = memoryBytes, fixedMs = 200 } = machine;
+  /** Times the dirty rate, round by round. */
+  noise?: (round: number) => number;
+}): { decision: Decision; rounds: RoundSeen[]; throttled: number[]; stepsAt: number[] } {
+  const { memoryBytes, dirtyRate, bandwidth, workingSet = memoryBytes, fixedMs = 200, noise = () => 1 } = machine;
   const rounds: RoundSeen[] = [];
   const throttled: number[] = [];
+  const stepsAt: number[] = [];
   let now = 0;
   let remaining = memoryBytes;
   let sent = { bytes: 0, ms: 0 };
   let throttle = 0;
   for (let turn = 0; turn < 100_000; turn += 1) {
-    const since = rounds.length === 0 ? 0 : sent.ms + 2;
+    // As the agent's loop does it: a round under a quota takes a period of it at least.
+    const pauseMs = Math.max(2, throttle > 0 ? QUOTA_PERIOD_MS - sent.ms : 0);
+    const since = rounds.length === 0 ? 0 : sent.ms + pauseMs;
+    if (rounds.length > 0) {
+      now += since;
+      const rate = dirtyRate * (1 - throttle / 100) * noise(rounds.length);
+      remaining = Math.min(workingSet, (rate * since) / 1000);
+    }
     rounds.push({
       atMs: now,
       dirtyBytes: remaining,
@@ -50,17 +62,19 @@ function play(machine: {
       remainingBytes: remaining,
       sentBytes: sent.bytes,
       sendMs: sent.ms,
+      ...(throttle > 0 ? { throttlePercent: throttle } : {}),
     });
     const outlook: Outlook = { limits: limits(machine.limits), rounds, fixedMs, throttlePercent: throttle };
     const decision = decide(outlook);
     if (decision.action === "throttle") {
       throttle = decision.throttlePercent ?? 0;
       throttled.push(throttle);
-    } else if (decision.action !== "continue") return { decision, rounds, throttled };
+      stepsAt.push(now);
+    } else if (decision.action !== "continue") {
+      stepsAt.push(now);
+      return { decision, rounds, throttled, stepsAt };
+    }
     sent = { bytes: remaining, ms: (remaining * 1000) / bandwidth };
-    now += sent.ms + 2;
-    const rate = dirtyRate * (1 - throttle / 100);
-    remaining = Math.min(workingSet, (rate * (sent.ms + 2)) / 1000);
   }
   throw new Error("the rounds never ended");
 }
@@ -111,6 +125,93 @@ describe("convergence", () => {
     assert.equal(decision.action, "give-up");
     assert.deepEqual(throttled, THROTTLE_STEPS);
     assert.match(decision.reason, /throttled by 95 %/);
+  });
+
+  test("each step of throttling is given a few periods of the quota, and rounds of its own", () => {
+    // little memory, rounds of milliseconds: all steps were over within a second
+    const { throttled, stepsAt, rounds } = play({
+      memoryBytes: 8 * MIB,
+      dirtyRate: 20_000 * MIB,
+      bandwidth: 2000 * MIB,
+      fixedMs: 300,
+      limits: { onStall: "throttle", maxDowntimeMs: 100 },
+    });
+    assert.deepEqual(throttled, THROTTLE_STEPS);
+    for (const [i, at] of stepsAt.entries()) {
+      const before = stepsAt[i - 1];
+      if (before !== undefined) assert.ok(at - before >= THROTTLE_STEP_MS, `step ${i} after ${at - before} ms`);
+    }
+    for (const step of THROTTLE_STEPS) {
+      assert.ok(rounds.filter((round) => round.throttlePercent === step).length >= 3, `rounds at ${step} %`);
+    }
+  });
+
+  test("rounds and time in which a person held it count against no limit, and nothing is decided meanwhile", () => {
+    const held = Array.from({ length: 80 }, (_, i): RoundSeen => ({
+      atMs: 1000,
+      dirtyBytes: 300 * MIB,
+      sinceMs: i === 0 ? 0 : 1000,
+      remainingBytes: 300 * MIB,
+      sentBytes: i === 0 ? 0 : 300 * MIB,
+      sendMs: i === 0 ? 0 : 1000,
+      held: true,
+    }));
+    const outlook = { limits: limits({ onStall: "throttle", maxDowntimeMs: 500 }), fixedMs: 200, throttlePercent: 0 };
+    for (let i = 1; i <= held.length; i += 1) {
+      assert.equal(decide({ ...outlook, rounds: held.slice(0, i), held: true }).action, "continue");
+    }
+    // Let go: a fresh policy, not one that is exhausted.
+    const free = { ...held[1], held: false } as RoundSeen;
+    const after = (n: number): Decision => decide({ ...outlook, rounds: [...held, ...Array<RoundSeen>(n).fill(free)] });
+    assert.equal(after(1).action, "continue", after(1).reason);
+    assert.equal(after(2).action, "continue", after(2).reason);
+    assert.equal(after(3).action, "throttle", after(3).reason);
+  });
+
+  test("within the limit a sudden rise is waited out: it leaves at the least, or when patience is over", () => {
+    const base = { memoryBytes: 1024 * MIB, bandwidth: 1000 * MIB, dirtyRate: 300 * MIB, fixedMs: 100 };
+    // The fourth round finds twenty times as much as the third.
+    const burst = play({ ...base, noise: (round) => (round === 4 ? 20 : 1) });
+    assert.equal(burst.decision.action, "switch");
+    const least = Math.min(...burst.rounds.map((round) => round.remainingBytes));
+    assert.ok(burst.decision.remainingBytes <= Math.max(MIB, 1.1 * least), burst.decision.reason);
+    // It never gets as good again: after some rounds it goes all the same.
+    const worse = play({ ...base, noise: (round) => (round < 4 ? 1 : round === 4 ? 10 : 3.33) });
+    assert.equal(worse.decision.action, "switch");
+    assert.match(worse.decision.reason, /left no less than those before/);
+  });
+
+  test("over random noise: a switch within the limit is near the least so far, or says that patience was over", () => {
+    let seed = 11;
+    const random = (): number => {
+      seed = (seed * 1_103_515_245 + 12_345) & 0x7fffffff;
+      return seed / 0x7fffffff;
+    };
+    let waited = 0;
+    for (let i = 0; i < 400; i += 1) {
+      const bursts = Array.from({ length: 1000 }, () => (random() < 0.2 ? 1 + random() * 30 : 0.8 + random() * 0.4));
+      const { decision, rounds } = play({
+        memoryBytes: Math.ceil(64 + random() * 4000) * MIB,
+        dirtyRate: Math.floor(random() * 400) * MIB,
+        bandwidth: Math.ceil(200 + random() * 1500) * MIB,
+        fixedMs: Math.floor(random() * 400),
+        limits: { onStall: "give-up" },
+        noise: (round) => bursts[round % bursts.length] ?? 1,
+      });
+      if (decision.action !== "switch" || decision.remainingBytes <= MIB) continue;
+      const least = Math.min(...rounds.map((round) => round.remainingBytes));
+      const near = decision.remainingBytes <= 1.1 * least;
+      assert.ok(near || !/does not fall any more/.test(decision.reason), decision.reason);
+      assert.ok(
+        near ||
+          roundsWithoutProgress(rounds) >= 6 ||
+          rounds.length > DEFAULT_LIMITS.maxRounds ||
+          /were sent/.test(decision.reason),
+        decision.reason,
+      );
+      if (near && roundsWithoutProgress(rounds) > 1) waited += 1;
+    }
+    assert.ok(waited > 0, "no machine ever had to wait for a better moment");
   });
 
   test("a downtime that the source would not wait for is not begun", () => {
@@ -200,7 +301,8 @@ describe("convergence", () => {
       assert.notEqual(end.decision.reason, "");
       const { action, expectedDowntimeMs = 0, remainingBytes } = end.decision;
       const { maxDowntimeMs, onStall, resumeFirst, maxRounds } = machine.limits;
-      assert.ok(end.rounds.length <= maxRounds * (1 + THROTTLE_STEPS.length) + 1 + THROTTLE_STEPS.length);
+      const inStep = Math.max(maxRounds, THROTTLE_STEP_MS / QUOTA_PERIOD_MS) + 1;
+      assert.ok(end.rounds.length <= maxRounds + 1 + inStep * THROTTLE_STEPS.length);
       if (action === "give-up") assert.ok(expectedDowntimeMs > maxDowntimeMs, JSON.stringify(machine));
       if (action === "switch" && expectedDowntimeMs > maxDowntimeMs) {
         assert.ok(onStall === "stop-and-copy" || (resumeFirst && remainingBytes <= MIB), JSON.stringify(machine));
@@ -225,6 +327,23 @@ describe("prediction", () => {
     assert.equal(at("postcopy"), 300);
     assert.ok(at("precopy") < 320 && at("precopy") >= 300);
     assert.equal(at("hybrid"), 300);
+  });
+  test("what only moves frozen is part of the downtime, files of the total time alone", () => {
+    const at = (more: object) => predict({ ...base, mode: "precopy", dirtyRateBytesPerSec: 0, ...more });
+    const plain = at({});
+    const shared = at({ frozenBytes: 512 * MIB });
+    assert.equal(Math.round(shared.downtimeMs - plain.downtimeMs), 1000);
+    assert.equal(Math.round(shared.totalMs), Math.round(plain.totalMs));
+    assert.equal(shared.bytes, plain.bytes);
+    const files = at({ filesBytes: 512 * MIB });
+    assert.deepEqual([files.downtimeMs, files.bytes], [plain.downtimeMs, plain.bytes]);
+    assert.equal(Math.round(files.totalMs - plain.totalMs), 1000);
+    const round = { atMs: 0, dirtyBytes: 0, sinceMs: 0, remainingBytes: 0, sentBytes: 20 * MIB, sendMs: 20 };
+    const outlook = { limits: limits(), rounds: [round, round], fixedMs: 200, throttlePercent: 0 };
+    assert.equal(decide(outlook).action, "switch");
+    const more = decide({ ...outlook, frozenBytes: 2000 * MIB });
+    assert.equal(Math.round(more.expectedDowntimeMs ?? 0), 2200);
+    assert.equal(more.action, "continue");
   });
   test("says when rounds don't help", () => {
     const bad = predict({ ...base, mode: "precopy", dirtyRateBytesPerSec: 900 * MIB });
