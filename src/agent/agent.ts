@@ -32,7 +32,7 @@ import type {
 import { FerryError, ferryError, toFailure, type Side } from "../model/failure.js";
 import type { NodeFacts } from "../model/node.js";
 import { runningHold } from "../model/ownership.js";
-import type { Finding } from "../model/plan.js";
+import { hasRounds, type Finding } from "../model/plan.js";
 import { startProblem } from "../model/settlement.js";
 import { specProblems } from "../model/spec-check.js";
 import { tornStart, wholeEnd } from "./letters.js";
@@ -303,13 +303,17 @@ export class FerryAgent implements NodeAgent {
       externalMounts: ["/data", ...(spec.volumes ?? []).map(({ path }) => path)],
     });
     const name = { name: ref.workload, epoch: ref.epoch };
-    const changes = options.dryRun ? await lookAtChanges(() => this.context.runtime.pids(name)) : { findings: [] };
+    // After the checks: they would take the tracker's stop for a debugger.
+    const looks = options.dryRun || hasRounds(options.mode);
+    const changes = looks
+      ? await lookAtChanges(() => this.context.runtime.pids(name), options.tracker)
+      : { findings: [] };
     const { costs } = this.context;
-    const { bandwidthBytesPerSec } = costs;
+    const bandwidthBytesPerSec = costs.bandwidthTo(ref.destination);
     return {
       ...found,
       ...(changes.dirty === undefined ? {} : { dirty: changes.dirty }),
-      fixedBlackoutMs: costs.fixedMs(found.memoryBytes, found.processes),
+      fixedBlackoutMs: costs.fixedMs(ref.workload, found.memoryBytes, found.processes),
       ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }),
       findings: [...found.findings, ...offered.findings, ...changes.findings, ...this.journalRoom("source")],
       ...(offered.shared.length === 0 ? {} : { shared: offered.shared }),

@@ -16,8 +16,9 @@ import {
   type Hold,
   type Ledger,
 } from "../model/ownership.js";
+import type { KeptCourse } from "../model/steering.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { handOverSchema, holdSchema, reserveSchema, specSchema, tokenSchema } from "./schemas.js";
+import { courseSchema, handOverSchema, holdSchema, reserveSchema, specSchema, tokenSchema } from "./schemas.js";
 import { openJournal, type Journal } from "./journal.js";
 
 /** What a restarted agent must know to go on with its side of a hand-over. */
@@ -38,6 +39,7 @@ const bodySchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("token"), token: tokenSchema }),
+  z.strictObject({ kind: z.literal("course"), operation: z.string(), course: courseSchema }),
   z.strictObject({ kind: z.literal("forget"), workload: z.string() }),
 ]);
 type Body = z.infer<typeof bodySchema>;
@@ -51,6 +53,7 @@ export class Book {
   private readonly operationRecords = new Map<string, OperationRecord>();
   private readonly ended = new Map<string, Ending>();
   private readonly tokens = new Map<string, Token>();
+  private readonly courses = new Map<string, KeptCourse>();
   private readonly journal: Journal;
   readonly torn: boolean;
 
@@ -128,6 +131,11 @@ export class Book {
     return this.tokens.get(`${operation} ${to}`);
   }
 
+  /** What a person has said to the source of this operation. */
+  course(operation: string): KeptCourse | undefined {
+    return this.courses.get(operation);
+  }
+
   /** Journal a hold. Throws E_STALE_EPOCH, E_TOMBSTONED, E_BURNED, E_STATE when the move is not legal; nothing is written then. */
   record(hold: Hold): void {
     const problem = moveProblem(this.state, hold);
@@ -178,6 +186,11 @@ export class Book {
   }
   recordToken(token: Token): void {
     if (this.token(token.operation, token.to) === undefined) this.write({ kind: "token", token });
+  }
+  /** Throws E_NO_SPACE: the reserve is for the entries that end operations. */
+  recordCourse(operation: string, course: KeptCourse): void {
+    this.journal.demandRoom();
+    this.write({ kind: "course", operation, course });
   }
   /** Everything about a workload but its highest epoch, which stays so that epochs are never used again. */
   recordForget(workload: string): void {
@@ -232,6 +245,9 @@ export class Book {
       case "token":
         this.tokens.set(`${body.token.operation} ${body.token.to}`, body.token);
         return;
+      case "course":
+        this.courses.set(body.operation, body.course as KeptCourse);
+        return;
       case "forget": {
         const highest = this.highest(body.workload);
         const last = this.hold(body.workload, highest);
@@ -241,7 +257,9 @@ export class Book {
         this.specs.delete(body.workload);
         this.ended.delete(body.workload);
         for (const [name, record] of this.operationRecords) {
-          if (record.input.ref.workload === body.workload) this.operationRecords.delete(name);
+          if (record.input.ref.workload !== body.workload) continue;
+          this.operationRecords.delete(name);
+          this.courses.delete(record.input.ref.operation);
         }
         return;
       }

@@ -5,7 +5,7 @@ import { TRACKERS } from "../model/mover.js";
 import { steerProblems, type SteerCommand } from "../model/steering.js";
 import { isNodeName, isOperationId, isWorkloadName, nameProblem } from "../model/names.js";
 import { HOLD_STATES } from "../model/ownership.js";
-import { MODES } from "../model/plan.js";
+import { ASKED_MODES, MODES } from "../model/plan.js";
 import { MAX_VOLUMES, volumesProblems, type VolumeSpec } from "../model/volumes.js";
 import { RUNTIMES } from "../model/workload.js";
 import { CONTRACT_SCHEMA } from "../model/contract.js";
@@ -81,6 +81,9 @@ export const optionsSchema = z.strictObject({
   hold: z.boolean().optional(),
   keepFrames: z.boolean().optional(),
 });
+
+/** Before preflight has chosen. */
+const askedSchema = optionsSchema.extend({ mode: z.enum(ASKED_MODES) });
 
 const endpoint = z.strictObject({ host: z.string().min(1).max(255), port: z.int().min(1).max(65_535) });
 
@@ -169,10 +172,10 @@ export const logsSchema = z.strictObject({
   offset: z.int(),
   maxBytes: z.int().min(1).max(1_048_576),
 });
-export const preflightSchema = z.strictObject({ ref: refSchema, options: optionsSchema });
+export const preflightSchema = z.strictObject({ ref: refSchema, options: askedSchema });
 export const preflightDestinationSchema = z.strictObject({
   ref: refSchema,
-  options: optionsSchema,
+  options: askedSchema,
   facts: sourceFactsSchema,
 });
 export const reserveSchema = z.strictObject({
@@ -187,6 +190,15 @@ export const handOverSchema = z.strictObject({
   ref: refSchema,
   options: optionsSchema,
   reservation: z.strictObject({ agent: endpoint, mover: endpoint }),
+});
+/** The clock's value is of this boot: after the next one nothing is under way. */
+export const courseSchema = z.strictObject({
+  maxDowntimeMs: z.number().min(0),
+  bandwidthBytesPerSec: z.number().positive().optional(),
+  paused: z.boolean(),
+  heldUntil: z.number().nullable().optional(),
+  now: z.boolean(),
+  resumeFirst: z.boolean(),
 });
 export const steerSchema = z.strictObject({
   ref: refSchema,

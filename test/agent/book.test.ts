@@ -120,3 +120,37 @@ test("an entry of an unknown kind, in a sound chain, is damage and not ignored",
   assert.equal(again.torn, true);
   again.close();
 });
+
+test("what a person said to a hand-over survives a restart, and goes with the workload", () => {
+  const dir = fresh();
+  let book = new Book(dir);
+  const ref = {
+    schema: 1,
+    operation: "redis.migrate.1",
+    workload: "redis",
+    epoch: 1,
+    to: 2,
+    source: "a",
+    destination: "b",
+  };
+  const endpoint = { host: "192.0.2.1", port: 1 };
+  book.record(hold(1, "OWNER"));
+  book.recordOperation({
+    side: "source",
+    input: {
+      ref,
+      options: { mode: "precopy", dryRun: false, maxBlackoutMs: 30_000 },
+      reservation: { agent: endpoint, mover: endpoint },
+    },
+  });
+  const course = { maxDowntimeMs: 77, paused: true, heldUntil: null, now: false, resumeFirst: false };
+  book.recordCourse("redis.migrate.1", { ...course, paused: false });
+  book.recordCourse("redis.migrate.1", course);
+  book.close();
+  book = new Book(dir);
+  assert.deepEqual(book.course("redis.migrate.1"), course);
+  book.record(hold(1, "STOPPED"));
+  book.recordForget("redis");
+  assert.equal(book.course("redis.migrate.1"), undefined);
+  book.close();
+});

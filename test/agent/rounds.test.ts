@@ -6,6 +6,7 @@ import { Steering } from "../../src/agent/operations/steering.js";
 import type { FerryError } from "../../src/model/failure.js";
 import type { PrecopyStatus, SourceMoverRequest, SourceMoverStatus } from "../../src/model/mover.js";
 import type { MigrateOptions } from "../../src/model/plan.js";
+import type { KeptCourse } from "../../src/model/steering.js";
 
 const MIB_PAGES = 256;
 const never = new AbortController().signal;
@@ -67,12 +68,20 @@ function stage(dirty: (round: number) => number, more: Partial<MigrateOptions> =
   const mover = new PlayedMover(dirty);
   const steering = new Steering(options);
   const throttles: number[] = [];
+  const cgroup = { percent: 0, refuse: (_percent: number): boolean => false };
   const rounds = new Rounds({
     options,
     steering,
     request: mover.request,
     pids: () => Promise.resolve({ "1": 100 }),
-    throttle: (percent) => Promise.resolve(void throttles.push(percent)),
+    throttle: (percent) => {
+      // As with two files: the first is written before the second fails.
+      if (cgroup.refuse(percent) && percent === 0) return Promise.reject(new Error("not lifted"));
+      cgroup.percent = percent;
+      if (cgroup.refuse(percent)) return Promise.reject(new Error("half done"));
+      throttles.push(percent);
+      return Promise.resolve();
+    },
     fixedMs: () => 200,
     log: () => undefined,
   });
@@ -81,7 +90,7 @@ function stage(dirty: (round: number) => number, more: Partial<MigrateOptions> =
     (error) => assert.fail(String(error)),
     never,
   );
-  return { mover, steering, throttles, rounds };
+  return { mover, steering, throttles, rounds, cgroup };
 }
 const steady = (): number => 40 * MIB_PAGES;
 async function until(what: () => boolean): Promise<void> {
@@ -161,6 +170,110 @@ describe("rounds", () => {
       assert.equal(steering.course.value.resumeFirst, word === "post-copy-now");
       assert.match(rounds.report()?.decision ?? "", /a person said/);
     }
+  });
+
+  test("switch-now does not cut the last round, which goes while criu dumps", async () => {
+    const { mover, steering, rounds } = stage(steady, { maxDowntimeMs: 0, maxRounds: 1000, onStall: "give-up" });
+    const running = rounds.run(never);
+    await until(() => mover.asked.includes("sendUnsent"));
+    steering.take({ do: "switch-now" }, "precopy", false);
+    await running;
+    const before = mover.asked.length;
+    await rounds.last(Promise.resolve({ "1": 100 }), never);
+    assert.deepEqual(mover.asked.slice(before), ["scan", "sendUnsent"]);
+    const last = rounds.report()?.rounds.at(-1);
+    assert.equal((last?.sentPages ?? 0) * 4096, last?.remainingBytes, "all of it went");
+  });
+
+  test("held or paused, nothing is throttled; let go, the policy begins with fresh rounds", async () => {
+    const { mover, steering, rounds, cgroup, throttles } = stage(steady, { maxDowntimeMs: 100, onStall: "throttle" });
+    const undo = new AbortController();
+    const running = rounds.run(undo.signal);
+    running.catch(() => undefined);
+    for (const [word, back] of [
+      ["hold", "go"],
+      ["pause", "resume"],
+    ] as const) {
+      await until(() => cgroup.percent > 0);
+      steering.take({ do: word }, "precopy", false);
+      await until(() => cgroup.percent === 0);
+      const asked = throttles.length;
+      await new Promise((resolve) => setTimeout(resolve, 700));
+      assert.equal(throttles.length, asked, `throttled during ${word}`);
+      steering.take({ do: back }, "precopy", false);
+    }
+    await until(() => cgroup.percent > 0);
+    assert.equal(rounds.progress()?.throttlePercent, 20, "it begins with the first step again");
+    assert.ok(mover.asked.includes("scan"));
+    undo.abort(new Error("called back"));
+    await assert.rejects(running, /called back/);
+    assert.equal(cgroup.percent, 0);
+  });
+
+  test("a throttle that was set by half is lifted; one that can't be lifted at first is tried again", async () => {
+    const half = stage(steady, { maxDowntimeMs: 100, onStall: "throttle" });
+    half.cgroup.refuse = (percent) => percent > 0;
+    await assert.rejects(half.rounds.run(never), /half done/);
+    assert.equal(half.cgroup.percent, 0);
+
+    const stubborn = stage(steady, { maxDowntimeMs: 100, onStall: "throttle" });
+    let refused = 0;
+    stubborn.cgroup.refuse = (percent) => percent === 0 && refused < 3 && ++refused > 0;
+    await assert.rejects(stubborn.rounds.run(never), (error: FerryError) => error.code === "E_CONVERGENCE");
+    assert.equal(refused, 3);
+    assert.equal(stubborn.cgroup.percent, 0);
+  });
+
+  test("progress moves while a round is being sent, as the mover tells", async () => {
+    const { mover, steering, rounds } = stage(steady, { hold: true });
+    mover.sendMs = 500;
+    const running = rounds.run(never);
+    await until(() => mover.asked.includes("sendUnsent"));
+    const status = await mover.request({ verb: "status" });
+    assert.ok(status.precopy);
+    const unsentPages = status.precopy.unsentPages - 1000;
+    rounds.heard({ ...status, precopy: { ...status.precopy, unsentPages, sentPages: 1000 } });
+    const { roundSentBytes, roundSentPages, roundPages } = rounds.progress() ?? {};
+    assert.deepEqual([roundSentBytes, roundSentPages, roundPages], [1000 * 4096, 1000, 40 * MIB_PAGES]);
+    steering.take({ do: "switch-now" }, "precopy", false);
+    await running;
+  });
+
+  test("what a person said is kept before it has an effect, and an agent that is started again goes on by it", () => {
+    const options: MigrateOptions = {
+      mode: "precopy",
+      dryRun: false,
+      maxBlackoutMs: 30_000,
+      bandwidthBytesPerSec: 1e6,
+    };
+    let kept: KeptCourse | undefined;
+    const first = new Steering(options, undefined, (course) => (kept = course));
+    const again = (): Steering => new Steering(options, kept);
+    first.take({ do: "bandwidth", bytesPerSec: null }, "precopy", false);
+    assert.equal(again().course.value.bandwidthBytesPerSec, undefined, "no limit is not the first limit");
+    first.take({ do: "bandwidth", bytesPerSec: 5e6 }, "precopy", false);
+    first.take({ do: "max-downtime", ms: 77 }, "precopy", false);
+    first.take({ do: "pause" }, "precopy", false);
+    first.take({ do: "hold" }, "precopy", false);
+    const { course, held } = again();
+    assert.equal(held, true);
+    assert.equal(course.value.paused, true);
+    assert.equal(course.value.bandwidthBytesPerSec, 5e6);
+    assert.equal(course.value.limits.maxDowntimeMs, 77);
+    first.take({ do: "hold", forMs: 60_000 }, "precopy", false);
+    const left = again().course.value.heldUntil - performance.now();
+    assert.ok(left > 50_000 && left <= 60_000, `${left} ms`);
+    first.take({ do: "go" }, "precopy", false);
+    assert.equal(new Steering({ ...options, hold: true }, kept).held, false, "go is remembered, too");
+    first.take({ do: "post-copy-now" }, "precopy", false);
+    assert.equal(again().course.value.resumeFirst, true);
+    assert.equal(again().course.value.limits.maxRounds, 1);
+
+    const full = new Steering(options, undefined, () => {
+      throw new Error("no space");
+    });
+    assert.throws(() => full.take({ do: "hold" }, "precopy", false), /no space/);
+    assert.equal(full.held, false, "what could not be kept was not taken");
   });
 
   test("a new bandwidth reaches the mover in the middle of a round; too late and senseless commands are refused", async () => {

@@ -69,7 +69,10 @@ export class HandOver extends SourceSide {
   private async run(): Promise<SideOutcome> {
     const state = this.holdState;
     void this.steering.followBandwidth(
-      (bandwidthBytesPerSec) => this.mover.request({ verb: "limit", bandwidthBytesPerSec }),
+      // Who is not connected is told when it is.
+      async (bandwidthBytesPerSec) => {
+        if (this.mover.connected) await this.mover.request({ verb: "limit", bandwidthBytesPerSec });
+      },
       (error) => this.log("warn", "the limit was not taken", { failure: toFailure(error) }),
       this.ended.signal,
     );
@@ -225,9 +228,13 @@ export class HandOver extends SourceSide {
       signal,
     );
     if (held.reached["post-dump"] === undefined) throw await this.dumpFailed(engine);
-    // Resuming first does not wait for pages.
-    if (pages !== undefined && this.steering.course.value.resumeFirst)
-      await this.mover.request({ verb: "cut" }, signal);
+    // Resuming first does not wait for pages, whenever a person says so.
+    const unblock = (): Promise<unknown> => this.mover.request({ verb: "cut" }, signal);
+    if (pages !== undefined)
+      void this.steering.course
+        .wait((c) => c.resumeFirst, { signal })
+        .then(unblock)
+        .catch(() => undefined);
     await pages;
     // The rest of the files goes beside the images; the destination restores when it has both.
     this.files = Promise.all([volume, shared]);
@@ -370,6 +377,7 @@ export class HandOver extends SourceSide {
       });
     }
     const aborting = this.control.abort(this.failure);
+    await this.unthrottle();
     if (this.holdState === "FROZEN") {
       if (this.options.local === true) {
         throw ferryError(

@@ -26,11 +26,19 @@ export class MoverSide<
   private readonly config: MoverConfig;
   private readonly dirs: SideDirs;
   private readonly onStatus: (status: Status) => void;
+  private readonly greeting: () => Request | undefined;
 
-  constructor(config: MoverConfig, dirs: SideDirs, onStatus: (status: Status) => void = () => undefined) {
+  /** `greeting`: asked of every mover that is connected, before anything else. */
+  constructor(
+    config: MoverConfig,
+    dirs: SideDirs,
+    onStatus: (status: Status) => void = () => undefined,
+    greeting: () => Request | undefined = () => undefined,
+  ) {
     this.config = config;
     this.dirs = dirs;
     this.onStatus = onStatus;
+    this.greeting = greeting;
   }
 
   /** The last status that was heard. */
@@ -63,6 +71,9 @@ export class MoverSide<
       this.last = client.status();
       if (this.client === client) this.client = undefined;
     });
+    const greeting = this.greeting();
+    // Taken in the order in which they are sent: what is asked next finds it done. A mover that dies says so then.
+    if (greeting !== undefined) client.request(greeting).catch(() => undefined);
     return client;
   }
 

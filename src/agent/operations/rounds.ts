@@ -2,20 +2,23 @@
  * Pre-copy at the source: scan, decide, send, again; until the policy (model/convergence.ts) or a person says that it
  * is time to freeze. The workload runs all the while; nothing here can lose it. The mover does the work.
  */
-import { decide, type Decision, type RoundSeen } from "../../model/convergence.js";
-import { ferryError } from "../../model/failure.js";
+import { decide, QUOTA_PERIOD_MS, type Decision, type RoundSeen } from "../../model/convergence.js";
+import { ferryError, toFailure } from "../../model/failure.js";
 import type { PrecopyStatus, SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import type { MigrateOptions } from "../../model/plan.js";
 import type { PrecopyProgress, PrecopyReport, RoundReport } from "../../model/report.js";
 import { PAGE_SIZE } from "../../transfer/pages/api.js";
 import { orAbort } from "../level.js";
 import { wallMs } from "./phases.js";
-import type { Steering } from "./steering.js";
+import type { Course, Steering } from "./steering.js";
 
 /** While a person holds it, rounds go on at this pace, so that little is left when the word comes. */
 const HELD_PAUSE_MS = 500;
 /** Between two rounds of next to nothing: a scan is cheap, but not free. */
 const SHORT_ROUND_MS = 10;
+/** A throttle that could not be lifted is tried again so often before the freeze, with pauses that grow by this much. */
+const LIFT_TRIES = 6;
+const LIFT_PAUSE_MS = 50;
 
 export interface RoundsOptions {
   options: MigrateOptions;
@@ -26,6 +29,8 @@ export interface RoundsOptions {
   throttle: (percent: number) => Promise<void>;
   /** What a blackout costs here besides pages, in milliseconds. */
   fixedMs: () => number;
+  /** Bytes that only move while it is frozen. */
+  frozenBytes?: number;
   log: (message: string, fields: Record<string, unknown>) => void;
 }
 
@@ -36,8 +41,13 @@ export class Rounds {
   private status: PrecopyStatus | undefined;
   private decision: Decision | undefined;
   private throttled = 0;
+  /** Set before a throttle is asked for, until one was lifted: half of it may hold whatever became of the asking. */
+  private maybeThrottled = false;
   private mostThrottled = 0;
-  private firstScanAt = 0;
+  private throttling: Promise<void> = Promise.resolve();
+  /** Time in which nobody held or paused it: only this counts against the limits. */
+  private time = { counted: 0, at: 0 };
+  private held = false;
   private lastSent = { bytes: 0, pages: 0 };
   private ended = "";
 
@@ -47,60 +57,74 @@ export class Rounds {
 
   /** Until it is time to freeze. Rejects with E_CONVERGENCE when the policy gives up, with the signal's reason, or a mover's failure. */
   async run(signal: AbortSignal): Promise<void> {
-    const { steering } = this.o;
     try {
-      for (;;) {
-        await steering.clear(signal, false);
-        const decision = await this.look(signal);
-        const { course } = steering;
-        if (course.value.now) {
-          this.end("a person said that it should switch now");
-          return;
-        }
-        switch (decision.action) {
-          case "switch":
-          case "resume-first":
-            if (steering.held) {
-              await this.send(signal);
-              await this.pause(HELD_PAUSE_MS, signal);
-              continue;
-            }
-            if (decision.action === "resume-first") course.update({ resumeFirst: true });
-            this.end(decision.reason);
-            return;
-          case "give-up":
-            if (steering.held) {
-              await this.send(signal);
-              await this.pause(HELD_PAUSE_MS, signal);
-              continue;
-            }
-            throw ferryError("E_CONVERGENCE", `gave up before anything was frozen: ${decision.reason}`, {
-              side: "source",
-              phase: "precopy",
-              remedy:
-                "allow a longer downtime (--max-downtime), more bandwidth, or another way out: --on-stall hybrid, stop-and-copy or throttle",
-            });
-          case "throttle":
-            await this.setThrottle(decision.throttlePercent ?? 0);
-            break;
-          case "continue":
-            break;
-        }
-        const before = performance.now();
-        await this.send(signal);
-        const took = performance.now() - before;
-        if (took < SHORT_ROUND_MS) await this.pause(SHORT_ROUND_MS - took, signal);
-      }
-    } finally {
-      // Lifted before the freeze as well: criu works in the tree's own processes.
-      await this.setThrottle(0);
+      await this.untilTime(signal);
+    } catch (error) {
+      await this.lift().catch((failed: unknown) => this.o.log("the throttle holds", { failure: toFailure(failed) }));
+      throw error;
     }
+    // Lifted before the freeze: criu works in the tree's own processes, and nobody may stay throttled after a roll back.
+    await this.lift();
+  }
+
+  private async untilTime(signal: AbortSignal): Promise<void> {
+    const { steering } = this.o;
+    const { course } = steering;
+    for (;;) {
+      // A person who holds or pauses it does not want it slow for as long as that lasts.
+      if (steering.held || course.value.paused) await this.lift();
+      this.tick(this.seen.length > 0 && !this.held);
+      await steering.clear(signal, false);
+      this.tick(false);
+      const decision = await this.look(signal);
+      if (course.value.now) {
+        this.end("a person said that it should switch now");
+        return;
+      }
+      switch (decision.action) {
+        case "switch":
+        case "resume-first":
+          if (decision.action === "resume-first") course.update({ resumeFirst: true });
+          this.end(decision.reason);
+          return;
+        case "give-up":
+          throw ferryError("E_CONVERGENCE", `gave up before anything was frozen: ${decision.reason}`, {
+            side: "source",
+            phase: "precopy",
+            remedy:
+              "allow a longer downtime (--max-downtime), more bandwidth, or another way out: --on-stall hybrid, stop-and-copy or throttle",
+          });
+        case "throttle":
+          await this.throttle(decision.throttlePercent ?? 0);
+          break;
+        case "continue":
+          break;
+      }
+      const before = performance.now();
+      await this.send(signal, (c) => c.paused || c.now);
+      const rest = this.shortest() - (performance.now() - before);
+      if (rest > 0) await this.pause(rest, signal);
+    }
+  }
+
+  /** Milliseconds from one scan to the next, at least. */
+  private shortest(): number {
+    if (this.held && this.seen.length > 1) return HELD_PAUSE_MS;
+    // Within one period of the quota it runs, or it does not: a look at a part of it tells nothing.
+    return this.throttled > 0 ? QUOTA_PERIOD_MS : SHORT_ROUND_MS;
+  }
+
+  private tick(counts: boolean): void {
+    const now = performance.now();
+    if (counts) this.time.counted += now - this.time.at;
+    this.time.at = now;
   }
 
   /** The tree stands still, criu dumps it: what has changed since the last round goes at the same time. */
   async last(pids: Promise<Record<string, number>>, signal: AbortSignal): Promise<void> {
     await this.look(signal, await pids);
-    await this.send(signal);
+    // Not cut by a person's `switch-now`, which still holds: what is not sent now is sent later in the blackout.
+    await this.send(signal, () => false);
   }
 
   private end(why: string): void {
@@ -116,18 +140,21 @@ export class Rounds {
     const status = await orAbort(this.o.request({ verb: "scan", pids, tracker: options.tracker ?? "auto" }), signal);
     const seen = status.precopy;
     if (seen === undefined) throw ferryError("E_INTERNAL", "the mover scanned and said nothing of it");
-    if (this.seen.length === 0) this.firstScanAt = performance.now() - seen.lastScan.durationMs;
+    this.tick(!this.held);
+    this.held = frozen === undefined && steering.held;
     const sent = { bytes: seen.sentBytes - this.lastSent.bytes, pages: seen.sentPages - this.lastSent.pages };
     this.lastSent = { bytes: seen.sentBytes, pages: seen.sentPages };
     const previous = this.reports.at(-1);
     if (previous !== undefined) Object.assign(previous, { sentBytes: sent.bytes, sentPages: sent.pages });
     this.seen.push({
-      atMs: performance.now() - this.firstScanAt,
+      atMs: this.time.counted,
       dirtyBytes: seen.lastScan.dirtyPages * PAGE_SIZE,
       sinceMs: seen.lastScan.sincePreviousMs,
       remainingBytes: seen.unsentPages * PAGE_SIZE,
       sentBytes: sent.bytes,
       sendMs: previous?.sendMs ?? 0,
+      ...(this.held ? { held: true } : {}),
+      ...(this.throttled > 0 ? { throttlePercent: this.throttled } : {}),
     });
     this.status = seen;
     const { limits, bandwidthBytesPerSec } = steering.course.value;
@@ -136,6 +163,8 @@ export class Rounds {
       rounds: this.seen,
       fixedMs: this.o.fixedMs(),
       throttlePercent: this.throttled,
+      held: this.held,
+      ...(this.o.frozenBytes === undefined ? {} : { frozenBytes: this.o.frozenBytes }),
       ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }),
     });
     const decision: Decision =
@@ -162,16 +191,22 @@ export class Rounds {
     return decision;
   }
 
-  /** Sends what is unsent; a pause or `switch-now` cuts it. */
-  private async send(signal: AbortSignal): Promise<void> {
+  /** Sends what is unsent, until the course says that it is to be cut. A hold lifts the throttle at once. */
+  private async send(signal: AbortSignal, cut: (course: Course) => boolean): Promise<void> {
     const { course } = this.o.steering;
     const round = this.reports.at(-1);
     const over = new AbortController();
     const before = performance.now();
     void course
-      .wait((c) => c.paused || c.now, { signal: over.signal })
+      .wait(cut, { signal: over.signal })
       .then(() => this.o.request({ verb: "cut" }))
       .catch(() => undefined);
+    if (this.maybeThrottled) {
+      void course
+        .wait(() => this.o.steering.held, { signal: over.signal })
+        .then(() => this.lift())
+        .catch(() => undefined);
+    }
     try {
       const status = await orAbort(this.o.request({ verb: "sendUnsent" }), signal);
       this.status = status.precopy ?? this.status;
@@ -185,16 +220,43 @@ export class Rounds {
     }
   }
 
-  private async setThrottle(percent: number): Promise<void> {
-    if (percent === this.throttled) return;
-    await this.o.throttle(percent);
-    this.throttled = percent;
-    this.mostThrottled = Math.max(this.mostThrottled, percent);
+  /** One change at a time: a lift must not be overtaken by what was asked before it. */
+  private setThrottle(percent: number): Promise<void> {
+    if (percent > 0) this.maybeThrottled = true;
+    const next = this.throttling
+      .catch(() => undefined)
+      .then(async () => {
+        await this.o.throttle(percent);
+        this.throttled = percent;
+        this.mostThrottled = Math.max(this.mostThrottled, percent);
+        if (percent === 0) this.maybeThrottled = false;
+      });
+    this.throttling = next;
+    return next;
   }
 
+  private async throttle(percent: number): Promise<void> {
+    if (!this.o.steering.held) await this.setThrottle(percent);
+  }
+
+  /** The tree has all of its CPU time again. Rejects when that can't be had, after having tried for a while. Idempotent. */
+  async lift(): Promise<void> {
+    for (let attempt = 1; this.maybeThrottled; attempt += 1) {
+      try {
+        await this.setThrottle(0);
+      } catch (error) {
+        if (attempt >= LIFT_TRIES) throw error;
+        this.o.log("the throttle could not be lifted, trying again", { failure: toFailure(error) });
+        await new Promise((resolve) => setTimeout(resolve, LIFT_PAUSE_MS * attempt));
+      }
+    }
+  }
+
+  /** Ends early on `switch-now`, and when a person lets it go. */
   private pause(ms: number, signal: AbortSignal): Promise<void> {
+    const { held } = this;
     return this.o.steering.course
-      .wait((c) => c.now, { signal, timeoutMs: ms })
+      .wait((c) => c.now || (held && !this.o.steering.held), { signal, timeoutMs: ms })
       .then(
         () => undefined,
         (error: unknown) => {
@@ -219,6 +281,8 @@ export class Rounds {
       remainingBytes: status.unsentPages * PAGE_SIZE,
       roundBytes: last?.remainingBytes ?? 0,
       roundSentBytes: Math.max(0, (last?.remainingBytes ?? 0) - status.unsentPages * PAGE_SIZE),
+      roundPages: Math.round((last?.remainingBytes ?? 0) / PAGE_SIZE),
+      roundSentPages: Math.max(0, Math.round((last?.remainingBytes ?? 0) / PAGE_SIZE) - status.unsentPages),
       ...(dirtyRateBytesPerSec === undefined ? {} : { dirtyRateBytesPerSec }),
       ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }),
       ...(expectedDowntimeMs === undefined ? {} : { expectedDowntimeMs }),

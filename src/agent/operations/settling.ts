@@ -173,6 +173,12 @@ export class Settling {
         await this.context.runtime.destroy({ name: ref.workload, epoch: ref.epoch });
         await rm(volumeDir(config, ref.workload), { recursive: true, force: true });
       }
+      // What was throttled in the rounds never stays so. Whoever asks for the clean-up asks again when this fails.
+      const stays = runningHold(this.book.ledger, ref.workload);
+      const spec = this.book.spec(ref.workload);
+      if (stays !== undefined && spec !== undefined && !this.handOvers.busy(ref.workload)) {
+        await this.context.runtime.throttle({ spec, epoch: stays.epoch }, 0);
+      }
       if (state === "RELEASED" || state === "FROZEN") {
         throw ferryError("E_STATE", `${ref.workload} is ${state} on node ${node}: the hand-over is not settled yet`);
       }

@@ -12,6 +12,7 @@ import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import type { SteerCommand, Steered } from "../../model/steering.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { signToken } from "../../transfer/link/index.js";
+import { PAGE_SIZE } from "../../transfer/pages/api.js";
 import { failpoint } from "../failpoint.js";
 import { ControlDialer, peerFailure } from "./control.js";
 import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
@@ -20,6 +21,7 @@ import { MoverSide } from "./mover.js";
 import { writeMoverConfig, type NodeContext } from "./node-context.js";
 import { PhaseTimer } from "./phases.js";
 import { sharedVolumeDir } from "../policy.js";
+import { frozenMemoryBytes } from "../preflight/memory.js";
 import { flushShared } from "../shared-volumes.js";
 import { Rounds } from "./rounds.js";
 import { Steering } from "./steering.js";
@@ -49,6 +51,8 @@ export abstract class SourceSide {
   protected precopy: Rounds | undefined;
   /** Of the tree, as it was before the freeze. */
   protected size = { memoryBytes: 0, processes: 0 };
+  /** Of these, what only moves while it is frozen: it goes with the images. */
+  protected frozenBytes = 0;
   protected engine: EngineHandle | undefined;
   protected frozenAt: number | undefined;
   /** Of the destination. */
@@ -75,9 +79,18 @@ export abstract class SourceSide {
       to: ref.to,
       bandwidthBytesPerSec: input.options.bandwidthBytesPerSec,
     });
-    this.mover = new MoverSide(config, this.dirs, (status) => this.heard(status));
+    const { book } = context;
+    // A local restore is this node's own, nobody steers it.
+    const kept = options.local === true ? undefined : book.course(ref.operation);
+    this.steering = new Steering(input.options, kept, (course) => book.recordCourse(ref.operation, course));
+    // The mover's own configuration has the limit that was asked for at first.
+    this.mover = new MoverSide<SourceMoverStatus, SourceMoverRequest>(
+      config,
+      this.dirs,
+      (status) => this.heard(status),
+      () => ({ verb: "limit", bandwidthBytesPerSec: this.steering.course.value.bandwidthBytesPerSec ?? null }),
+    );
     this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
-    this.steering = new Steering(input.options);
   }
 
   protected get holdState(): HoldState | undefined {
@@ -140,13 +153,15 @@ export abstract class SourceSide {
     const { runtime, costs } = this.context;
     const { memoryBytes, processes } = await runtime.observe(this.name);
     this.size = { memoryBytes, processes };
+    this.frozenBytes = await frozenMemoryBytes(await this.hostPids());
     return new Rounds({
       options: this.input.options,
       steering: this.steering,
       request: (request) => this.mover.request(request),
       pids: () => runtime.pids(this.name),
       throttle: (percent) => runtime.throttle(this.incarnation, percent),
-      fixedMs: () => costs.fixedMs(this.size.memoryBytes, this.size.processes),
+      fixedMs: () => costs.fixedMs(this.workload, this.size.memoryBytes, this.size.processes),
+      frozenBytes: this.frozenBytes,
       log: (message, fields) => this.log("info", message, fields),
     });
   }
@@ -181,11 +196,10 @@ export abstract class SourceSide {
     const first = rounds.rounds[0];
     const bandwidth = first === undefined || first.sendMs < 20 ? undefined : (first.sentBytes * 1000) / first.sendMs;
     const last = rounds.rounds.at(-1);
-    const copyMs =
-      this.steering.course.value.resumeFirst || bandwidth === undefined || last === undefined
-        ? 0
-        : (last.sentBytes * 1000) / bandwidth;
+    const pages = this.steering.course.value.resumeFirst ? 0 : (last?.sentBytes ?? 0);
+    const copyMs = bandwidth === undefined ? 0 : ((pages + this.frozenBytes) * 1000) / bandwidth;
     this.context.costs.learn(
+      { workload: this.workload, peer: this.peer },
       {
         // A person's break in the blackout, or another node's clock, is no experience.
         ...(blackoutMs > 0 && blackoutMs < 30_000 ? { fixedMs: Math.max(1, blackoutMs - copyMs) } : {}),
@@ -235,6 +249,15 @@ export abstract class SourceSide {
   protected async flushShared(): Promise<void> {
     const shared = (this.incarnation.spec.volumes ?? []).filter(({ kind }) => kind === "shared");
     if (shared.length > 0) await flushShared(shared.map(({ name }) => sharedVolumeDir(name)));
+  }
+
+  /** The workload stays here: with all of its CPU time, if that can be had. The rounds have tried before. */
+  protected async unthrottle(): Promise<void> {
+    try {
+      await this.precopy?.lift();
+    } catch (error) {
+      this.log("error", "its CPU time is still limited: the clean-up tries again", { failure: toFailure(error) });
+    }
   }
 
   protected async dumpFailed(engine: EngineHandle): Promise<FerryError> {

@@ -3,7 +3,7 @@ import type { ConvergenceLimits } from "../../model/convergence.js";
 import { ferryError } from "../../model/failure.js";
 import { canUndo, type Phase } from "../../model/phase.js";
 import { hasRounds, limitsOf, type MigrateOptions } from "../../model/plan.js";
-import type { SteerCommand, Steered } from "../../model/steering.js";
+import type { KeptCourse, SteerCommand, Steered } from "../../model/steering.js";
 import { Level } from "../level.js";
 
 export interface Course {
@@ -18,22 +18,56 @@ export interface Course {
   resumeFirst: boolean;
 }
 
+/** This process's clock and the machine's monotonic one, which goes on when the agent is started again. */
+const machineMs = (at: number): number => at - performance.now() + Number(process.hrtime.bigint()) / 1e6;
+const processMs = (at: number): number => at + performance.now() - Number(process.hrtime.bigint()) / 1e6;
+
 const seconds = (ms: number): string => `${Math.round(ms / 100) / 10} s`;
+
+const courseOf = (options: MigrateOptions): Course => ({
+  limits: limitsOf(options),
+  bandwidthBytesPerSec: options.bandwidthBytesPerSec,
+  paused: false,
+  heldUntil: options.hold === true ? Number.POSITIVE_INFINITY : 0,
+  now: false,
+  resumeFirst: options.mode === "postcopy",
+});
+
+const keptOf = ({ limits, bandwidthBytesPerSec, paused, heldUntil, now, resumeFirst }: Course): KeptCourse => ({
+  maxDowntimeMs: limits.maxDowntimeMs,
+  ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }),
+  paused,
+  ...(heldUntil > performance.now() ? { heldUntil: Number.isFinite(heldUntil) ? machineMs(heldUntil) : null } : {}),
+  now,
+  resumeFirst,
+});
+
+function restored(options: MigrateOptions, kept: KeptCourse): Course {
+  const { maxDowntimeMs, bandwidthBytesPerSec, paused, heldUntil, now, resumeFirst } = kept;
+  const limits = { ...limitsOf(options), maxDowntimeMs };
+  return {
+    // `switch-now`: memory has to be sent anew, and all of it in the blackout is not what was meant. After one round, then.
+    limits: now
+      ? { ...limits, maxRounds: 1, onStall: "stop-and-copy", resumeFirst: limits.resumeFirst || resumeFirst }
+      : limits,
+    bandwidthBytesPerSec,
+    paused,
+    heldUntil: heldUntil === undefined ? 0 : heldUntil === null ? Number.POSITIVE_INFINITY : processMs(heldUntil),
+    now: false,
+    resumeFirst,
+  };
+}
 
 export class Steering {
   readonly course: Level<Course>;
   private readonly options: MigrateOptions;
+  private readonly keep: (course: KeptCourse) => void;
 
-  constructor(options: MigrateOptions) {
+  /** `kept`: what an earlier life of this agent was told of the same operation. `keep` must have kept it when it returns. */
+  constructor(options: MigrateOptions, kept?: KeptCourse, keep: (course: KeptCourse) => void = () => undefined) {
     this.options = options;
-    this.course = new Level<Course>({
-      limits: limitsOf(options),
-      bandwidthBytesPerSec: options.bandwidthBytesPerSec,
-      paused: false,
-      heldUntil: options.hold === true ? Number.POSITIVE_INFINITY : 0,
-      now: false,
-      resumeFirst: options.mode === "postcopy",
-    });
+    this.keep = keep;
+    this.course = new Level<Course>(kept === undefined ? courseOf(options) : restored(options, kept));
   }
 
   get held(): boolean {
@@ -58,11 +92,19 @@ export class Steering {
         });
       }
     }
-    return this.answer(this.apply(command));
+    const { course, message } = this.changed(command);
+    // On disk before it has an effect: an agent that is killed now goes on by it, or nobody was told that it was taken.
+    this.keep(keptOf(course));
+    this.course.set(course);
+    return this.answer(message);
   }
 
-  private apply(command: SteerCommand): string {
-    const { course } = this;
+  private changed(command: SteerCommand): { course: Course; message: string } {
+    const course = new Level(this.course.value);
+    return { message: this.apply(course, command), course: course.value };
+  }
+
+  private apply(course: Level<Course>, command: SteerCommand): string {
     switch (command.do) {
       case "pause":
         course.update({ paused: true });
@@ -115,7 +157,7 @@ export class Steering {
     failed: (error: unknown) => void,
     signal: AbortSignal,
   ): Promise<void> {
-    let told = this.options.bandwidthBytesPerSec;
+    let told = this.course.value.bandwidthBytesPerSec;
     const changed = (c: Course): boolean => c.bandwidthBytesPerSec !== told;
     const next = (): Promise<Course | undefined> => this.course.wait(changed, { signal }).catch(() => undefined);
     for (let course = await next(); course !== undefined; course = await next()) {

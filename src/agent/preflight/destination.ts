@@ -12,7 +12,7 @@ import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Hold } from "../../model/ownership.js";
-import type { Finding, MigrateOptions } from "../../model/plan.js";
+import type { AskedOptions, Finding } from "../../model/plan.js";
 import { checkPolicy, type Policy } from "../policy.js";
 import { compareFlags } from "./cpu.js";
 import { checkEngine, compareVersions } from "./engine.js";
@@ -28,7 +28,7 @@ export interface DestinationContext {
   node: NodeFacts;
   facts: SourceFacts;
   ref: OperationRef;
-  options: MigrateOptions;
+  options: AskedOptions;
   stateDir: string;
   runDir: string;
   bridge: string;

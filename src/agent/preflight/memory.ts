@@ -26,6 +26,21 @@ export async function treeMemoryBytes(tree: Tree): Promise<number> {
   return parts.reduce((sum, bytes) => sum + bytes, 0);
 }
 
+/**
+ * Bytes that only move while the tree is frozen, by the tasks' status files: explicit huge pages and shared memory (memfd
+ * and mapped tmpfs files among it). What several tasks have mapped counts in each of them: the largest is a lower bound.
+ */
+export function frozenBytesOf(statuses: readonly Map<string, string>[]): number {
+  const huge = statuses.reduce((sum, status) => sum + kibBytes(status.get("HugetlbPages")), 0);
+  return huge + Math.max(0, ...statuses.map((status) => kibBytes(status.get("RssShmem"))));
+}
+
+/** The same of a running tree; what has ended meanwhile has none. */
+export async function frozenMemoryBytes(pids: readonly number[]): Promise<number> {
+  const read = (pid: number): Promise<string | undefined> => readProc(pid, "status").catch(() => undefined);
+  return frozenBytesOf((await Promise.all(pids.map(read))).map((text) => parseKeyed(text ?? "")));
+}
+
 export function checkMemory({ tasks, root, own }: Tree): Finding[] {
   const findings: Finding[] = [];
   const sysv = tasks.filter((task) => task.special.some((name) => name.startsWith("/SYSV")));

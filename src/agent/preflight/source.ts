@@ -12,7 +12,7 @@ import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Hold } from "../../model/ownership.js";
-import type { Finding, MigrateOptions } from "../../model/plan.js";
+import type { AskedOptions, Finding } from "../../model/plan.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { checkPolicy, type Policy } from "../policy.js";
 import { checkEngine } from "./engine.js";
@@ -20,7 +20,7 @@ import { filesToCompare } from "./files.js";
 import { finder, sizeText } from "./findings.js";
 import { frozenCgroup } from "./frozen.js";
 import { findHolders } from "./holders.js";
-import { checkMemory, treeMemoryBytes } from "./memory.js";
+import { checkMemory, frozenBytesOf, treeMemoryBytes } from "./memory.js";
 import { checkMounts, checkTmpfs, viewMounts } from "./mounts.js";
 import { checkLocks, checkOpenFiles, checkPipes, halfPipes } from "./open-files.js";
 import { checkInet, checkOtherSockets, checkUnix, externalPeers, ownedSockets } from "./socket-checks.js";
@@ -38,7 +38,7 @@ export interface SourceContext {
   pids: Record<string, number>;
   volumeDir: string;
   runDir: string;
-  options: MigrateOptions;
+  options: AskedOptions;
   /** When given, the journal must agree with it. */
   ref?: OperationRef;
   /** Every hold of this workload in this node's journal. */
@@ -133,7 +133,7 @@ async function volumeSize(volumeDir: string): Promise<number | undefined> {
   }
 }
 
-function checkDuration(options: MigrateOptions, memoryBytes: number): Finding[] {
+function checkDuration(options: AskedOptions, memoryBytes: number): Finding[] {
   const { mode, bandwidthBytesPerSec, maxBlackoutMs } = options;
   if (mode !== "cold" || bandwidthBytesPerSec === undefined) return [];
   const expectedMs = (memoryBytes / bandwidthBytesPerSec) * 1000;
@@ -201,6 +201,7 @@ export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> 
     threads: tree.tasks.reduce((sum, task) => sum + task.stat.threads, 0),
     cpuFlags,
     files,
+    frozenBytes: frozenBytesOf(tree.tasks.map((task) => task.status)),
     ...(ids === undefined ? {} : { userIds: ids }),
   };
 }

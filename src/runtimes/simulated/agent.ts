@@ -21,6 +21,8 @@ const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 export interface SimulatedAgent extends NodeAgent {
   /** Findings that the next preflights on this node report. */
   readonly findings: Finding[];
+  /** What its preflights as a source find out besides: by default no dirty rate. */
+  facts: Partial<SourceFacts>;
   /** Starts again after `world.crash`: reads the journal and goes on with what is open. */
   restart(): void;
 }
@@ -114,8 +116,9 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     }),
   });
 
-  return {
+  const agent: SimulatedAgent = {
     findings,
+    facts: {},
     restart: () => {
       node.up = true;
       for (const ref of refs.values()) pump(world, ref.source === name ? "source" : "destination", ref);
@@ -168,6 +171,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
           threads: 1,
           cpuFlags: [],
           files: [],
+          ...agent.facts,
         };
       }),
     preflightDestination: ({ ref }) =>
@@ -222,6 +226,9 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         paused: command.do === "pause",
         held: command.do === "hold",
         maxDowntimeMs: command.do === "max-downtime" ? command.ms : 1000,
+        ...(command.do === "bandwidth" && command.bytesPerSec !== null
+          ? { bandwidthBytesPerSec: command.bytesPerSec }
+          : {}),
       })),
     deliver: ({ ref, token }) =>
       call("deliver", ref.workload, () => {
@@ -247,4 +254,5 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         refs.delete(ref.operation);
       }),
   };
+  return agent;
 }
