@@ -31,7 +31,15 @@ import {
 } from "../model/messages.js";
 import { operationId } from "../model/names.js";
 import type { Phase } from "../model/phase.js";
-import { blockers, type Finding, type MigratePlan } from "../model/plan.js";
+import { chooseMode } from "../model/mode-choice.js";
+import {
+  blockers,
+  type AskedOptions,
+  type Finding,
+  type MigrateOptions,
+  type MigratePlan,
+  type Mode,
+} from "../model/plan.js";
 import { furthest, newer } from "../model/progress.js";
 import type { MigrationReport } from "../model/report.js";
 import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
@@ -96,7 +104,15 @@ interface Saga {
   show: ReturnType<typeof attributes>;
   /** Both sides were asked, and have not answered yet. */
   handing: boolean;
+  /** Shows the mode that `auto` came to. */
+  chose: (mode: Mode) => void;
 }
+
+/** Until preflight has chosen, and for what an older hand-over left: its mode changes nothing about how it is settled. */
+const chosen = (asked: AskedOptions): MigrateOptions => ({
+  ...asked,
+  mode: asked.mode === "auto" ? "precopy" : asked.mode,
+});
 
 export async function migrate(input: MigrateInput): Promise<MigrationReport> {
   acceptInput("migrate", input);
@@ -144,7 +160,7 @@ async function observe(saga: Saga): Promise<undefined> {
   const refs = leftovers(schema, workload, { node: source, seen: here }, { node: destination, seen: there });
   saga.leftovers = refs
     .filter((ref) => ref.operation !== saga.handOver.ref.operation)
-    .map((ref) => ({ ref, options: input.options, spec: input.spec }));
+    .map((ref) => ({ ref, options: chosen(input.options), spec: input.spec }));
   if (highestSequence(here.holds) > input.sequence) {
     saga.reasons.push(`${source} knows of later operations on ${workload}: this entity was started anew`);
   }
@@ -175,14 +191,18 @@ async function settleLeftovers(saga: Saga): Promise<undefined> {
 }
 
 async function preflight(saga: Saga): Promise<"planned" | "refused" | undefined> {
-  const { ref, options } = saga.handOver;
-  const { tuning } = saga.input;
-  const facts = await shortly(ref.source, tuning, "preflight").preflightSource({ ref, options });
+  const { ref } = saga.handOver;
+  const { tuning, options: asked } = saga.input;
+  const facts = await shortly(ref.source, tuning, "preflight").preflightSource({ ref, options: asked });
   saga.facts = facts;
   saga.findings = [...facts.findings];
+  const choice = chooseMode(asked, facts);
+  const options = { ...asked, mode: choice.mode };
+  saga.handOver = { ...saga.handOver, options };
+  if (asked.mode === "auto") saga.chose(choice.mode);
   const there = await shortly(ref.destination, tuning, "preflight").preflightDestination({ ref, options, facts });
   saga.findings = [...facts.findings, ...there];
-  saga.plan = planOf(saga.handOver, facts, saga.findings);
+  saga.plan = planOf(saga.handOver, facts, saga.findings, choice);
   saga.reasons.push(...saga.plan.reasons);
   const blocked = blockers(saga.findings);
   if (blocked.length > 0) {
@@ -368,7 +388,7 @@ function begin(input: MigrateInput): Saga {
         source,
         destination,
       },
-      options,
+      options: chosen(options),
       spec: input.spec,
     },
     findings: [],
@@ -378,6 +398,10 @@ function begin(input: MigrateInput): Saga {
     leftovers: [],
     handing: false,
     show,
+    chose: (mode) => {
+      view.mode = mode;
+      show({ FerryMode: mode });
+    },
     view,
     tell: (change) => {
       if (change.state !== undefined && change.state !== view.state) view.since = Date.now();

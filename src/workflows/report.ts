@@ -3,9 +3,10 @@ import type { SideOutcome, SourceFacts } from "../model/contract.js";
 import { failureClass, type FailureData, type Side } from "../model/failure.js";
 import type { HandOver } from "../model/messages.js";
 import { PHASES, type Outcome } from "../model/phase.js";
-import { predict, type ConvergenceLimits, type OnStall, type Prediction } from "../model/convergence.js";
-import { hasRounds, limitsOf, type Finding, type MigrateOptions, type MigratePlan, type Mode } from "../model/plan.js";
-import type { ClockOffset, FrameCounts, MigrationReport, PhaseTime } from "../model/report.js";
+import type { ConvergenceLimits, OnStall } from "../model/convergence.js";
+import type { ModeChoice } from "../model/mode-choice.js";
+import { hasRounds, limitsOf, type Finding, type MigratePlan, type Mode } from "../model/plan.js";
+import type { ClockOffset, Forecast, FrameCounts, MigrationReport, PhaseTime } from "../model/report.js";
 
 export interface ReportParts {
   handOver: HandOver;
@@ -86,7 +87,29 @@ export function assembleReport(parts: ReportParts): MigrationReport {
     reasons,
     findings: parts.findings,
     ...(parts.plan === undefined ? {} : { plan: parts.plan }),
+    ...forecastOf(parts, blackoutMs, counts?.bytesSent),
     ...(main === undefined ? {} : { failure: main }),
+  };
+}
+
+/** What the plan had expected beside what it became; both known, and only where it moved. */
+function forecastOf(
+  { plan, outcome, sourceOutcome, destinationOutcome }: ReportParts,
+  blackoutMs: number | undefined,
+  bytesSent: number | undefined,
+): { forecast?: Forecast } {
+  const prediction = plan?.prediction;
+  if (outcome !== "moved" || prediction === undefined || blackoutMs === undefined || bytesSent === undefined) return {};
+  const times = phases(sourceOutcome, destinationOutcome);
+  const ends = times.map(({ startedAt, durationMs }) => startedAt + durationMs);
+  const from = times.find(({ name, side }) => name === "presync" && side === "source") ?? times[0];
+  if (from === undefined) return {};
+  return {
+    forecast: {
+      downtimeMs: { predicted: prediction.downtimeMs, measured: blackoutMs },
+      totalMs: { predicted: prediction.totalMs, measured: Math.max(...ends) - from.startedAt },
+      bytes: { predicted: prediction.bytes, measured: bytesSent },
+    },
   };
 }
 
@@ -148,10 +171,15 @@ export function mainFailure(failures: readonly FailureData[]): FailureData | und
   return [...failures].sort((a, b) => weight(a) - weight(b))[0];
 }
 
-export function planOf(handOver: HandOver, facts: SourceFacts, findings: Finding[]): MigratePlan {
+export function planOf(
+  handOver: HandOver,
+  facts: SourceFacts,
+  findings: Finding[],
+  { reason, prediction }: ModeChoice,
+): MigratePlan {
   const { ref, options } = handOver;
-  const prediction = predictionOf(options, facts);
   const reasons = [
+    `mode ${reason}`,
     MODE_WORDS[options.mode],
     ...(hasRounds(options.mode) ? [`rounds end ${roundsEnd(limitsOf(options))}`] : []),
     ...(prediction === undefined ? [] : [`dirty rate, from a short look: ${prediction.reason}`]),
@@ -196,23 +224,6 @@ function roundsEnd(limits: ConvergenceLimits): string {
     `when the expected downtime is at most ${limits.maxDowntimeMs} ms and no round makes it shorter; ` +
     `after ${limits.maxRounds} rounds, ${limits.timeoutMs / 1000} s or a stall it ${limits.resumeFirst ? "resumes first" : STALL_WORDS[limits.onStall]}`
   );
-}
-
-/** Bandwidth between two nodes that have not exchanged anything yet: what a 10 Gbit/s link half gives. */
-const UNKNOWN_BANDWIDTH = 600_000_000;
-
-function predictionOf(options: MigrateOptions, facts: SourceFacts): Prediction | undefined {
-  const { dirty, fixedBlackoutMs, bandwidthBytesPerSec = UNKNOWN_BANDWIDTH } = facts;
-  if (dirty === undefined || fixedBlackoutMs === undefined) return undefined;
-  return predict({
-    limits: limitsOf(options),
-    memoryBytes: facts.memoryBytes,
-    dirtyRateBytesPerSec: dirty.rateBytesPerSec,
-    workingSetBytes: facts.memoryBytes,
-    bandwidthBytesPerSec: Math.min(bandwidthBytesPerSec, options.bandwidthBytesPerSec ?? Number.POSITIVE_INFINITY),
-    fixedMs: fixedBlackoutMs,
-    mode: options.mode,
-  });
 }
 
 /** How a side that did not do its part says so. */

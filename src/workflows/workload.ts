@@ -239,7 +239,8 @@ class Entity {
   private apply(report: MigrationReport): void {
     const { outcome, node, epoch, failure: why } = report;
     const state: WorkloadState = outcome === "in-doubt" || outcome === "stuck" ? outcome : "running";
-    this.done({ state, node, epoch, ...(why && { problem: `${report.operation}: ${why.message}` }) });
+    // The mode that `auto` came to.
+    this.done({ state, node, epoch, ...(why && { problem: `${report.operation}: ${why.message}` }) }, report.mode);
   }
 
   /** Its workflow was terminated in the middle: both journals are asked before anything else may begin. */
@@ -344,10 +345,10 @@ class Entity {
   }
 
   /** The operation has ended: this is what is left of it. */
-  private done(change: Partial<WorkloadStatus> & { state: WorkloadState }): WorkloadStatus {
+  private done(change: Partial<WorkloadStatus> & { state: WorkloadState }, mode?: string): WorkloadStatus {
     const { operation: _, problem: __, ...rest } = may.known(this.name, this.status);
     this.status = rest;
-    this.tell(change);
+    this.tell(change, mode);
     this.noteEnd();
     return this.status;
   }

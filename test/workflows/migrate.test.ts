@@ -74,6 +74,56 @@ describe("migrate", { skip: skipWithoutTemporal, concurrency: true }, () => {
     await assert.rejects(late);
   });
 
+  test("auto: what preflight measures chooses, the plan and the report say why, and hold predicted beside measured", async () => {
+    // A stage of its own: what a node measures is one variable.
+    const own = await Stage.up();
+    try {
+      const subject = await own.run();
+      const mib = 2 ** 20;
+      const auto = { mode: "auto", maxDowntimeMs: 500 } as const;
+      const dirty = (rate: number) => {
+        for (const node of ["node-a", "node-b"])
+          own.agent(node).facts = {
+            memoryBytes: 1000 * mib,
+            fixedBlackoutMs: 200,
+            bandwidthBytesPerSec: 500 * mib,
+            dirty: { tracker: "pagemap-scan", rateBytesPerSec: rate * mib, windowMs: 260 },
+          };
+      };
+      const none = await subject.moveTo("node-b", auto);
+      assert.deepEqual([none.outcome, none.mode, none.forecast], ["moved", "precopy", undefined]);
+      assert.match(none.reasons.join("\n"), /mode precopy: how fast the memory changes could not be looked at/);
+      dirty(50);
+      const calm = await subject.moveTo("node-a", { ...auto, onStall: "hybrid" });
+      assert.equal(calm.mode, "precopy");
+      assert.match(
+        calm.reasons.join("\n"),
+        /mode precopy: in a look of 260 ms 50 MiB\/s changed and 500 MiB\/s can be sent.*within the limit of 500 ms/,
+      );
+      for (const { predicted, measured } of Object.values(calm.forecast ?? {}))
+        assert.ok(predicted > 0 && measured > 0);
+      assert.deepEqual(Object.keys(calm.forecast ?? {}), ["downtimeMs", "totalMs", "bytes"]);
+      dirty(900);
+      const wild = await subject.moveTo("node-b", { ...auto, onStall: "hybrid" });
+      assert.equal(wild.mode, "hybrid");
+      assert.match(
+        wild.reasons.join("\n"),
+        /mode hybrid: .*900 MiB\/s changed.*above the limit of 500 ms, and --on-stall hybrid allows/,
+      );
+      const forbidden = await subject.moveTo("node-a", { ...auto, dryRun: true });
+      assert.equal(forbidden.plan?.mode, "precopy");
+      assert.match(
+        forbidden.reasons.join("\n"),
+        /above the limit of 500 ms; hybrid would resume first, and needs --on-stall hybrid/,
+      );
+      assert.equal(forbidden.plan?.prediction?.converges, false);
+      const seen = await subject.handle.describe();
+      assert.deepEqual(seen.searchAttributes["FerryMode"], ["precopy"]);
+    } finally {
+      await own.down();
+    }
+  });
+
   test("a dry run stops after preflight with the plan", async () => {
     const subject = await stage.run();
     const report = await subject.moveTo("node-b", { dryRun: true });

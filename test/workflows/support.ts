@@ -15,7 +15,7 @@ import {
   type WorkloadInput,
 } from "../../src/model/messages.js";
 import { WORKFLOW_TASK_QUEUE, nodeWorkflowId, workloadWorkflowId } from "../../src/model/names.js";
-import type { MigrateOptions } from "../../src/model/plan.js";
+import type { AskedOptions } from "../../src/model/plan.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import type { WorkloadSpec, WorkloadStatus } from "../../src/model/workload.js";
 import { startTemporal, startWorkers, type TestServer, type TestWorkers } from "../support/temporal.js";
@@ -140,7 +140,7 @@ export class Subject {
     });
   }
 
-  migrate(to = "node-b", options: Partial<MigrateOptions> = {}): Promise<OperationStarted> {
+  migrate(to = "node-b", options: Partial<AskedOptions> = {}): Promise<OperationStarted> {
     const request: MigrateRequest = { to, options: { mode: "cold", dryRun: false, maxBlackoutMs: 2_000, ...options } };
     return this.handle.executeUpdate<OperationStarted, [MigrateRequest]>(UPDATE.migrate, { args: [request] });
   }
@@ -150,7 +150,7 @@ export class Subject {
   }
 
   /** Migrates and waits for the report, then until the entity has taken it in. */
-  async moveTo(to = "node-b", options: Partial<MigrateOptions> = {}): Promise<MigrationReport> {
+  async moveTo(to = "node-b", options: Partial<AskedOptions> = {}): Promise<MigrationReport> {
     const started = await this.migrate(to, options);
     const report = (await this.operation(started).result()) as MigrationReport;
     await this.settled();
