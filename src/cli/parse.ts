@@ -6,7 +6,7 @@ import { InvalidArgumentError } from "commander";
 import { nameProblem } from "../model/names.js";
 import type { WorkloadLimits } from "../model/workload.js";
 import { VOLUME_KINDS, volumesProblems, type VolumeSpec } from "../model/volumes.js";
-import { MODES, type Mode } from "../model/plan.js";
+import { ASKED_MODES, type AskedMode } from "../model/plan.js";
 
 const shown = (text: string): string => JSON.stringify(text.length > 60 ? `${text.slice(0, 57)}...` : text);
 
@@ -117,9 +117,11 @@ export function parseVolume(text: string, before: VolumeSpec[] = []): VolumeSpec
   return volumes;
 }
 
-export function parseMode(text: string): Mode {
-  const mode = MODES.find((known) => known === text);
-  if (mode === undefined) throw new InvalidArgumentError(`${shown(text)} is not a mode. Known: ${MODES.join(", ")}.`);
+export function parseMode(text: string): AskedMode {
+  const mode = ASKED_MODES.find((known) => known === text);
+  if (mode === undefined) {
+    throw new InvalidArgumentError(`${shown(text)} is not a mode. Known: ${ASKED_MODES.join(", ")}.`);
+  }
   return mode;
 }
 

@@ -19,7 +19,7 @@ import { workloadsOf } from "./workloads.js";
 export type * from "./types.js";
 export { FerryError, describeFailure, type FailureCode, type FailureData } from "../model/failure.js";
 export type { MigrationReport, PhaseTime, Progress } from "../model/report.js";
-export type { MigrateOptions, MigratePlan, Finding, Mode } from "../model/plan.js";
+export type { AskedMode, AskedOptions, MigrateOptions, MigratePlan, Finding, Mode } from "../model/plan.js";
 export type { WorkloadSpec, WorkloadState, WorkloadStatus } from "../model/workload.js";
 
 const CONNECT_TIMEOUT_MS = 5_000;

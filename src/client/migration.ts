@@ -153,7 +153,9 @@ async function* watch(
       // A step whose worker has died has no heartbeats: then what the workflow has asked for is all there is.
       seen = newer(seen, [view?.progress?.source, view?.progress?.destination, ...beats]);
       phase = furthest(phase, view?.phase, seen.source?.phase, seen.destination?.phase);
-      yield progressOf(workload, operation, phase, seen, Date.now() - (view?.startedAt ?? began));
+      const elapsedMs = Date.now() - (view?.startedAt ?? began);
+      const mode = view === undefined ? {} : { mode: view.mode };
+      yield { ...progressOf(workload, operation, phase, seen, elapsedMs), ...mode };
       if (view?.state === "done") break;
       await pause(everyMs, stop.signal);
     }

@@ -4,7 +4,7 @@ import { FerryError, type FailureCode } from "../model/failure.js";
 import { nameProblem } from "../model/names.js";
 import { ON_STALL } from "../model/convergence.js";
 import { TRACKERS } from "../model/mover.js";
-import { DEFAULT_MAX_BLACKOUT_MS, MODES, type MigrateOptions } from "../model/plan.js";
+import { ASKED_MODES, DEFAULT_MAX_BLACKOUT_MS, type AskedOptions } from "../model/plan.js";
 import { VOLUME_KINDS, volumesProblems } from "../model/volumes.js";
 import { RUNTIMES } from "../model/workload.js";
 import type { RunRequest } from "./types.js";
@@ -66,7 +66,7 @@ const runSchema = z.strictObject({
 
 const migrateSchema = z.strictObject({
   to: z.string(),
-  mode: z.enum(MODES).default("precopy"),
+  mode: z.enum(ASKED_MODES).default("auto"),
   dryRun: z.boolean().default(false),
   maxBlackoutMs: z.int().min(100, "at least 100 ms").max(3_600_000, "at most an hour").default(DEFAULT_MAX_BLACKOUT_MS),
   bandwidthBytesPerSec: z.int().min(1024, "at least 1024 bytes a second").optional(),
@@ -113,14 +113,14 @@ export function checkRun(request: RunRequest): z.output<typeof runSchema> {
   return parse(runSchema, `request to run ${request.name}`, "E_SPEC", request);
 }
 
-export function checkMigrate(name: string, request: unknown): { to: string; options: MigrateOptions } {
+export function checkMigrate(name: string, request: unknown): { to: string; options: AskedOptions } {
   const { to } = (request ?? {}) as { to?: unknown };
   checkName("node", to);
   const parsed = parse(migrateSchema, `request to migrate ${name}`, "E_REQUEST", request);
   const { to: node, ...given } = parsed;
   const { mode, dryRun, maxBlackoutMs, ...optional } = given;
   const chosen = Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined));
-  return { to: node, options: { mode, dryRun, maxBlackoutMs, ...(chosen as Partial<MigrateOptions>) } };
+  return { to: node, options: { mode, dryRun, maxBlackoutMs, ...(chosen as Partial<AskedOptions>) } };
 }
 
 export const checkGrace = (graceMs: unknown): number =>

@@ -4,7 +4,7 @@
  */
 import type { LogChunk, Observation } from "../model/contract.js";
 import type { NodeFacts } from "../model/node.js";
-import type { MigrateOptions } from "../model/plan.js";
+import type { AskedOptions } from "../model/plan.js";
 import type { MigrationReport, PrecopyProgress, Progress } from "../model/report.js";
 import type { SteerCommand, Steered } from "../model/steering.js";
 import type { Phase } from "../model/phase.js";
@@ -63,6 +63,8 @@ export interface MigrationProgress {
   workload: string;
   operation: string;
   phase: Phase;
+  /** The mode; `auto` until preflight has chosen. */
+  mode?: string;
   source?: Progress;
   destination?: Progress;
   bytesSent: number;
@@ -102,7 +104,7 @@ export interface WorkloadHandle {
   status(): Promise<WorkloadStatus>;
   /** Status, and what the node's journal and cgroup say. */
   inspect(): Promise<WorkloadInspection>;
-  migrate(options: { to: string } & Partial<MigrateOptions>): Promise<MigrationHandle>;
+  migrate(options: { to: string } & Partial<AskedOptions>): Promise<MigrationHandle>;
   /** The migration under way, or the last one. */
   migration(): Promise<MigrationHandle | undefined>;
   logs(options?: { offset?: number; maxBytes?: number }): Promise<LogChunk>;

@@ -95,7 +95,7 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     await good("run", "plan", "--node", "node-a", "--", "true");
     assert.match(
       await good("migrate", "plan", "--to", "node-b", "--dry-run"),
-      /^plan: move plan from node-a to node-b, precopy[\s\S]*nothing was touched/,
+      /^plan: move plan from node-a to node-b, precopy[\s\S]*mode precopy: how fast the memory changes could not be looked at[\s\S]*nothing was changed/,
     );
     assert.equal(await nodeOf("plan"), "node-a");
   });
@@ -192,6 +192,47 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     assert.ok(performance.now() - asked < 1500, "it ends at once");
     assert.match(stderr, /detached\.migrate\.\d+ goes on without us[\s\S]*ferry cancel detached/);
     await until(["inspect", "detached"], /state +running/);
+  });
+
+  test("steer: what was taken and how it stands; refused when there is nothing to steer, or the words are wrong", async () => {
+    await good("run", "steered", "--node", "node-a", "--", "true");
+    const early = await ferry("steer", "steered", "pause");
+    assert.equal(early.code, 2);
+    assert.match(early.stderr, /no migration of steered is under way[\s\S]*what to do: /);
+    let go = (): void => undefined;
+    const held = new Promise<void>((resolve) => (go = resolve));
+    stage.world.at("source:precopy", () => held, "steered");
+    await good("migrate", "steered", "--to", "node-b", "--detach");
+    await until(
+      ["steer", "steered", "pause"],
+      /^steered\.migrate\.\d+: pause was taken\n +now: paused, downtime limit /,
+    );
+    assert.match(await good("steer", "steered", "bandwidth", "50MB/s"), /at most 47\.7 MiB\/s|at most 50/);
+    assert.match(await good("steer", "steered", "bandwidth", "none"), /no bandwidth limit/);
+    assert.match(await good("steer", "steered", "hold", "10m"), /hold was taken\n +now: held until go/);
+    const limit = JSON.parse(await good("steer", "steered", "max-downtime", "300ms", "--json")) as Record<
+      string,
+      unknown
+    >;
+    assert.deepEqual([limit["maxDowntimeMs"], limit["held"]], [300, false]);
+    const before = stage.world.calls.filter(({ verb }) => verb === "steer").length;
+    for (const [words, why] of [
+      [["bandwidth"], /needs a rate/],
+      [["bandwidth", "fast"], /not a rate/],
+      [["hold", "10"], /not a duration/],
+      [["go", "now"], /takes no value/],
+      [["fly"], /Allowed choices/],
+    ] as const) {
+      const { code, stderr } = await ferry("steer", "steered", ...words);
+      assert.equal(code, 2, stderr);
+      assert.match(stderr, why);
+    }
+    assert.equal(stage.world.calls.filter(({ verb }) => verb === "steer").length, before, "wrong words reach no node");
+    for (const word of ["go", "switch-now"])
+      assert.match(await good("steer", "steered", word), new RegExp(`${word} was taken`));
+    go();
+    await until(["inspect", "steered"], /state +running[\s\S]*node-b|node-b[\s\S]*state +running/);
+    assert.equal((await ferry("steer", "steered", "resume")).code, 2);
   });
 
   test("on a terminal: frames over each other, the cursor given back, then the report", async () => {

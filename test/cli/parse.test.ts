@@ -58,7 +58,8 @@ describe("what people type", () => {
   });
   test("modes and addresses", () => {
     assert.equal(parseMode("postcopy"), "postcopy");
-    refuses(parseMode, ["", "COLD", "hot"], /Known: precopy, hybrid, postcopy, cold/);
+    assert.equal(parseMode("auto"), "auto");
+    refuses(parseMode, ["", "COLD", "hot"], /Known: auto, precopy, hybrid, postcopy, cold/);
     assert.equal(parseAddress("127.0.0.1:7233"), "127.0.0.1:7233");
     assert.equal(parseAddress("[::1]:7233"), "[::1]:7233");
     refuses(

@@ -1,7 +1,7 @@
 /** `ferry migrate`: move a workload, watch it, print the report. Interrupting it leaves the migration going on. */
 import { Option, type Command } from "commander";
 import type { MigrationHandle } from "../../client/types.js";
-import type { MigrateOptions, Mode } from "../../model/plan.js";
+import type { AskedMode, AskedOptions } from "../../model/plan.js";
 import { DEFAULT_LIMITS, ON_STALL, type OnStall } from "../../model/convergence.js";
 import { TRACKERS, type TrackerKind } from "../../model/mover.js";
 import { blockers, DEFAULT_MAX_BLACKOUT_MS } from "../../model/plan.js";
@@ -15,7 +15,7 @@ import { renderLive, renderPlainProgress, renderReport, type LiveHead } from "..
 
 interface MigrateFlags extends ConnectionFlags {
   to: string;
-  mode: Mode;
+  mode: AskedMode;
   dryRun?: boolean;
   maxBlackout?: number;
   bandwidth?: number;
@@ -31,7 +31,7 @@ interface MigrateFlags extends ConnectionFlags {
   json?: boolean;
 }
 
-export const migrateOptionsOf = (flags: MigrateFlags): { to: string } & Partial<MigrateOptions> => ({
+export const migrateOptionsOf = (flags: MigrateFlags): { to: string } & Partial<AskedOptions> => ({
   to: flags.to,
   mode: flags.mode,
   dryRun: flags.dryRun === true,
@@ -56,12 +56,15 @@ export function register(program: Command, context: CommandContext): void {
     .addOption(
       new Option(
         "--mode <mode>",
-        "precopy: copy memory in rounds while it runs, then freeze for the rest; hybrid: rounds, then resume first; postcopy: resume first; cold: freeze, then copy all",
+        "auto: precopy, or hybrid where --on-stall hybrid allows it and rounds would not get under --max-downtime; precopy: copy memory in rounds while it runs, then freeze for the rest; hybrid: rounds, then resume first; postcopy: resume first; cold: freeze, then copy all",
       )
         .argParser(parseMode)
-        .default("precopy"),
+        .default("auto"),
     )
-    .option("--dry-run", "check both nodes and print the plan, touch nothing")
+    .option(
+      "--dry-run",
+      "check both nodes and print the plan; nothing is changed (it is stopped for under a millisecond to see how fast its memory changes)",
+    )
     .option(
       "--max-blackout <time>",
       `longest time frozen before the source takes it back (default: ${DEFAULT_MAX_BLACKOUT_MS / 1000}s)`,

@@ -1,8 +1,15 @@
 /** The plan, the live view and the report of a migration in words. Pure: data in, lines out. */
 import type { MigrationProgress } from "../../client/types.js";
 import { BLACKOUT, PHASES, PHASE_WORDS, type Phase } from "../../model/phase.js";
-import { hasRounds, type Finding, type MigratePlan, type Mode } from "../../model/plan.js";
-import type { FrameCounts, MigrationReport, PhaseTime, PrecopyProgress, PrecopyReport } from "../../model/report.js";
+import { hasRounds, type AskedMode, type Finding, type MigratePlan } from "../../model/plan.js";
+import type {
+  Forecast,
+  FrameCounts,
+  MigrationReport,
+  PhaseTime,
+  PrecopyProgress,
+  PrecopyReport,
+} from "../../model/report.js";
 import { describeFailure } from "../../model/failure.js";
 import { formatBytes, formatCount, formatMs, formatRate } from "./format.js";
 import { columns, cut, mark, paint, padEnd, padStart, printable, wrap, type Style } from "./style.js";
@@ -68,8 +75,8 @@ export function renderPlan(plan: MigratePlan, style: Style): string[] {
     ...reasons(plan.reasons, style),
     ...renderFindings(findings, style),
     blocked
-      ? `${mark(style, "fail")} it would be refused; nothing was touched`
-      : `${mark(style, "done")} nothing speaks against it; nothing was touched`,
+      ? `${mark(style, "fail")} it would be refused; nothing was changed`
+      : `${mark(style, "done")} nothing speaks against it; nothing was changed`,
   ];
 }
 
@@ -149,6 +156,10 @@ const frameWords = ({ kept, delivered, dropped }: FrameCounts): string =>
   `${formatCount(kept)} frames came during the blackout and were kept, ${formatCount(delivered)} delivered after it` +
   (dropped > 0 ? `, ${formatCount(dropped)} dropped` : "");
 
+const forecastWords = ({ downtimeMs, totalMs, bytes }: Forecast): string =>
+  `downtime ${formatMs(downtimeMs.predicted)}, total ${formatMs(totalMs.predicted)} (became ${formatMs(totalMs.measured)}), ` +
+  `${formatBytes(bytes.predicted)} (by a short look before)`;
+
 export function renderReport(report: MigrationReport, style: Style): string[] {
   const { outcome } = report;
   if (outcome === "planned" && report.plan !== undefined) return renderPlan(report.plan, style);
@@ -159,6 +170,7 @@ export function renderReport(report: MigrationReport, style: Style): string[] {
     if (report.predictedDowntimeMs !== undefined) {
       lines.push(`  expected   ${formatMs(report.predictedDowntimeMs)} (when it froze)`);
     }
+    if (report.forecast !== undefined) lines.push(`  planned    ${forecastWords(report.forecast)}`);
     if (report.mode === "postcopy" || report.resumedFirst === true) {
       const { residualMs } = report;
       lines.push(
@@ -196,7 +208,7 @@ const NEXT: Record<MigrationReport["outcome"], (report: MigrationReport) => stri
 };
 
 /** Phases that a mode goes through, in order, as the live view lists them. */
-export const phasesOf = (mode: Mode): Phase[] =>
+export const phasesOf = (mode: AskedMode): Phase[] =>
   PHASES.filter((phase) => phase !== "done" && (phase !== "precopy" || hasRounds(mode)));
 
 export function bar(share: number, width: number, style: Style): string {
@@ -224,14 +236,15 @@ export interface LiveHead {
   workload: string;
   source: string;
   destination: string;
-  mode: Mode;
+  /** As it was asked for. */
+  mode: AskedMode;
 }
 
 /** One frame of the live view: never wider than the terminal, so that redrawing knows its height. */
 export function renderLive(head: LiveHead, progress: MigrationProgress, style: Style): string[] {
   const width = style.width - 1;
   const arrow = style.unicode ? "→" : "->";
-  const title = `migrate ${head.workload}: ${head.source} ${arrow} ${head.destination}, ${head.mode}`;
+  const title = `migrate ${head.workload}: ${head.source} ${arrow} ${head.destination}, ${progress.mode ?? head.mode}`;
   const elapsed = formatMs(progress.elapsedMs);
   const lines = [
     `${paint(style, "bold", cut(padEnd(title, Math.max(0, width - elapsed.length - 2)), width - elapsed.length - 2, style))}  ${elapsed}`,
@@ -265,7 +278,8 @@ function renderRoundLive(precopy: PrecopyProgress, style: Style, width: number):
 }
 
 const roundAmount = (precopy: PrecopyProgress): string =>
-  `round ${precopy.round}, ${formatBytes(precopy.roundSentBytes)} of ${formatBytes(precopy.roundBytes)}`;
+  `round ${precopy.round}, ${formatBytes(precopy.roundSentBytes)} of ${formatBytes(precopy.roundBytes)}, ` +
+  `${formatCount(precopy.roundSentPages)} of ${formatCount(precopy.roundPages)} pages`;
 
 function roundWords(precopy: PrecopyProgress): string {
   const { dirtyRateBytesPerSec, bandwidthBytesPerSec, expectedDowntimeMs, etaMs } = precopy;
