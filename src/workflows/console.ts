@@ -4,7 +4,7 @@ import { setCurrentDetails, upsertSearchAttributes } from "@temporalio/workflow"
 import { formatBytes, formatMs, formatRate } from "../model/format.js";
 import type { HandOver, MigrationView } from "../model/messages.js";
 import { PHASE_WORDS } from "../model/phase.js";
-import type { MigrateOptions } from "../model/plan.js";
+import type { AskedOptions } from "../model/plan.js";
 import { amountsOf, type SidesSeen } from "../model/progress.js";
 import type { PrecopyProgress, PrecopyReport } from "../model/report.js";
 import type { SteerCommand } from "../model/steering.js";
@@ -207,7 +207,7 @@ const figures = (report: MigrationReport): string[] => [
 ];
 
 /** What was asked for: stands beside the details from the start on. */
-export const asked = (options: MigrateOptions): string =>
+export const asked = (options: AskedOptions): string =>
   [
     "| asked for | |",
     "|:---|:---|",

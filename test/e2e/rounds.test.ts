@@ -8,6 +8,7 @@ import { labRun, labServicePid } from "../../deploy/lab/index.js";
 import type { FerryError, MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle, MigrationProgress } from "../../src/client/types.js";
 import type { MigrateOptions } from "../../src/model/plan.js";
+import type { Steered } from "../../src/model/steering.js";
 import {
   assertLives,
   cutLink,
@@ -50,11 +51,11 @@ class Held {
     void this.watch().catch(() => undefined);
   }
 
-  static async start(options: Partial<MigrateOptions> = {}): Promise<Held> {
+  static async start(options: Partial<MigrateOptions> = {}, rounds = 3): Promise<Held> {
     const { node } = await witness.workload.status();
     const handle = await witness.workload.migrate({ to: other(node), mode: "precopy", hold: true, ...options });
     const held = new Held(node, handle);
-    await held.rounds(3);
+    await held.rounds(rounds);
     return held;
   }
 
@@ -113,6 +114,92 @@ test("held, paused, limited and let go: it does what it is told, and says so", L
   await assert.rejects(handle.steer({ do: "pause" }), (error: FerryError) => error.code === "E_STATE");
 });
 
+test(
+  "a slow round shows how far it is; switch-now ends it, and what it left goes while criu dumps",
+  LIMIT,
+  async () => {
+    const held = await Held.start({ bandwidthBytesPerSec: 10_000_000 }, 1);
+    const sent = new Set<number>();
+    const amounts = new Set<number>();
+    await until("progress within the first round", 15_000, () => {
+      const { precopy, phase, bytesSent = 0, bytesTotal = 0 } = held.seen ?? {};
+      if (precopy?.round === 1 && phase === "precopy" && precopy.roundSentPages > 0) {
+        assert.ok(precopy.roundSentPages <= precopy.roundPages);
+        assert.ok(bytesSent <= bytesTotal);
+        sent.add(precopy.roundSentBytes);
+        amounts.add(bytesSent);
+      }
+      return sent.size >= 2 && amounts.size >= 2;
+    });
+    await held.handle.steer({ do: "switch-now" });
+    const report = await held.result;
+    assert.equal(report.outcome, "moved", why(report));
+    const last = report.precopy?.rounds.at(-1);
+    assert.ok(last !== undefined && last.remainingBytes > 1_000_000, "nothing was left for the last round");
+    assert.equal(last.sentPages * 4096, last.remainingBytes, "the last round was cut");
+    await assertOneCopy(report);
+  },
+);
+
+test("the source's agent is killed after it was steered: it is still held, and by the new limits", LIMIT, async () => {
+  const held = await Held.start({ hold: false, bandwidthBytesPerSec: 8_000_000 }, 1);
+  await held.handle.steer({ do: "hold" });
+  await held.handle.steer({ do: "max-downtime", ms: 4321 });
+  await held.handle.steer({ do: "bandwidth", bytesPerSec: 60_000_000 });
+  const pid = await labServicePid(e2e.state, held.node, "agent");
+  assert.ok(pid !== undefined);
+  process.kill(pid, "SIGKILL");
+  let steered: Steered | undefined;
+  await until("an agent that is asked again", 60_000, async () => {
+    // Means nothing: it is not paused. The answer says how it stands.
+    steered = await held.handle.steer({ do: "resume" }).catch(() => undefined);
+    return steered !== undefined;
+  });
+  assert.deepEqual(
+    [steered?.held, steered?.maxDowntimeMs, steered?.bandwidthBytesPerSec],
+    [true, 4321, 60_000_000],
+    "what a person said was forgotten",
+  );
+  await held.rounds(3);
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  assert.equal(held.seen?.phase, "precopy", "it froze without go");
+  await held.handle.steer({ do: "go" });
+  const report = await held.result;
+  assert.equal(report.outcome, "moved", why(report));
+  const first = report.precopy?.rounds[0];
+  assert.ok(first !== undefined && (first.sentBytes * 1000) / first.sendMs > 12_000_000, "the first limit holds again");
+  await assertOneCopy(report);
+});
+
+/** Is the CPU time of a copy on this node limited? By the kernel's own files. */
+async function throttled(node: string): Promise<boolean> {
+  const find = `find /sys/fs/cgroup -path "*/redis.*" \\( -name cpu.max -o -name cpu.cfs_quota_us \\) -exec cat {} +`;
+  const { stdout } = await labRun(e2e.state, node, ["sh", "-c", find], { allow: [1] });
+  return stdout.split("\n").some((line) => line !== "" && line !== "-1" && !line.startsWith("max "));
+}
+
+for (const how of ["a cancel", "giving up", "a kill of the agent"] as const) {
+  test(`throttled, and lifted after ${how}`, LIMIT, async () => {
+    const { node } = await witness.workload.status();
+    const options = { mode: "precopy", maxDowntimeMs: 1, onStall: "throttle" } as const;
+    const handle = await witness.workload.migrate({ to: other(node), ...options });
+    const result = handle.result();
+    await until("a throttle", 30_000, () => throttled(node));
+    if (how === "a cancel") await handle.cancel();
+    if (how === "a kill of the agent") {
+      const pid = await labServicePid(e2e.state, node, "agent");
+      assert.ok(pid !== undefined);
+      process.kill(pid, "SIGKILL");
+      await until("a lift by the next agent", 20_000, async () => !(await throttled(node)));
+    }
+    const report = await result;
+    assert.equal(report.outcome, "rolled-back", why(report));
+    if (how === "giving up") assert.equal(report.failure?.code, "E_CONVERGENCE", why(report));
+    assert.equal(await throttled(node), false);
+    await assertOneCopy(report);
+  });
+}
+
 test("post-copy-now: it resumes first, the rest follows", LIMIT, async () => {
   const held = await Held.start();
   await held.handle.steer({ do: "post-copy-now" });
@@ -142,6 +229,30 @@ test("a downtime that can't be reached: given up before anything was frozen, in 
   );
   await assertOneCopy(report);
 });
+
+test(
+  "auto: precopy when the rounds get there, hybrid when they don't and it is allowed; three pairs in the report",
+  LIMIT,
+  async () => {
+    const { node } = await witness.workload.status();
+    const calm = await (await witness.workload.migrate({ to: other(node) })).result();
+    assert.deepEqual([calm.outcome, calm.mode], ["moved", "precopy"], why(calm));
+    assert.match(calm.reasons.join("\n"), /mode precopy: in a look of \d+ ms .* within the limit of 1000 ms/);
+    for (const { predicted, measured } of Object.values(calm.forecast ?? {})) assert.ok(predicted > 0 && measured > 0);
+    assert.equal(calm.forecast?.downtimeMs.measured, calm.blackoutMs);
+    assert.equal(calm.forecast?.bytes.measured, calm.bytesSent);
+    const { bytes } = calm.forecast;
+    assert.ok(bytes.predicted > bytes.measured / 3 && bytes.predicted < bytes.measured * 3, JSON.stringify(bytes));
+    const limits = { maxDowntimeMs: 1, onStall: "hybrid" } as const;
+    const short = await (await witness.workload.migrate({ to: node, ...limits })).result();
+    assert.deepEqual([short.outcome, short.mode], ["moved", "hybrid"], why(short));
+    assert.match(
+      short.reasons.join("\n"),
+      /mode hybrid: in a look of .* above the limit of 1 ms, and --on-stall hybrid allows/,
+    );
+    await assertOneCopy(short);
+  },
+);
 
 test("cancelled in the rounds, it runs on untouched", LIMIT, async () => {
   const held = await Held.start();

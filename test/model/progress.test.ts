@@ -47,6 +47,8 @@ test("in pre-copy the time left is what the policy expects: rounds bring up what
     remainingBytes: 1,
     roundBytes: 2,
     roundSentBytes: 1,
+    roundPages: 2,
+    roundSentPages: 1,
     etaMs: 4_000,
     throttlePercent: 0,
     paused: false,

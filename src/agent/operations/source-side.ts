@@ -12,7 +12,6 @@ import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import type { SteerCommand, Steered } from "../../model/steering.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { signToken } from "../../transfer/link/index.js";
-import { PAGE_SIZE } from "../../transfer/pages/api.js";
 import { failpoint } from "../failpoint.js";
 import { ControlDialer, peerFailure } from "./control.js";
 import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";

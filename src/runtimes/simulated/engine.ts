@@ -96,6 +96,8 @@ export function progressOf(side: Side, node: SimulatedNode, ref: OperationRef): 
             remainingBytes: 12 * MIB,
             roundBytes: 16 * MIB,
             roundSentBytes: 4 * MIB,
+            roundPages: 4096,
+            roundSentPages: 1024,
             dirtyRateBytesPerSec: 5 * MIB,
             bandwidthBytesPerSec: 48 * MIB,
             expectedDowntimeMs: 310,
