@@ -45,8 +45,8 @@ export type SourceMoverRequest =
   /** Connect to the destination's mover; idempotent; reconnects by itself, bounded, until told to exit. */
   | { verb: "connect"; host: string; port: number }
   /**
-   * Sync the volume while the workload runs. Answers when one whole pass is done. May be asked again. `pids`: host pids
-   * of the tree; without them the final pass must compare every file by content.
+   * Sync the volume while the workload runs: the first time all of it, then what has changed. Answers when one whole pass is
+   * done, or `cut` came in between. `pids`: host pids of the tree; without them every file is compared by content.
    */
   | { verb: "presync"; pids?: number[] }
   /**
@@ -67,7 +67,7 @@ export type SourceMoverRequest =
   | { verb: "scan"; pids: Record<string, number>; tracker?: TrackerKind | "auto" }
   /** Sends what is unsent; answers when the destination has all of it, or `cut` or `pause` came in between. */
   | { verb: "sendUnsent" }
-  /** The `sendUnsent` under way answers soon, with the rest unsent. */
+  /** The `sendUnsent` or `presync` under way answers soon, with the rest unsent. */
   | { verb: "cut" }
   /** Ends the tracking: the tasks are as they were. */
   | { verb: "untrack" }
@@ -105,8 +105,17 @@ export interface SourceMoverStatus {
   side: "source";
   pid: number;
   connected: boolean;
-  /** Volume bytes moved so far and whether the last final pass is done. */
-  volume: { bytesSent: number; passes: number; finalDone: boolean };
+  /**
+   * Volume bytes moved and whole passes so far, and whether the final pass is done. `last`: of the last pass but the
+   * first (then all zero), the bytes of the files that it had to compare, since they may have changed, how long it took, and
+   * how long after the one before it began.
+   */
+  volume: {
+    bytesSent: number;
+    passes: number;
+    finalDone: boolean;
+    last: { comparedBytes: number; durationMs: number; sinceMs: number };
+  };
   images: { sent: boolean; digest?: string; bytes: number };
   pages: { total: number; sent: number; bytesSent: number; allSent: boolean; allAcked: boolean };
   precopy?: PrecopyStatus;

@@ -55,7 +55,7 @@ class PlayedMover {
       side: "source",
       pid: 1,
       connected: true,
-      volume: { bytesSent: 0, passes: 0, finalDone: false },
+      volume: { bytesSent: 0, passes: 0, finalDone: false, last: { comparedBytes: 0, durationMs: 0, sinceMs: 0 } },
       images: { sent: false, bytes: 0 },
       pages: { total: 0, sent: 0, bytesSent: 0, allSent: false, allAcked: false },
       ...(this.precopy === undefined ? {} : { precopy: this.precopy }),

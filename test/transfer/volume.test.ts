@@ -1,6 +1,6 @@
 /** Both ends of the volume over a real link on loopback, with Debian's rsync. */
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -20,12 +20,14 @@ import {
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { packageRoot } from "../../src/host/package-root.js";
 import { createAuthority, issueNodeCertificate } from "../../src/host/pki.js";
 import { dialLink, listenLink, type LinkIdentity, type LinkSession } from "../../src/transfer/link/index.js";
 import { parseMeta } from "../../src/transfer/mover/process.js";
 import { isFrameType } from "../../src/transfer/mover/messages.js";
 import { VolumeReceiver } from "../../src/transfer/volume/receiver.js";
 import { VolumeSender } from "../../src/transfer/volume/sender.js";
+import { sharedMappings, writesUnderWay } from "../../src/transfer/volume/touched.js";
 
 const isRoot = process.getuid?.() === 0;
 const skip = isRoot ? false : "needs root: owners, devices and attributes";
@@ -48,12 +50,16 @@ before(async () => {
 });
 after(() => rmSync(root, { recursive: true, force: true }));
 
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n$/;
+
 interface Rig {
   from: string;
   to: string;
   sender: VolumeSender;
   receiver: VolumeReceiver;
   logs: { message: string; fields: object | undefined }[];
+  /** What the destination calls its boot, instead of what it is. */
+  boot?: string;
   cut(): void;
   close(): Promise<void>;
 }
@@ -99,9 +105,9 @@ async function rig(name: string, to?: string): Promise<Rig> {
     });
     session = fresh;
     fresh.onFrame(({ type, meta, payload }) => {
-      if (type === "volume-data" || type === "volume-exit")
-        return sender.received(type, parseMeta(type, meta), payload);
-      return undefined;
+      if (type !== "volume-data" && type !== "volume-exit") return undefined;
+      const said = made.boot !== undefined && UUID.test(payload.toString()) ? Buffer.from(made.boot) : payload;
+      return sender.received(type, parseMeta(type, meta), said);
     });
     fresh.onClose(() => sender.detach(fresh));
     sender.attach(fresh);
@@ -114,7 +120,7 @@ async function rig(name: string, to?: string): Promise<Rig> {
     onChange: () => undefined,
     log: (message, fields) => logs.push({ message, fields }),
   });
-  return {
+  const made: Rig = {
     from,
     to: target,
     sender,
@@ -128,6 +134,7 @@ async function rig(name: string, to?: string): Promise<Rig> {
       await listener.close();
     },
   };
+  return made;
 }
 
 const ATTRIBUTES = `
@@ -326,3 +333,230 @@ test("files that come and go while the workload runs do not fail a pass", { skip
   assert.equal(describe(r.to), describe(r.from));
   await r.close();
 });
+
+/** A task that stands still: no call of it is under way. */
+async function stop(child: ChildProcess): Promise<void> {
+  child.kill("SIGSTOP");
+  while (!/\) T /.test(readFileSync(`/proc/${child.pid}/stat`, "latin1"))) await sleep(1);
+}
+
+/** What the log says of the final pass. */
+function saysOf(r: Rig, expected: object): void {
+  const { fields } = r.logs.findLast(({ message }) => message === "volume: final pass") ?? {};
+  assert.deepEqual({ ...fields, ...expected }, fields);
+}
+
+test("nothing changed: the final pass starts nothing and sends nothing", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("still");
+  fill(r.from);
+  writeFileSync(join(r.from, "big"), Buffer.alloc(20_000_000, 7));
+  await r.sender.presync([process.pid]);
+  await sleep(3200);
+  await r.sender.presync([process.pid]);
+  await sleep(200);
+  const before = r.sender.bytesSent;
+  await r.sender.finalSync([process.pid]);
+  saysOf(r, { inPlace: 0, anew: 0, tree: false });
+  assert.equal(r.sender.bytesSent, before);
+  assert.equal(describe(r.to), describe(r.from));
+  await r.close();
+});
+
+test("each pass compares only what changed since the one before", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("onward");
+  for (const name of ["first", "second", "third"]) writeFileSync(join(r.from, name), Buffer.alloc(9_000_000, name));
+  await sleep(3200);
+  await r.sender.presync([process.pid]);
+  const change = (name: string): void => {
+    const { atime, mtime } = statSync(join(r.from, name));
+    writeFileSync(join(r.from, name), "x", { flag: "r+" });
+    utimesSync(join(r.from, name), atime, mtime);
+  };
+  change("first");
+  await r.sender.presync([process.pid]);
+  assert.equal(r.sender.last.comparedBytes, 9_000_000);
+  await sleep(3200);
+  await r.sender.presync([process.pid]);
+  change("second");
+  await r.sender.presync([process.pid]);
+  assert.equal(r.sender.last.comparedBytes, 9_000_000, "the first is done with");
+  await sleep(3200);
+  await r.sender.presync([process.pid]);
+  change("third");
+  const before = r.sender.bytesSent;
+  const { ino } = statSync(join(r.to, "third"));
+  await r.sender.finalSync([process.pid]);
+  saysOf(r, { inPlace: 1, anew: 0, tree: false, bytes: 9_000_000 });
+  assert.ok(r.sender.bytesSent - before < 200_000, "one block, not the file");
+  assert.equal(statSync(join(r.to, "third")).ino, ino, "in place");
+  assert.equal(describe(r.to), describe(r.from));
+  await r.close();
+});
+
+test("holes that come and go stay holes, in place as well", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("holes");
+  const names = ["a", "b", "c"].map((name) => join(r.from, name));
+  for (const name of names) {
+    writeFileSync(name, Buffer.alloc(20 << 20, 5));
+    truncateSync(name, 200 << 20);
+  }
+  await r.sender.presync([]);
+  const [a = "", b = "", c = ""] = names;
+  execFileSync("fallocate", ["--punch-hole", "--offset", String(4 << 20), "--length", String(10 << 20), a]);
+  execFileSync("fallocate", ["--zero-range", "--offset", String(1 << 20), "--length", String(3 << 20), b]);
+  execFileSync("dd", ["if=/dev/urandom", `of=${c}`, "bs=1M", "count=1", "seek=150", "conv=notrunc"], {
+    stdio: "ignore",
+  });
+  await r.sender.finalSync([]);
+  assert.equal(describe(r.to), describe(r.from));
+  for (const name of ["a", "b", "c"]) {
+    const [there, here] = [statSync(join(r.to, name)).blocks, statSync(join(r.from, name)).blocks];
+    assert.ok(there <= here + 64, `${name}: ${there} blocks, ${here} at the source`);
+  }
+  await r.close();
+});
+
+test("names that are no longer one file are no longer one file there", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("separated");
+  const at = (name: string): string => join(r.from, name);
+  for (const [a, b, size] of [
+    ["small", "sub/small", 1000],
+    ["large", "sub/large", 10_000_000],
+    ["same", "sub/same", 1000],
+  ] as const) {
+    mkdirSync(at("sub"), { recursive: true });
+    writeFileSync(at(a), Buffer.alloc(size, 1));
+    linkSync(at(a), at(b));
+  }
+  await sleep(3200);
+  await r.sender.presync([]);
+  assert.equal(describe(r.to), describe(r.from));
+  for (const name of ["small", "large", "same"]) {
+    // the same size and time, mostly another content
+    execFileSync("cp", ["-p", at(name), at("copy")]);
+    const { atime, mtime } = statSync(at(name));
+    if (name !== "same") writeFileSync(at("copy"), "2", { flag: "r+" });
+    utimesSync(at("copy"), atime, mtime);
+    renameSync(at("copy"), at(`sub/${name}`));
+  }
+  await r.sender.finalSync([]);
+  assert.equal(describe(r.to), describe(r.from));
+  await r.close();
+});
+
+test(
+  "a renamed directory takes its files along, though none of them has changed",
+  { skip, timeout: 60_000 },
+  async () => {
+    const r = await rig("renamed");
+    for (const dir of ["one", "two"]) {
+      mkdirSync(join(r.from, dir, "deep"), { recursive: true });
+      writeFileSync(join(r.from, dir, "deep/file"), dir);
+      utimesSync(join(r.from, dir, "deep/file"), 1_000_000, 1_000_000);
+    }
+    await sleep(3200);
+    await r.sender.presync([]);
+    renameSync(join(r.from, "one"), join(r.from, "three"));
+    renameSync(join(r.from, "two"), join(r.from, "one"));
+    renameSync(join(r.from, "three"), join(r.from, "two"));
+    await r.sender.finalSync([]);
+    assert.equal(describe(r.to), describe(r.from));
+    await r.close();
+  },
+);
+
+test("a pass that is cut ends soon, and what it left is done later", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("cut-short");
+  for (let i = 0; i < 30; i += 1) writeFileSync(join(r.from, `f${i}`), Buffer.alloc(8_000_000, i));
+  const done = r.sender.presync([]);
+  while (r.receiver.bytesReceived < 1_000_000) await sleep(1);
+  r.sender.cut();
+  await done;
+  assert.equal(r.sender.passes, 0);
+  await r.sender.finalSync([]);
+  assert.equal(describe(r.to), describe(r.from));
+  await r.close();
+});
+
+test("what was left of an older copy is not trusted", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("leftover");
+  mkdirSync(r.to, { recursive: true });
+  writeFileSync(join(r.from, "file"), "new");
+  writeFileSync(join(r.to, "file"), "old");
+  for (const dir of [r.from, r.to]) utimesSync(join(dir, "file"), 1_000_000, 1_000_000);
+  await sleep(3200);
+  await r.sender.presync([]);
+  await r.sender.finalSync([]);
+  assert.equal(describe(r.to), describe(r.from));
+  await r.close();
+});
+
+test("a destination that was started anew is not trusted to have what it had", { skip, timeout: 60_000 }, async () => {
+  const r = await rig("boot");
+  writeFileSync(join(r.from, "file"), Buffer.alloc(100_000, 1));
+  await sleep(3200);
+  await r.sender.presync([process.pid]);
+  // What a machine that lost power may have left of it.
+  const { atime, mtime } = statSync(join(r.to, "file"));
+  writeFileSync(join(r.to, "file"), Buffer.alloc(100_000));
+  utimesSync(join(r.to, "file"), atime, mtime);
+  r.boot = "another";
+  r.cut();
+  await r.sender.finalSync([process.pid]);
+  assert.equal(describe(r.to), describe(r.from));
+  await r.close();
+});
+
+test("mappings of children and calls that take long are found", { skip, timeout: 60_000 }, async () => {
+  const dir = join(root, "touched");
+  mkdirSync(dir);
+  writeFileSync(join(dir, "mapped"), Buffer.alloc(4096));
+  execFileSync("mkfifo", [join(dir, "slow")]);
+  const program = [
+    "import mmap,os,sys,time",
+    "if os.fork() == 0:",
+    "  f=open('mapped','r+b'); m=mmap.mmap(f.fileno(),0); time.sleep(100)",
+    "f=os.open('slow',os.O_RDWR); time.sleep(0.3); print('go',flush=True); os.write(f, bytes(1<<20))",
+  ].join("\n");
+  const child = spawn("python3", ["-c", program], { cwd: dir, stdio: ["ignore", "pipe", "inherit"], detached: true });
+  try {
+    await once(child.stdout, "data");
+    await sleep(100);
+    assert.ok(sharedMappings([child.pid ?? 0]).has("mapped"));
+    assert.deepEqual([...(await writesUnderWay([child.pid ?? 0]))], ["slow"]);
+  } finally {
+    process.kill(-(child.pid ?? 0), "SIGKILL");
+  }
+});
+
+const PROGRAM = join(packageRoot(), "test/transfer/volume-writer.py");
+for (const seed of (process.env["FERRY_SEEDS"] ?? "1 2 3 4").split(" ").map(Number)) {
+  test(`nothing that a hostile writer does is missed (${seed})`, { skip, timeout: 120_000 }, async () => {
+    const r = await rig(`hostile-${seed}`);
+    const child = spawn("python3", [PROGRAM, r.from, String(seed)], { stdio: ["ignore", "pipe", "inherit"] });
+    try {
+      await once(child.stdout, "data");
+      let wrote = 0;
+      child.stdout.on("data", (chunk: Buffer) => (wrote += chunk.length));
+      const pids = [child.pid ?? 0];
+      await r.sender.presync(pids);
+      void sleep(60).then(() => r.sender.cut());
+      await r.sender.presync(pids);
+      await sleep(seed % 2 === 0 ? 3300 : 100);
+      await r.sender.presync(pids);
+      if (seed > 2) await r.sender.presync(pids);
+      const before = wrote;
+      await once(child.stdout, "data");
+      assert.ok(wrote > before, "it goes on");
+      await stop(child);
+      await r.sender.finalSync(pids);
+      assert.equal(describe(r.to), describe(r.from));
+    } catch (error) {
+      console.log(JSON.stringify(r.logs));
+      throw error;
+    } finally {
+      child.kill("SIGKILL");
+      await r.close();
+    }
+  });
+}

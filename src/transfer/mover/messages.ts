@@ -10,6 +10,7 @@ import type {
 } from "../../model/mover.js";
 import { TRACKERS } from "../../model/mover.js";
 import { isNodeName, isOperationId, isWorkloadName } from "../../model/names.js";
+import { LOOK_KINDS, PASS_KINDS } from "../volume/rsync.js";
 import { isImageName, MAX_IMAGE_BYTES, MAX_IMAGE_FILES } from "../images/names.js";
 
 /** zod gives `T | undefined` for optional keys, the contracts say "absent": JSON knows no undefined, so both hold. */
@@ -109,7 +110,12 @@ const sourceStatus = z.object({
   side: z.literal("source"),
   pid,
   connected: z.boolean(),
-  volume: z.object({ bytesSent: count, passes: count, finalDone: z.boolean() }),
+  volume: z.object({
+    bytesSent: count,
+    passes: count,
+    finalDone: z.boolean(),
+    last: z.object({ comparedBytes: count, durationMs: duration, sinceMs: duration }),
+  }),
   images: images.extend({ sent: z.boolean() }),
   pages: z.object({ total: count, sent: count, bytesSent: count, allSent: z.boolean(), allAcked: z.boolean() }),
   precopy: precopy.optional(),
@@ -193,7 +199,7 @@ export const FRAMES = {
   missing: z.strictObject({ id: count, runs: z.array(slotRun).max(10_000), received: count }),
   fault: z.strictObject({ slot: count, pages: count }),
   // volume streams, on the bulk session
-  "volume-open": z.strictObject({ stream: count, kind: z.enum(["tree", "content"]), listed: z.boolean() }),
+  "volume-open": z.strictObject({ stream: count, kind: z.enum([...PASS_KINDS, ...LOOK_KINDS]), gentle: z.boolean() }),
   "volume-data": z.strictObject({ stream: count }),
   "volume-eof": z.strictObject({ stream: count }),
   "volume-exit": z.strictObject({

@@ -84,7 +84,7 @@ function status(): SourceMoverStatus {
     side: "source",
     pid: process.pid,
     connected: links.sessions !== undefined,
-    volume: { bytesSent: volume.bytesSent, passes: volume.passes, finalDone: volume.finalDone },
+    volume: { bytesSent: volume.bytesSent, passes: volume.passes, finalDone: volume.finalDone, last: volume.last },
     images,
     pages: {
       total: cargo?.load.set.table.slots ?? 0,
@@ -291,6 +291,7 @@ async function handle(request: SourceMoverRequest): Promise<void> {
       await precopy.sendUnsent();
       return;
     case "cut":
+      volume.cut();
       precopy.cut();
       return;
     case "untrack":

@@ -8,7 +8,7 @@ import type { LinkSession } from "../link/index.js";
 import type { FrameMeta } from "../mover/messages.js";
 import { collectLines, startServer, type RsyncServer } from "./rsync.js";
 
-/** The source opens one pass and arms two at most: more is not Ferry. */
+/** The source opens one pass or look, arms two, and ends one that it cut: many more is not Ferry. */
 const MAX_STREAMS = 8;
 
 export interface VolumeReceiverOptions {
@@ -36,14 +36,14 @@ export class VolumeReceiver {
     this.#session = session;
   }
 
-  open({ stream, kind, listed }: FrameMeta<"volume-open">): void {
+  open({ stream, kind, gentle }: FrameMeta<"volume-open">): void {
     const session = this.#session;
     if (session === undefined) return;
     if (this.#servers.has(stream) || this.#servers.size >= MAX_STREAMS) {
       throw ferryError("E_FRAME", `volume stream ${stream}: in use, or too many`);
     }
     mkdirSync(this.#options.dir, { recursive: true, mode: 0o700 });
-    const server = startServer(kind, listed, this.#options.dir);
+    const server = startServer(kind, gentle, this.#options.dir);
     this.#servers.set(stream, server);
     const lines = collectLines(server.errors);
     server.input.on("error", () => undefined);

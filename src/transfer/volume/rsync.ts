@@ -2,41 +2,54 @@
  * rsync as Ferry runs it: the source runs the client, the destination the server with arguments of its own (what the
  * client would ask for is never looked at). Between them is a link session, see sender.ts and receiver.ts.
  *
- * Two kinds of pass:
- * - `tree`: everything, by rsync's quick check (size and time). Not --inplace: writing in place goes through hard links
- *   that the source has broken meanwhile, and would change another file. A changed file is built beside and renamed.
- * - `content`: some or all files, by checksum, in place. Only ever run after a tree pass of the frozen volume, when both
- *   sides link alike, so that in place is safe; it keeps links and writes only blocks that differ.
+ * Kinds of pass:
+ * - `in-place`: listed files, whatever their size and time say; only blocks that differ are sent and written, into the very
+ *   file. Only for files that have one name on both ends: in place goes through hard links that the source may have broken
+ *   meanwhile, and would change another file. A crash in the middle leaves a broken file; the destination's volume is
+ *   worthless anyway until the hand-over is done, and is flushed before that.
+ * - `anew`: listed files, whatever their size and time say, built beside and renamed, linked as they are at the source.
+ * - `tree`: everything, by rsync's quick check. Names, links, directories, attributes; what the others brought is left alone.
+ *
+ * And looks at the destination, without a client: `links` lists files with several names, `files` says whether there is any
+ * file, `boot` since when the machine runs: what was not flushed before is gone.
  */
 import { spawn, type ChildProcess } from "node:child_process";
+import { setPriority } from "node:os";
 import type { Duplex, Readable, Writable } from "node:stream";
 import { SYSTEM_PATH } from "../../host/exec.js";
 import { ferryError, type FerryError } from "../../model/failure.js";
 
-export type PassKind = "tree" | "content";
+export const PASS_KINDS = ["in-place", "anew", "tree"] as const;
+export type PassKind = (typeof PASS_KINDS)[number];
+export const LOOK_KINDS = ["links", "files", "boot"] as const;
+export type LookKind = (typeof LOOK_KINDS)[number];
+
+/** Beside a workload that runs, and rounds of its memory. */
+const NICENESS = 10;
 
 /**
  * Archive, hard links, ACLs, extended attributes, sparse, one file system; owners by number: names differ by node.
  * `--modify-window=-1` is not a luxury: without it rsync compares times by whole seconds.
  */
-const COMMON = ["-aHAXSx", "--numeric-ids", "--modify-window=-1"] as const;
+const COMMON = ["-aAXSx", "--numeric-ids", "--modify-window=-1"] as const;
+const LISTED = ["--ignore-times", "--force", "--from0", "--files-from=-"] as const;
 const CLIENT: Record<PassKind, readonly string[]> = {
-  tree: [...COMMON, "--delete"],
-  content: [...COMMON, "--checksum", "--inplace"],
+  "in-place": [...COMMON, ...LISTED, "--inplace", "--no-whole-file"],
+  anew: [...COMMON, "-H", ...LISTED],
+  tree: [...COMMON, "-H", "--delete"],
 };
 /** Letters after `e.` are what rsync 3.2 and later can do (its options.c); both ends are of that age. */
 const SERVER: Record<PassKind, readonly string[]> = {
-  tree: ["--server", "-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", "--modify-window=-1"],
-  content: ["--server", "-lHogDtpAXrcxSe.iLsfxCIvu", "--numeric-ids", "--inplace", "--modify-window=-1"],
+  "in-place": ["-logDtpAXIRxSe.LsfxCIvu", "--force", "--numeric-ids", "--modify-window=-1", "--inplace", "--no-W"],
+  anew: ["-lHogDtpAXIRxSe.LsfxCIvu", "--force", "--numeric-ids", "--modify-window=-1"],
+  tree: ["-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", "--modify-window=-1"],
 };
-/** With a list of files rsync does not recurse by itself (R, relative names; no r). */
-const SERVER_LISTED = [
-  "--server",
-  "-lHogDtpAXcRxSe.iLsfxCIvu",
-  "--numeric-ids",
-  "--inplace",
-  "--modify-window=-1",
-] as const;
+const LOOK: Record<LookKind, (dir: string) => [string, ...string[]]> = {
+  links: (dir) => ["find", dir, "-xdev", "-type", "f", "-links", "+1", "-printf", String.raw`%P\0`],
+  files: (dir) => ["find", dir, "-xdev", "-type", "f", "-printf", "1", "-quit"],
+  boot: () => ["cat", "/proc/sys/kernel/random/boot_id"],
+};
+const isLook = (kind: PassKind | LookKind): kind is LookKind => Object.hasOwn(LOOK, kind);
 
 /**
  * rsync starts this instead of ssh: descriptor 3 is the mover's socket, which becomes the far end. The words that rsync
@@ -57,25 +70,30 @@ export interface RsyncClient {
 }
 
 /** Starts the client for `dir`. It waits for the server's first bytes before it looks at any file. */
-export function startClient(kind: PassKind, listed: boolean, dir: string): RsyncClient {
-  const args = [
-    ...CLIENT[kind],
-    ...(listed ? ["--from0", "--files-from=-"] : []),
-    `--rsh=${BRIDGE}`,
-    `${dir}/`,
-    "destination:volume/",
-  ];
+export function startClient(kind: PassKind, gentle: boolean, dir: string): RsyncClient {
+  const args = [...CLIENT[kind], `--rsh=${BRIDGE}`, `${dir}/`, "destination:volume/"];
   const child = spawn("rsync", args, {
     cwd: "/",
     env: ENV,
-    stdio: [listed ? "pipe" : "ignore", "ignore", "pipe", "pipe"],
+    stdio: [kind === "tree" ? "ignore" : "pipe", "ignore", "pipe", "pipe"],
   });
+  if (gentle) beGentle(child);
   return {
     child,
     wire: child.stdio[3] as Duplex,
     list: child.stdin ?? undefined,
     errors: child.stderr as Readable,
   };
+}
+
+/** Lets others go first. */
+export function beGentle({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
+  try {
+    setPriority(pid, NICENESS);
+  } catch {
+    // it has ended
+  }
 }
 
 export interface RsyncServer {
@@ -85,10 +103,13 @@ export interface RsyncServer {
   errors: Readable;
 }
 
-/** Starts the server that writes into `dir`. */
-export function startServer(kind: PassKind, listed: boolean, dir: string): RsyncServer {
-  const args = [...(listed ? SERVER_LISTED : SERVER[kind]), ".", `${dir}/`];
-  const child = spawn("rsync", args, { cwd: "/", env: ENV, stdio: ["pipe", "pipe", "pipe"] });
+/** Starts the server that writes into `dir`, or looks at it. */
+export function startServer(kind: PassKind | LookKind, gentle: boolean, dir: string): RsyncServer {
+  const [program, ...args] = isLook(kind)
+    ? LOOK[kind](dir)
+    : ["rsync" as const, "--server", ...SERVER[kind], ".", `${dir}/`];
+  const child = spawn(program, args, { cwd: "/", env: ENV, stdio: ["pipe", "pipe", "pipe"] });
+  if (gentle) beGentle(child);
   return { child, input: child.stdin, output: child.stdout, errors: child.stderr };
 }
 
@@ -102,25 +123,33 @@ export interface PassEnd {
   serverLines: string[];
 }
 
-const HARMLESS_WHILE_RUNNING = /vanished|failed verification|file has changed|file changed while/i;
+/** What the source's files did meanwhile: whatever it was, it moved a change time. The destination's errors may be of any kind. */
+const HARMLESS_WHILE_RUNNING =
+  /vanished|failed verification|file has changed|file changed while|\[sender\].*(No such file|Not a directory|Is a directory|Too many levels)/i;
+const KEPT_LINES = 40;
 const FULL = /No space left on device|Disk quota exceeded/;
 
-/** Is this end good enough? `running`: files may come and go, the final pass will be exact. */
-export function passOk(end: PassEnd, running: boolean): boolean {
-  if (end.exitCode === 0) return true;
-  if (!running) return false;
-  // 24: files vanished. 23: "some files were not transferred", which the same race also makes.
-  if (end.exitCode === 24) return true;
-  const words = end.lines.filter((line) => !line.startsWith("rsync error: some files"));
-  return end.exitCode === 23 && words.length > 0 && words.every((line) => HARMLESS_WHILE_RUNNING.test(line));
+/**
+ * done: everything that did not change meanwhile is there. partial: not everything, and it may have been a race with the
+ * workload; the next pass has to do the same again. `running`: files may come and go; the final pass is exact.
+ */
+export function passResult(end: PassEnd, running: boolean): "done" | "partial" | "failed" {
+  if (end.exitCode === 0) return "done";
+  // 24: files vanished. 23: "some files were not transferred".
+  if (!running || (end.exitCode !== 23 && end.exitCode !== 24)) return "failed";
+  const words = end.lines.filter((line) => !/^rsync (error|warning): some files/.test(line));
+  if ([...words, ...end.serverLines].some((line) => FULL.test(line))) return "failed";
+  // With as many lines as are kept, others may have been among those that were not.
+  const told = end.lines.length < KEPT_LINES && (words.length > 0 || end.exitCode === 24);
+  return told && words.every((line) => HARMLESS_WHILE_RUNNING.test(line)) ? "done" : "partial";
 }
 
 /** A pass that failed, as a failure: E_NO_SPACE with the destination's words, else E_VOLUME. */
-export function passFailure(end: PassEnd, phase: string): FerryError {
+export function passFailure(end: PassEnd, kind: PassKind, phase: string): FerryError {
   const lines = [...new Set([...end.lines, ...end.serverLines])].slice(-12);
   const ended = end.signal === null ? `exit code ${end.exitCode}` : `killed by ${end.signal}`;
   const evidence = {
-    command: ["rsync", ...CLIENT.tree],
+    command: ["rsync", ...CLIENT[kind]],
     ...(end.exitCode === null ? {} : { exitCode: end.exitCode }),
     ...(end.signal === null ? {} : { signal: end.signal }),
     lines,
@@ -142,7 +171,7 @@ export function passFailure(end: PassEnd, phase: string): FerryError {
 }
 
 /** Collects the last lines of a stream, bounded. */
-export function collectLines(stream: Readable, keep = 40): string[] {
+export function collectLines(stream: Readable, keep = KEPT_LINES): string[] {
   const lines: string[] = [];
   let rest = "";
   stream.setEncoding("utf8");

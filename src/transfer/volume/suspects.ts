@@ -1,91 +1,155 @@
 /**
- * Which files of a volume rsync's quick check (size and time) can't be trusted with.
+ * What may differ on the destination since the last whole pass, whatever rsync's quick check (size and time) says of it.
  *
- * - A store through a shared mapping changes the time of the file only at the first write fault after the page was
- *   cleaned: a file that was mapped shared while an earlier pass read it may have changed since without a trace.
- * - Two writes within one tick of the clock leave one time; programs set times back (tar, cp -p, touch).
+ * The change time (ctime) of an inode can't be set by any program, and every change of content, attributes, names or links
+ * moves it, with three exceptions:
+ * - A store through a shared mapping changes it only at the first write fault after the page was cleaned: a file that was
+ *   mapped shared when the last pass began may change without a trace (a mapping made later starts with a fault).
+ * - A write call moves it before it copies, and may go on copying long after: files with a call under way are looked for.
+ * - A renamed directory takes everything below it along. The ctime of the directory and of the one that it lies in do change:
+ *   everything below such a directory is suspect.
  *
- * So the final pass compares by content: files whose change time (ctime, which no program can set) is not older than
- * the first pass, and files with the name of any shared mapping that was seen at any pass. Names are matched by their
- * last part only, anywhere in the volume: a task's view of paths (its mounts, its overlay) is not the node's.
+ * So when nothing is suspect, nothing has changed. File systems that are not known to behave like that are not trusted.
  */
-import { execFile } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { basename } from "node:path";
-import { promisify } from "node:util";
-import { SYSTEM_PATH } from "../../host/exec.js";
-import { parseMaps } from "../../host/procfs.js";
-import { toFailure, ferryError } from "../../model/failure.js";
+import { statfsSync } from "node:fs";
+import { sharedMappings, writesUnderWay } from "./touched.js";
+import { Walk, walkKey, type Entry, type Where } from "./walk.js";
 
-/** Clock ticks, time stamps of another clock domain: files changed this long before the first pass count as changed. */
-const MARGIN_MS = 2000;
+/** Clock ticks, and writes that do not sleep: a call copies at most 2 GiB. Changed this long before counts as changed. */
+const MARGIN_MS = 3000;
 /** The wall clock may not have moved against the monotonic one by more than this, else change times say nothing. */
 const MAX_CLOCK_STEP_MS = 1000;
 /** With more names than this all files are compared: a longer command line would not be faster. */
 const MAX_NAMES = 500;
-const MAX_LIST_BYTES = 256 * 1024 * 1024;
+/** ext2 to ext4, xfs, btrfs, f2fs, bcachefs: a store to a clean page faults, and stamps the file. tmpfs: not always. */
+const STAMPS: ReadonlySet<number> = new Set([0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0xca451a4e]);
 
-/** Last parts of the paths of files that `pids` have mapped shared. Tasks that are gone are skipped. */
-export function sharedMappings(pids: readonly number[]): string[] {
-  const names = new Set<string>();
-  for (const pid of pids) {
-    let text: string;
-    try {
-      text = readFileSync(`/proc/${pid}/maps`, "utf8");
-    } catch {
-      continue;
-    }
-    for (const entry of parseMaps(text)) {
-      if (!entry.perms.endsWith("s") || !entry.path.startsWith("/")) continue;
-      names.add(basename(entry.path));
-      // A deleted file that has another name, or a file that is really called so.
-      names.add(basename(entry.path.replace(/ \(deleted\)$/, "")));
-    }
-  }
-  return [...names];
+/** When a pass began, and what was being touched then. */
+export interface Mark {
+  wallMs: number;
+  monotonicMs: number;
+  /** Undefined: not known. */
+  names: ReadonlySet<string> | undefined;
 }
 
-/** What the passes so far leave to be compared by content. */
+export interface Changes {
+  files: Entry[];
+  /** Has anything else than the content or attributes of files changed: names, directories, links? */
+  structure: boolean;
+  /** Why all files must be compared; undefined: only what has changed. */
+  everything: string | undefined;
+  /** Since the last whole pass began, in milliseconds; 0: there was none. */
+  sinceMs: number;
+}
+
 export class Suspects {
-  #since: { wallMs: number; monotonicMs: number } | undefined;
-  #everything = false;
-  readonly #names = new Set<string>();
+  readonly #dir: string;
+  #last: Mark | undefined;
+  #armed: Walk | undefined;
 
-  /** Call before each pass. Without `pids` nothing is known of mappings: everything is suspect. */
-  passStarts(pids: readonly number[] | undefined): void {
-    this.#since ??= { wallMs: Date.now(), monotonicMs: performance.now() };
-    if (pids === undefined) this.#everything = true;
-    else for (const name of sharedMappings(pids)) this.#names.add(name);
+  constructor(dir: string) {
+    this.#dir = dir;
   }
 
-  /** Why all files must be compared, or undefined when a list will do. */
-  everything(): string | undefined {
-    const since = this.#since;
-    if (since === undefined) return "no earlier pass is known to this mover";
-    if (this.#everything) return "the tasks' mappings are not known";
-    if (this.#names.size > MAX_NAMES) return `${this.#names.size} files are mapped shared`;
-    const step = Math.abs(Date.now() - since.wallMs - (performance.now() - since.monotonicMs));
-    return step > MAX_CLOCK_STEP_MS ? `the clock was set by ${Math.round(step)} ms` : undefined;
+  /** Has there been a whole pass? */
+  get known(): boolean {
+    return this.#last !== undefined;
   }
 
-  /** Paths relative to `dir`, each ended by a zero byte; empty: nothing to compare. Throws E_VOLUME. */
-  async list(dir: string): Promise<Buffer> {
-    const sinceMs = (this.#since?.wallMs ?? 0) - MARGIN_MS;
-    const named = [...this.#names].flatMap((name) => ["-o", "-name", name.replaceAll(/[\\*?[\]]/g, String.raw`\$&`)]);
-    const args = [dir, "-xdev", "-type", "f", "(", "-newerct", `@${(sinceMs / 1000).toFixed(3)}`, ...named, ")"];
-    try {
-      const { stdout } = await promisify(execFile)("find", [...args, "-printf", String.raw`%P\0`], {
-        encoding: "buffer",
-        maxBuffer: MAX_LIST_BYTES,
-        env: { PATH: SYSTEM_PATH, LC_ALL: "C" },
-      });
-      return stdout;
-    } catch (error) {
-      throw ferryError("E_VOLUME", "the volume's changed files could not be listed", {
-        side: "source",
-        phase: "transfer",
-        evidence: { command: ["find", ...args], lines: [toFailure(error).message.slice(0, 500)] },
-      });
+  /** To be called before anything of a pass. `frozen`: no call can be under way. */
+  async mark(pids: readonly number[] | undefined, frozen: boolean): Promise<Mark> {
+    const mark = { wallMs: Date.now(), monotonicMs: performance.now() };
+    if (pids === undefined) return { ...mark, names: undefined };
+    const mapped = sharedMappings(pids);
+    return { ...mark, names: frozen ? mapped : union(mapped, await writesUnderWay(pids)) };
+  }
+
+  /** Everything that was suspect at `mark` is on the destination as it was then, or as it was later. */
+  completed(mark: Mark): void {
+    this.#last = mark;
+  }
+
+  /** The destination may have lost what it had. */
+  forget(): void {
+    this.#last = undefined;
+    this.disarm();
+  }
+
+  /** Starts the walk of the next pass, which then waits. */
+  arm(): void {
+    this.disarm();
+    const last = this.#last;
+    if (last?.names === undefined || this.#why(last) !== undefined) return;
+    this.#armed = new Walk(this.#dir, this.#where(last, last.names), { armed: true, gentle: false });
+  }
+
+  disarm(): void {
+    this.#armed?.end();
+    this.#armed = undefined;
+  }
+
+  /** What has changed since the last completed pass. Throws E_VOLUME. */
+  async changes(mark: Mark, gentle: boolean): Promise<Changes> {
+    const everything = this.#why(mark);
+    const last = this.#last;
+    const sinceMs = last === undefined ? 0 : mark.monotonicMs - last.monotonicMs;
+    const names = union(last?.names ?? [], mark.names ?? []);
+    const where = everything === undefined && last !== undefined ? this.#where(last, names) : undefined;
+    const found = await this.#walk(where, gentle);
+    const files = found.filter(({ kind }) => kind === "f");
+    if (where === undefined) return { files, structure: true, everything: everything ?? "", sinceMs };
+    const structure = files.length < found.length;
+    const moved = movedDirs(found);
+    // A file by name has other names; a group of links is compared as a whole.
+    const listed = new Map<string, number>();
+    for (const { inode } of files) listed.set(inode, (listed.get(inode) ?? 0) + 1);
+    const linked = new Set(files.filter((f) => (listed.get(f.inode) ?? 0) < f.links).map(({ inode }) => inode));
+    if (moved.size === 0 && linked.size === 0) return { files, structure, everything, sinceMs };
+    const all = (await this.#walk(undefined, gentle)).filter(({ kind }) => kind === "f");
+    const below = new Set(all.filter(({ path }) => isBelow(path, moved)).map(({ inode }) => inode));
+    return {
+      files: all.filter(({ inode }) => listed.has(inode) || linked.has(inode) || below.has(inode)),
+      structure,
+      everything,
+      sinceMs,
+    };
+  }
+
+  #where(last: Mark, names: ReadonlySet<string>): Where {
+    return { changedAfterMs: last.wallMs - MARGIN_MS, names: [...names].toSorted() };
+  }
+
+  async #walk(where: Where | undefined, gentle: boolean): Promise<Entry[]> {
+    const armed = this.#armed;
+    if (armed?.alive === true && armed.key === walkKey(where)) {
+      this.#armed = undefined;
+      return armed.entries();
     }
+    return new Walk(this.#dir, where, { armed: false, gentle }).entries();
   }
+
+  #why(mark: Mark): string | undefined {
+    const last = this.#last;
+    if (last === undefined) return "no earlier pass is known to this mover";
+    if (mark.names === undefined || last.names === undefined) return "the tasks' mappings are not known";
+    const count = union(mark.names, last.names).size;
+    if (count > MAX_NAMES) return `${count} files are mapped shared`;
+    const step = Math.abs(mark.wallMs - last.wallMs - (mark.monotonicMs - last.monotonicMs));
+    if (step > MAX_CLOCK_STEP_MS) return `the clock was set by ${Math.round(step)} ms`;
+    return STAMPS.has(statfsSync(this.#dir).type) ? undefined : "its file system does not stamp every store";
+  }
+}
+
+const union = (a: Iterable<string>, b: Iterable<string>): Set<string> => new Set([...a, ...b]);
+const parent = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf("/")));
+
+/** Directories that may have been renamed: they have changed, and so has the one that they lie in. */
+function movedDirs(found: readonly Entry[]): Set<string> {
+  const changed = new Set(found.filter(({ kind }) => kind === "d").map(({ path }) => path));
+  return new Set([...changed].filter((path) => path !== "" && changed.has(parent(path))));
+}
+
+function isBelow(path: string, dirs: ReadonlySet<string>): boolean {
+  for (let at = parent(path); at !== ""; at = parent(at)) if (dirs.has(at)) return true;
+  return false;
 }
