@@ -29,7 +29,12 @@ const status = ({
   side: "source",
   pid,
   connected: true,
-  volume: { bytesSent: volume, passes: 1, finalDone: true },
+  volume: {
+    bytesSent: volume,
+    passes: 1,
+    finalDone: true,
+    last: { comparedBytes: 0, durationMs: 0, sinceMs: 0 },
+  },
   images: { sent: images, bytes: images ? MB : 0 },
   pages: { total: more.total ?? 0, sent: more.sent ?? 0, bytesSent: bytes, allSent: acked, allAcked: acked },
   ...(more.precopy === undefined

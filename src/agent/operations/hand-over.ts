@@ -164,19 +164,25 @@ export class HandOver extends SourceSide {
     await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
     if (this.options.local === true) return;
     await this.enter("presync");
-    await this.mover.request({ verb: "presync", pids: await this.hostPids() }, signal);
+    await this.volume.first(signal);
     await this.flushShared();
   }
 
-  /** Memory in rounds, while it runs; then, in every mode, until a person lets it freeze. */
+  /** Memory in rounds, while it runs; then, in every mode, until a person lets it freeze. The volume follows beside. */
   private async rounds(signal: AbortSignal): Promise<void> {
-    const { steering } = this;
-    if (hasRounds(this.input.options.mode)) {
-      await this.enter("precopy");
-      this.precopy = await this.makeRounds();
-      await this.precopy.run(signal);
+    const { steering, volume } = this;
+    volume.follow(signal);
+    try {
+      if (hasRounds(this.input.options.mode)) {
+        await this.enter("precopy");
+        this.precopy = await this.makeRounds();
+        await this.precopy.run(signal);
+      }
+      await steering.clear(signal, true);
+      if (await volume.finish(signal)) await this.precopy?.again(signal);
+    } finally {
+      volume.stop();
     }
-    await steering.clear(signal, true);
     // Told before the freeze, and again on every new connection: it decides what PREPARED needs.
     void steering.course
       .wait((c) => c.resumeFirst, { signal })

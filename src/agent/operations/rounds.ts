@@ -120,6 +120,12 @@ export class Rounds {
     this.time.at = now;
   }
 
+  /** One more round, when it is decided: something else took its time since. */
+  async again(signal: AbortSignal): Promise<void> {
+    await this.look(signal);
+    await this.send(signal, (c) => c.now);
+  }
+
   /** The tree stands still, criu dumps it: what has changed since the last round goes at the same time. */
   async last(pids: Promise<Record<string, number>>, signal: AbortSignal): Promise<void> {
     await this.look(signal, await pids);

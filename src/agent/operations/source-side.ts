@@ -25,6 +25,12 @@ import { flushShared } from "../shared-volumes.js";
 import { Rounds } from "./rounds.js";
 import { Steering } from "./steering.js";
 import { Traffic } from "./traffic.js";
+import { VolumeFollower } from "./volume-follower.js";
+
+/** The last pass of the volume begins at most so long after the one before it, with what that one leaves open. */
+const LAST_PASS_COVERS_MS = 6000;
+/** In this time before the rounds are expected to end, nothing else is begun. */
+const NEARLY_DONE_MS = 1500;
 
 export interface HandOverOptions {
   /** Restore here, on the node itself: criu was lost in the hold (design section 4.6). Images are there already. */
@@ -47,6 +53,7 @@ export abstract class SourceSide {
   protected readonly control: ControlDialer;
   protected readonly undo = new AbortController();
   protected readonly steering: Steering;
+  protected readonly volume: VolumeFollower;
   protected precopy: Rounds | undefined;
   /** Of the tree, as it was before the freeze. */
   protected size = { memoryBytes: 0, processes: 0 };
@@ -90,6 +97,13 @@ export abstract class SourceSide {
       () => ({ verb: "limit", bandwidthBytesPerSec: this.steering.course.value.bandwidthBytesPerSec ?? null }),
     );
     this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
+    this.volume = new VolumeFollower({
+      course: this.steering.course,
+      pass: async () => this.mover.request({ verb: "presync", pids: await this.hostPids() }),
+      cut: () => this.mover.request({ verb: "cut" }),
+      busy: () => !this.steering.held && (this.precopy?.progress()?.etaMs ?? Infinity) < NEARLY_DONE_MS,
+      failed: (error) => this.undo.abort(error),
+    });
   }
 
   protected get holdState(): HoldState | undefined {
@@ -159,10 +173,21 @@ export abstract class SourceSide {
       request: (request) => this.mover.request(request),
       pids: () => runtime.pids(this.name),
       throttle: (percent) => runtime.throttle(this.incarnation, percent),
-      fixedMs: () => costs.fixedMs(this.workload, this.size.memoryBytes, this.size.processes),
+      fixedMs: () => {
+        const fixedMs = costs.fixedMs(this.workload, this.size.memoryBytes, this.size.processes);
+        return fixedMs + this.volumeMs(fixedMs);
+      },
       frozenBytes: this.frozenBytes,
       log: (message, fields) => this.log("info", message, fields),
     });
+  }
+
+  /** What the last pass of the volume adds to the blackout: it goes beside criu's dump, what is longer counts. */
+  private volumeMs(fixedMs: number): number {
+    const last = this.mover.status?.volume.last;
+    if (last === undefined || last.sinceMs === 0) return 0;
+    const expected = last.durationMs * Math.min(1, LAST_PASS_COVERS_MS / last.sinceMs);
+    return Math.max(0, expected - fixedMs / 2);
   }
 
   /** Best effort: without it peers send again what they send in the blackout. */
@@ -197,11 +222,15 @@ export abstract class SourceSide {
     const last = rounds.rounds.at(-1);
     const pages = this.steering.course.value.resumeFirst ? 0 : (last?.sentBytes ?? 0);
     const copyMs = bandwidth === undefined ? 0 : ((pages + this.frozenBytes) * 1000) / bandwidth;
-    this.context.costs.learn(
+    const { costs } = this.context;
+    const fixedMs = costs.fixedMs(this.workload, this.size.memoryBytes, this.size.processes);
+    costs.learn(
       { workload: this.workload, peer: this.peer },
       {
         // A person's break in the blackout, or another node's clock, is no experience.
-        ...(blackoutMs > 0 && blackoutMs < 30_000 ? { fixedMs: Math.max(1, blackoutMs - copyMs) } : {}),
+        ...(blackoutMs > 0 && blackoutMs < 30_000
+          ? { fixedMs: Math.max(1, blackoutMs - copyMs - this.volumeMs(fixedMs)) }
+          : {}),
         ...(bandwidth === undefined || this.input.options.bandwidthBytesPerSec !== undefined
           ? {}
           : { bandwidthBytesPerSec: bandwidth }),
