@@ -139,6 +139,7 @@ export const sourceFactsSchema = z.looseObject({
   spec: specSchema,
   memoryBytes: z.number(),
   volumeBytes: z.number(),
+  volumeAtMost: z.boolean().optional(),
   processes: count,
   threads: count,
   cpuFlags: z.array(z.string()),

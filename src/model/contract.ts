@@ -79,6 +79,8 @@ export interface SourceFacts {
   spec: WorkloadSpec;
   memoryBytes: number;
   volumeBytes: number;
+  /** The volume could not be counted in time: `volumeBytes` is what its file system has in use. */
+  volumeAtMost?: boolean;
   processes: number;
   threads: number;
   cpuFlags: string[];

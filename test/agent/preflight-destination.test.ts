@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -14,8 +14,10 @@ import {
   checkCompatible,
   checkFiles,
   checkRoom,
+  readRoom,
   type DestinationContext,
 } from "../../src/agent/preflight/destination.js";
+import { volumeSize } from "../../src/agent/preflight/source.js";
 import { compareVersions } from "../../src/agent/preflight/engine.js";
 import { checkEpoch } from "../../src/agent/preflight/epoch.js";
 import { checkBridge, judgeReplies, parseArping, parseLinks, sameNetwork } from "../../src/agent/preflight/network.js";
@@ -28,6 +30,7 @@ import type { Finding } from "../../src/model/plan.js";
 import { said, spec } from "./preflight-support.js";
 
 const GIB = 2 ** 30;
+const MIB = 2 ** 20;
 const node = (name: string, more: Partial<NodeFacts> = {}): NodeFacts => ({
   node: name,
   version: "0.1.0",
@@ -301,3 +304,48 @@ test("on a node: a stranger with the address blocks, the workload itself does no
     rmSync(dir, { recursive: true });
   }
 });
+
+test(
+  "a volume that could not be counted in time fits only where all of its file system would",
+  { skip: process.getuid?.() === 0 ? false : "needs root: mounts" },
+  async () => {
+    const dir = mkdtempSync(join(tmpdir(), "ferry-room-"));
+    const [from, to] = [join(dir, "from"), join(dir, "to")];
+    const mount = (size: string, at: string): Buffer =>
+      execFileSync("mount", ["-t", "tmpfs", "-o", `size=${size}`, "tmpfs", at]);
+    try {
+      for (const at of [from, to]) mkdirSync(at);
+      mount("300m", from);
+      mount("100m", to);
+      const room = await readRoom({ node: node("node-b"), stateDir: to, runDir: "/dev/shm" });
+      const judge = (size: { bytes: number; atMost: boolean }): Finding[] =>
+        checkRoom(
+          { ...room, runAvailableBytes: GIB, memoryAvailableBytes: GIB },
+          facts({ volumeBytes: size.bytes, ...(size.atMost ? { volumeAtMost: true } : {}) }),
+          "node-b",
+        );
+      mkdirSync(join(from, "volume"));
+      writeFileSync(join(from, "volume/file"), Buffer.alloc(20 * MIB));
+      writeFileSync(join(from, "other"), Buffer.alloc(100 * MIB));
+      // So many that they can't be counted in the time that is given below.
+      execFileSync("sh", ["-c", "mkdir many && cd many && seq 20000 | xargs touch"], { cwd: join(from, "volume") });
+      const counted = await volumeSize(join(from, "volume"));
+      assert.deepEqual([counted, judge(counted)], [{ bytes: 20 * MIB, atMost: false }, []]);
+      const late = await volumeSize(join(from, "volume"), 1);
+      assert.equal(late.atMost, true);
+      assert.ok(late.bytes >= 120 * MIB && late.bytes < 125 * MIB, String(late.bytes));
+      assert.deepEqual(levels(judge(late)), ["block disk"]);
+      assert.match(
+        judge(late)[0]?.message ?? "",
+        /could not be counted in time; its file system on node-a has 120 MiB in use/,
+      );
+      rmSync(join(from, "other"));
+      assert.deepEqual(judge(await volumeSize(join(from, "volume"), 1)), []);
+      writeFileSync(join(from, "volume/more"), Buffer.alloc(60 * MIB));
+      assert.deepEqual(levels(judge(await volumeSize(join(from, "volume")))), ["block disk"]);
+    } finally {
+      for (const at of [from, to]) spawnSync("umount", [at]);
+      rmSync(dir, { recursive: true, force: true });
+    }
+  },
+);

@@ -207,8 +207,10 @@ export function checkRoom(room: Room, facts: SourceFacts, node: string): Finding
     findings.push(
       block(
         "disk",
-        `the volume has ${sizeText(facts.volumeBytes)}, the state directory's disk on ${node} has ${sizeText(room.diskAvailableBytes)} free (needed with a margin: ${sizeText(disk)})`,
-        "free space on that disk, or choose another node",
+        `${facts.volumeAtMost === true ? `the volume is so large that it could not be counted in time; its file system on ${facts.node.node} has ${sizeText(facts.volumeBytes)} in use` : `the volume has ${sizeText(facts.volumeBytes)}`}, the state directory's disk on ${node} has ${sizeText(room.diskAvailableBytes)} free (needed with a margin: ${sizeText(disk)})`,
+        facts.volumeAtMost === true
+          ? "free space on that disk until it fits for certain, or choose another node"
+          : "free space on that disk, or choose another node",
       ),
     );
   }
@@ -217,7 +219,7 @@ export function checkRoom(room: Room, facts: SourceFacts, node: string): Finding
 
 const TMPFS_MAGIC = 0x01021994;
 
-async function readRoom(ctx: DestinationContext): Promise<Room> {
+export async function readRoom(ctx: Pick<DestinationContext, "node" | "stateDir" | "runDir">): Promise<Room> {
   const [state, runSpace] = await Promise.all([statfs(ctx.stateDir), statfs(ctx.runDir)]);
   return {
     memoryAvailableBytes: ctx.node.memoryAvailableBytes,

@@ -4,7 +4,7 @@
  * The workload is only looked at, never stopped. A reason against is a finding, never an error: what can't be read becomes
  * a finding, too. The facts that the destination must compare travel with them.
  */
-import { stat } from "node:fs/promises";
+import { stat, statfs } from "node:fs/promises";
 import { cpuFlags as readCpuFlags } from "../../host/facts.js";
 import { run } from "../../host/exec.js";
 import { socketProtocol, socketsOf } from "../../host/sockets.js";
@@ -120,17 +120,26 @@ async function checkSockets(tree: Tree, spec: WorkloadSpec): Promise<Finding[]> 
   ];
 }
 
-/** Bytes on disk of the volume; undefined when counting takes too long for a preflight. */
-async function volumeSize(volumeDir: string): Promise<number | undefined> {
-  if ((await stat(volumeDir).catch(() => undefined)) === undefined) return 0;
+/** Counting a volume of millions of files takes long; the activity may take more than four times this. */
+const COUNT_MS = 20_000;
+
+/**
+ * Bytes on disk of the volume. What can't be counted in time is at most what its file system has in use (`atMost`); where
+ * files share blocks or are compressed, copies may need more than that, but nothing better is known.
+ */
+export async function volumeSize(volumeDir: string, countMs = COUNT_MS): Promise<{ bytes: number; atMost: boolean }> {
+  if ((await stat(volumeDir).catch(() => undefined)) === undefined) return { bytes: 0, atMost: false };
   try {
     // 1: files vanished while it counted.
-    const { stdout } = await run("du", ["-sx", "-B1", "--", volumeDir], { timeoutMs: 1200, allow: [1] });
+    const count = ["-n", "10", "du", "-sx", "-B1", "--", volumeDir];
+    const { stdout } = await run("nice", count, { timeoutMs: countMs, allow: [1] });
     const bytes = Number(/^(\d+)\t/.exec(stdout)?.[1]);
-    return Number.isSafeInteger(bytes) ? bytes : undefined;
+    if (Number.isSafeInteger(bytes)) return { bytes, atMost: false };
   } catch {
-    return undefined;
+    // it took too long
   }
+  const { blocks, bfree, bsize } = await statfs(volumeDir);
+  return { bytes: (blocks - bfree) * bsize, atMost: true };
 }
 
 function checkDuration(options: AskedOptions, memoryBytes: number): Finding[] {
@@ -159,7 +168,7 @@ export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> 
   const tree = await inspectTree(ctx.pids);
   const view = await viewMounts(tree, ctx.volumeDir, ctx.externalMounts ?? ["/data"]);
   const ownMounts = tree.root !== undefined && tree.root.namespaces.mnt !== tree.own.mnt;
-  const [sockets, frozen, tmpfs, files, memoryBytes, [engine, volumeBytes, cpuFlags, ids]] = await Promise.all([
+  const [sockets, frozen, tmpfs, files, memoryBytes, [engine, volume, cpuFlags, ids]] = await Promise.all([
     guarded("sockets", checkSockets(tree, spec)),
     guarded("frozen", frozenCgroup(tree.root?.cgroups ?? "").then(checkFrozen)),
     ownMounts ? checkTmpfs(tree) : [],
@@ -182,21 +191,14 @@ export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> 
     ...checkMemory(tree),
     ...checkDuration(options, memoryBytes),
   ];
-  if (volumeBytes === undefined) {
-    findings.push(
-      warn(
-        "volume",
-        "the volume is so large that its size could not be counted in a second; free space is not compared",
-        "make sure that the destination's disk can hold it",
-      ),
-    );
-  }
   return {
     findings,
-    node,
+    // What took time here is no difference between clocks.
+    node: node.clockUnixMs === undefined ? node : { ...node, clockUnixMs: Date.now() },
     spec,
     memoryBytes,
-    volumeBytes: volumeBytes ?? 0,
+    volumeBytes: volume.bytes,
+    ...(volume.atMost ? { volumeAtMost: true } : {}),
     processes: tree.tasks.length,
     threads: tree.tasks.reduce((sum, task) => sum + task.stat.threads, 0),
     cpuFlags,
