@@ -23,8 +23,13 @@ d = "/srv/files"
 os.makedirs(d + "/deep/er", exist_ok=True)
 with open(d + "/sparse", "wb") as f:
     f.truncate(256 << 20); f.seek(128 << 20); f.write(b"middle")
+for n in range(3):
+    with open(d + "/holes%d" % n, "wb") as f:
+        f.truncate(64 << 20)
+        for at in range(n, 64, 16): f.seek(at << 20); f.write(os.urandom(1 << 16))
 with open(d + "/deep/one", "wb") as f: f.write(os.urandom(300000))
 os.link(d + "/deep/one", d + "/deep/er/two")
+large = open(d + "/large", "w+b", buffering=0); large.write(os.urandom(24 << 20))
 os.symlink("/etc/hostname", d + "/absolute"); os.symlink("../../out", d + "/relative")
 os.setxattr(d + "/deep/one", "user.colour", b"green")
 os.setxattr(d + "/deep", "user.dir", b"yes")
@@ -41,6 +46,7 @@ while True:
     m[(n * 4099) % (1 << 20)] = n & 255
     line = b"%d\\n" % n
     journal.write(line); shared.write(line)
+    large.seek((n * 65537) % (24 << 20)); large.write(line)
     gone.seek(0); assert gone.read(10) == b"still here"
     if n % 100 == 0: print("n", n, flush=True)
     time.sleep(0.004)
@@ -75,7 +81,21 @@ const inVolume = (node: string, script: string): Promise<string> =>
     (r) => r.stdout,
   );
 
-test("a workload with a copied and a shared volume moves there and back", { skip, timeout: 180_000 }, async () => {
+/** Where the data of a file lies, and where holes are. */
+const HOLES = `
+import os, sys
+for name in sys.argv[1:]:
+    f = os.open(name, os.O_RDONLY); size = os.fstat(f).st_size; at = 0; parts = []
+    while True:
+        try: start = os.lseek(f, at, os.SEEK_DATA)
+        except OSError: break
+        at = os.lseek(f, start, os.SEEK_HOLE); parts.append((start >> 10, at >> 10))
+    print(name, size, parts)
+`;
+/** What copiers forget, as the node sees it. */
+const KEPT = `getfacl -npR acl; getfattr -d -m - -e hex acl/program; python3 -c '${HOLES}' sparse holes0 holes1 holes2`;
+
+test("a workload with a copied and a shared volume moves there and back", { skip, timeout: 240_000 }, async () => {
   const workload = await e2e.client.workloads.run({
     name: "vols",
     node: "node-a",
@@ -84,15 +104,28 @@ test("a workload with a copied and a shared volume moves there and back", { skip
   });
   await andRemove(workload, async () => {
     await until("it is ready", 20_000, async () => (await wholeLog(workload)).includes("ready"));
-    const digest = await inVolume("node-a", "sha256sum sparse deep/one deep/er/two");
+    await inVolume(
+      "node-a",
+      `mkdir acl acl/dir; touch acl/file acl/program; setfacl -m u:1234:rw-,g:4321:r--,m::rwx acl/file
+       setfacl -m u:77:rwx -m d:u:77:r-x,d:g:88:--- acl/dir; setfattr -n user.note -v plain acl/program
+       python3 -c 'import os; os.setxattr("acl/program", "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))'`,
+    );
+    const kept = await inVolume("node-a", KEPT);
+    assert.match(kept, /user:1234:rw-/);
+    assert.match(kept, /default:user:77:r-x/);
+    assert.match(kept, /security\.capability=0x01000002/);
+    const digest = await inVolume("node-a", "sha256sum sparse holes? deep/one deep/er/two");
     for (const [to, mode] of [
       ["node-b", "cold"],
       ["node-a", "postcopy"],
+      ["node-b", "precopy"],
+      ["node-a", "hybrid"],
     ] as const) {
       const report = await migrate(workload, to, mode);
       assertMoved(report);
       await goesOn(workload);
-      assert.equal(await inVolume(to, "sha256sum sparse deep/one deep/er/two"), digest);
+      assert.equal(await inVolume(to, "sha256sum sparse holes? deep/one deep/er/two"), digest);
+      assert.equal(await inVolume(to, KEPT), kept, `after ${mode}`);
       assert.equal(
         await inVolume(
           to,
