@@ -162,7 +162,8 @@ describe("convergence", () => {
     }
     // Let go: a fresh policy, not one that is exhausted.
     const free = { ...held[1], held: false } as RoundSeen;
-    const after = (n: number): Decision => decide({ ...outlook, rounds: [...held, ...Array<RoundSeen>(n).fill(free)] });
+    const after = (n: number): Decision =>
+      decide({ ...outlook, rounds: [...held, ...Array.from({ length: n }, () => free)] });
     assert.equal(after(1).action, "continue", after(1).reason);
     assert.equal(after(2).action, "continue", after(2).reason);
     assert.equal(after(3).action, "throttle", after(3).reason);

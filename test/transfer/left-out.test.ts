@@ -1,7 +1,7 @@
 /** Areas that criu was told are empty get their pages into its pagemaps, as if it had written them itself. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { parsePagemap } from "../../src/transfer/images/criu.js";
 import { addLazyPages, parseLeftOut, without, type PageRange } from "../../src/transfer/images/left-out.js";
 import { pagemap } from "../support/criu-images.js";
