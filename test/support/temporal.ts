@@ -134,9 +134,13 @@ export interface TestWorkers {
   stop(): Promise<void>;
 }
 
+let installed = false;
+
 /** A workflow worker on queue `ferry`, and node workers to start and stop. */
 export async function startWorkers(address: string): Promise<TestWorkers> {
-  Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
+  // one for the process, however many stages it has
+  if (!installed) Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
+  installed = true;
   const connection = await NativeConnection.connect({ address });
   const client = new Client({ connection, identity: "test" });
   const running = new Map<string, { worker: Worker; done: Promise<void> }>();
