@@ -10,7 +10,7 @@ import { findTemporal } from "../setup/temporal.js";
 import { destroyCgroups, makeCgroups } from "./cgroups.js";
 import { awaitPortGone, findHost, makeAuthority, makePrograms, startHost, wireHost, wireSwitch } from "./hosts.js";
 import { agentReady, temporalAddresses, temporalReady, workerReady } from "./ready.js";
-import { labProblems } from "./requirements.js";
+import { labFailure, labProblems } from "./requirements.js";
 import { labServices, startService, type LabService } from "./services.js";
 import {
   defaultStateDir,
@@ -69,10 +69,7 @@ function addNodes(lab: LabState, count: number): void {
 
 async function newLab(directory: string, options: LabUpOptions): Promise<LabState> {
   const problems = await labProblems(directory);
-  const [first] = problems;
-  if (first !== undefined) {
-    throw ferryError("E_TOOL", problems.map(({ problem }) => problem).join("; "), { remedy: first.remedy });
-  }
+  if (problems.length > 0) throw labFailure(problems);
   const cache = cacheDir();
   const rootfs = options.rootfs ?? rootfsPath(cache);
   if (!existsSync(rootfs)) {

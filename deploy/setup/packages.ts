@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { run } from "../../src/host/exec.js";
 import { ferryError } from "../../src/model/failure.js";
 import { whichProgram } from "./cache.js";
+import { quietly, type During } from "./progress.js";
 import { proxies } from "./rootfs.js";
 
 /** What is needed: a package is missing when its program (or file) is. */
@@ -37,7 +38,7 @@ async function missing(): Promise<string[]> {
  * @returns whether there was anything to do
  * @throws FerryError E_TOOL that names what is missing
  */
-export async function ensurePackages(): Promise<boolean> {
+export async function ensurePackages(during: During = quietly): Promise<boolean> {
   const wanted = await missing();
   if (wanted.length === 0) return false;
   if ((await whichProgram("apt-get")) === undefined) {
@@ -50,13 +51,15 @@ export async function ensurePackages(): Promise<boolean> {
     );
   }
   const env = { DEBIAN_FRONTEND: "noninteractive", ...proxies() };
-  // A third-party source that is out of reach must not stop us: only the installation decides.
-  await run("apt-get", ["update", "-qq"], { env, timeoutMs: 5 * 60_000, allow: [100] });
-  await run("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...wanted], {
-    env,
-    doing: `installing ${wanted.join(", ")}`,
-    timeoutMs: 10 * 60_000,
-    remedy: "run the command above by hand and see what apt-get says",
+  await during(`installing ${wanted.join(", ")} (10 seconds to 2 minutes)`, async () => {
+    // A third-party source that is out of reach must not stop us: only the installation decides.
+    await run("apt-get", ["update", "-qq"], { env, timeoutMs: 5 * 60_000, allow: [100] });
+    await run("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...wanted], {
+      env,
+      doing: `installing ${wanted.join(", ")}`,
+      timeoutMs: 10 * 60_000,
+      remedy: "run the command above by hand and see what apt-get says",
+    });
   });
   const left = await missing();
   if (left.length > 0) {

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { run } from "../../src/host/exec.js";
 import { freeBytes } from "../../src/host/facts.js";
 import { ferryError } from "../../src/model/failure.js";
+import { quietly, type During } from "./progress.js";
 
 const SUITE = "forky";
 const PACKAGES = [
@@ -50,7 +51,11 @@ export const rootfsPath = (cache: string, more: readonly string[] = []): string 
  * @returns whether there was anything to do
  * @throws FerryError E_NO_SPACE, or E_TOOL with mmdebstrap's last lines
  */
-export async function ensureRootfs(cache: string, more: readonly string[] = []): Promise<boolean> {
+export async function ensureRootfs(
+  cache: string,
+  more: readonly string[] = [],
+  during: During = quietly,
+): Promise<boolean> {
   const path = rootfsPath(cache, more);
   if (existsSync(path)) {
     // Says that it is of use still, see below.
@@ -70,14 +75,16 @@ export async function ensureRootfs(cache: string, more: readonly string[] = []):
   const building = `${path}.building`;
   await rm(building, { recursive: true, force: true });
   const mirror = process.env["FERRY_DEBIAN_MIRROR"];
-  await run("mmdebstrap", [...optionsFor(more), SUITE, building, ...(mirror ? [mirror] : [])], {
-    doing: "building the node root file system",
-    timeoutMs: 15 * 60_000,
-    remedy:
-      "a Debian mirror must be reachable: set FERRY_DEBIAN_MIRROR to one (http://deb.debian.org/debian by default), or http_proxy",
-    // apt reads proxies from here and from the machine's apt configuration
-    env: proxies(),
-  });
+  await during("building the node root file system (1 to 5 minutes)", () =>
+    run("mmdebstrap", [...optionsFor(more), SUITE, building, ...(mirror ? [mirror] : [])], {
+      doing: "building the node root file system",
+      timeoutMs: 15 * 60_000,
+      remedy:
+        "a Debian mirror must be reachable: set FERRY_DEBIAN_MIRROR to one (Debian's own by default), or http_proxy",
+      // apt reads proxies from here and from the machine's apt configuration
+      env: proxies(),
+    }),
+  );
   await rename(building, path);
   // Those of older recipes, unless another checkout has set itself up with one lately.
   for (const name of await readdir(cache)) {

@@ -8,19 +8,20 @@
  * Every step is idempotent and says in one line on standard error what it did and how long it took. Exit codes: 0
  * ready; 1 a step failed; 2 this machine lacks something (the sentence says what, and what to do).
  */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { makeProgress } from "./progress.mjs";
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const UNTIL = ["modules", "build", "all"];
 
-function say(line) {
-  process.stderr.write(`setup: ${line}\n`);
-}
+const progress = makeProgress(process.stderr, { dumb: process.env.TERM === "dumb" });
+const { say, during } = progress;
 function stop(code, problem, remedy) {
+  progress.quit();
   say(problem);
   if (remedy !== undefined) say(`what to do: ${remedy}`);
   process.exit(code);
@@ -34,20 +35,27 @@ const lastLines = (text) =>
     .join("\n");
 
 /** Runs one step and prints its line: `work` answers whether there was anything to do. */
-function step(name, work) {
+async function step(name, work) {
   const started = Date.now();
-  const did = work();
+  const did = await work();
   say(`${name.padEnd(22)} ${did ? "done" : "ready"} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
 }
-function runOrStop(doing, file, args, remedy) {
-  const result = spawnSync(file, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
-  if (result.status === 0) return;
-  const why = result.error ? result.error.message : `exit code ${result.status ?? result.signal}`;
-  stop(
-    1,
-    `${doing} failed: ${[file, ...args].join(" ")}: ${why}\n${lastLines(`${result.stdout}\n${result.stderr}`)}`,
-    remedy,
-  );
+/** Not spawnSync: what is under way is told meanwhile. */
+function run(file, args) {
+  return new Promise((resolve) => {
+    const child = spawn(file, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    const said = { stdout: "", stderr: "" };
+    for (const name of ["stdout", "stderr"]) child[name].setEncoding("utf8").on("data", (text) => (said[name] += text));
+    child.once("error", (error) => resolve({ ...said, why: error.message }));
+    child.once("close", (code, signal) =>
+      resolve({ ...said, why: code === 0 ? undefined : `exit code ${code ?? signal}` }),
+    );
+  });
+}
+async function runOrStop(doing, file, args, remedy) {
+  const { why, stdout, stderr } = await run(file, args);
+  if (why === undefined) return;
+  stop(1, `${doing} failed: ${[file, ...args].join(" ")}: ${why}\n${lastLines(`${stdout}\n${stderr}`)}`, remedy);
 }
 
 const wanted = process.argv.indexOf("--until");
@@ -99,21 +107,22 @@ if (process.env.FERRY_SETUP_LOCKED !== "1" && process.platform === "linux") {
 
 // --- node modules --------------------------------------------------------------------------------------------------
 const mtime = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
-step("node modules", () => {
+await step("node modules", async () => {
   // npm writes this file last, so it also tells a broken installation.
   if (mtime(join(root, "node_modules", ".package-lock.json")) >= mtime(join(root, "package-lock.json"))) return false;
   // A registry without the optional packages of other platforms makes `npm ci` call a good lock out of sync. Then the
   // plain installation takes the versions of the lock, leaves it as it is, and passes over what is not to be had.
-  const ci = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
-  if (ci.status === 0) return true;
-  const reason = `${ci.stderr ?? ""}`;
-  runOrStop(
-    reason.includes("EUSAGE") ? "installing node modules" : "installing node modules (npm ci failed too)",
-    "npm",
-    ["install", "--no-save", "--no-audit", "--no-fund"],
-    "a package registry must be reachable (npm ping; npm config get registry), then try again",
-  );
-  return true;
+  return during("installing node modules (10 seconds to 2 minutes)", async () => {
+    const ci = await run("npm", ["ci", "--no-audit", "--no-fund"]);
+    if (ci.why === undefined) return true;
+    await runOrStop(
+      ci.stderr.includes("EUSAGE") ? "installing node modules" : "installing node modules (npm ci failed too)",
+      "npm",
+      ["install", "--no-save", "--no-audit", "--no-fund"],
+      "a package registry must be reachable (npm ping; npm config get registry), then try again",
+    );
+    return true;
+  });
 });
 if (until === "modules") process.exit(0);
 
@@ -135,7 +144,7 @@ function sources() {
   for (const file of ["tsconfig.json", "package-lock.json"]) files.push(`${file} ${mtime(join(root, file))}`);
   return `${files.sort().join("\n")}\n`;
 }
-step("compile", () => {
+await step("compile", async () => {
   const dist = join(root, "dist");
   const stamp = join(dist, "built");
   const before = existsSync(stamp) ? readFileSync(stamp, "utf8") : "";
@@ -146,12 +155,16 @@ step("compile", () => {
   const present = new Set(names(now));
   if (before === "" || names(before).some((name) => !present.has(name))) rmSync(dist, { recursive: true, force: true });
   rmSync(stamp, { force: true });
-  runOrStop("compiling", process.execPath, [join("node_modules", "typescript", "bin", "tsc"), "-p", "tsconfig.json"]);
-  runOrStop("bundling the workflows", process.execPath, [join("dist", "deploy", "lab", "build-workflow-bundle.js")]);
+  await during("compiling (5 to 30 seconds)", async () => {
+    const tsc = join("node_modules", "typescript", "bin", "tsc");
+    await runOrStop("compiling", process.execPath, [tsc, "-p", "tsconfig.json"]);
+    const bundle = join("dist", "deploy", "lab", "build-workflow-bundle.js");
+    await runOrStop("bundling the workflows", process.execPath, [bundle]);
+  });
   writeFileSync(stamp, now);
   return true;
 });
 if (until === "build") process.exit(0);
 
 const { main } = await import("../../dist/deploy/setup/main.js");
-process.exitCode = await main(cache);
+process.exitCode = await main(cache, progress);

@@ -10,6 +10,7 @@ import { run } from "../../src/host/exec.js";
 import { packageRoot } from "../../src/host/package-root.js";
 import { ferryError } from "../../src/model/failure.js";
 import { isExecutable, whichProgram } from "./cache.js";
+import type { Progress } from "./progress.js";
 import { proxies } from "./rootfs.js";
 
 /** Later releases of the command line program can't be had by `go install` (replace directives). */
@@ -31,12 +32,12 @@ export async function findTemporal(
 }
 
 /**
- * Makes sure that there is a server. `say` gets a line before something that takes long.
+ * Makes sure that there is a server, and says what takes long meanwhile.
  * @throws FerryError E_TOOL that lists what was tried
  */
 export async function ensureTemporal(
   cache: string,
-  say: (line: string) => void,
+  { say, during }: Progress,
 ): Promise<{ did: boolean; words: string }> {
   const found = await findTemporal(cache);
   if (found !== undefined) {
@@ -47,10 +48,12 @@ export async function ensureTemporal(
   }
   const binary = join(cache, "bin", "temporal");
   await mkdir(join(cache, "bin"), { recursive: true });
-  say("Temporal server: not on PATH; trying the SDK's download");
-  const download = await sdkDownload(join(cache, "download"), binary);
+  const download = await during("downloading the Temporal server, which is not on PATH (up to 5 minutes)", () =>
+    sdkDownload(join(cache, "download"), binary),
+  );
   if (download === undefined) return { did: true, words: `the SDK's download: ${binary}` };
-  if ((await whichProgram("go")) === undefined) {
+  const go = await whichProgram("go");
+  if (go === undefined) {
     throw ferryError(
       "E_TOOL",
       `there is no Temporal server: not on PATH, ${download}, and no \`go\` on PATH to build one`,
@@ -60,7 +63,7 @@ export async function ensureTemporal(
       },
     );
   }
-  say(`Temporal server: ${download}; building it with go install (3 to 5 minutes)`);
+  say(`Temporal server: ${download}`);
   const building = join(cache, "go-bin");
   await rm(building, { recursive: true, force: true });
   const keep = [
@@ -75,16 +78,18 @@ export async function ensureTemporal(
     "GOMODCACHE",
     "GOPATH",
   ];
-  await run((await whichProgram("go")) ?? "go", ["install", GO_PACKAGE], {
-    doing: "building the Temporal server",
-    timeoutMs: 20 * 60_000,
-    remedy: "install the `temporal` program by hand (https://docs.temporal.io/cli), or set FERRY_TEMPORAL_ADDRESS",
-    env: {
-      ...proxies(),
-      ...Object.fromEntries(keep.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : []))),
-      GOBIN: building,
-    },
-  });
+  await during("building the Temporal server with go install (3 to 5 minutes)", () =>
+    run(go, ["install", GO_PACKAGE], {
+      doing: "building the Temporal server",
+      timeoutMs: 20 * 60_000,
+      remedy: "install the `temporal` program by hand (https://docs.temporal.io/cli), or set FERRY_TEMPORAL_ADDRESS",
+      env: {
+        ...proxies(),
+        ...Object.fromEntries(keep.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : []))),
+        GOBIN: building,
+      },
+    }),
+  );
   await rename(join(building, "temporal"), binary);
   await rm(building, { recursive: true, force: true });
   return { did: true, words: `go install ${GO_PACKAGE}` };
@@ -131,12 +136,20 @@ async function sdkDownload(folder: string, binary: string): Promise<string | und
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-  const last =
-    words
-      .split("\n")
-      .find((line) => /error/i.test(line))
-      ?.trim() ?? `exit code ${code}`;
-  return `the SDK's download failed (${code === null ? `no answer in ${Math.round((Date.now() - started) / 1000)} s` : last.slice(0, 200)})`;
+  const waited = `no answer in ${Math.round((Date.now() - started) / 1000)} s`;
+  return `the SDK's download failed (${code === null ? waited : downloadProblem(words)})`;
+}
+
+/** A few words for what the SDK's download said, which is an error inside of errors with an address in it. */
+export function downloadProblem(said: string): string {
+  const text = said.toLowerCase();
+  if (/dns|resolve|lookup|name or service|enotfound|eai_again/.test(text)) return "its host's name can't be resolved";
+  if (/certificate|tls|ssl/.test(text)) return "its host's certificate is not trusted";
+  const status = /status(?: code| client error| server error)?[: ]*[("]*(\d{3})/.exec(text)?.[1];
+  if (status !== undefined) return `its host answers with status ${status}`;
+  if (/no space|enospc/.test(text)) return "no space is left on the disk";
+  if (/sending request|connect|timed? ?out|unreachable|refused|reset/.test(text)) return "its host can't be reached";
+  return "the server that it brought does not start";
 }
 
 async function size(folder: string): Promise<number> {

@@ -34,6 +34,7 @@ import type { NodeFacts } from "../model/node.js";
 import { runningHold } from "../model/ownership.js";
 import { hasRounds, type Finding } from "../model/plan.js";
 import { startProblem } from "../model/settlement.js";
+import type { WorkloadSpec } from "../model/workload.js";
 import { specProblems } from "../model/spec-check.js";
 import { tornStart, wholeEnd } from "./letters.js";
 import type { Steered } from "../model/steering.js";
@@ -46,6 +47,8 @@ import { checkPolicy, loadPolicy } from "./policy.js";
 import { checkPlaces, checkShared, offerShared } from "./shared-volumes.js";
 import { lookAtChanges } from "./preflight/changes.js";
 import { collectNodeFacts, preflightDestination, preflightSource } from "./preflight/index.js";
+import { checkBridge, readLinks } from "./preflight/network.js";
+import { checkTools } from "./preflight/tools.js";
 
 /** States in which something of an incarnation may be on this node. */
 const KEPT = ["OWNER", "FROZEN", "RELEASED", "RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING"];
@@ -135,6 +138,7 @@ export class FerryAgent implements NodeAgent {
       linkHost: config.linkHost,
       linkPort: config.linkPort,
       stateDir: config.stateDir,
+      bridge: config.bridge,
       workloads,
     });
   }
@@ -171,6 +175,7 @@ export class FerryAgent implements NodeAgent {
       const others = this.book.holds(spec.name).filter((h) => h.epoch !== epoch);
       const open = startProblem(spec.name, this.context.config.node, others);
       if (open !== undefined) throw new FerryError(open);
+      await this.demandFit(spec);
       this.book.demandRoom();
       this.book.record({ workload: spec.name, epoch, state: "OWNER", operation });
       this.book.recordSpec(spec);
@@ -187,6 +192,20 @@ export class FerryAgent implements NodeAgent {
         this.book.record({ workload: spec.name, epoch, state: "STOPPED" });
         throw error;
       }
+    });
+  }
+
+  /** An address that the node's bridge is not in would start something that nobody reaches. */
+  private async demandFit(spec: WorkloadSpec): Promise<void> {
+    const { bridge, node } = this.context.config;
+    const tools = await checkTools("start", node);
+    const network = tools.length > 0 ? [] : checkBridge(await readLinks(), bridge, node, spec.network.ip);
+    const against = [...tools, ...network].filter((f) => f.level === "block");
+    if (against.length === 0) return;
+    throw ferryError("E_SPEC", `${spec.name} can't run on ${node}: ${against.map((f) => f.message).join("; ")}`, {
+      workload: spec.name,
+      node,
+      remedy: against.flatMap((f) => f.remedy ?? []).join("; "),
     });
   }
 

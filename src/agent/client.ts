@@ -13,6 +13,8 @@ const replySchema = z.union([
   z.strictObject({ ok: z.literal(false), failure: z.looseObject({ code: z.string(), message: z.string() }) }),
 ]);
 
+const ANSWER_MS = 60_000;
+
 export interface AgentClientOptions {
   /** Give up on an answer after this long (default 60 s): E_AGENT_DOWN. */
   timeoutMs?: number;
@@ -43,7 +45,7 @@ export async function callAgent(
         method: "POST",
         agent: false,
         headers: { "content-type": "application/json", "content-length": body.length },
-        timeout: options.timeoutMs ?? 60_000,
+        timeout: options.timeoutMs ?? ANSWER_MS,
       },
       (incoming) => {
         const chunks: Buffer[] = [];
@@ -74,13 +76,15 @@ export async function callAgent(
 
 /** Typed verbs of the agent behind `socketPath`. */
 export function createAgentClient(socketPath: string, options: AgentClientOptions = {}): NodeAgent {
-  const call = async <Result>(verb: Verb, input?: unknown): Promise<Result> =>
-    (await callAgent(socketPath, verb, input, options)) as Result;
+  const { timeoutMs = ANSWER_MS } = options;
+  const call = async <Result>(verb: Verb, input?: unknown, moreMs = 0): Promise<Result> =>
+    (await callAgent(socketPath, verb, input, { timeoutMs: timeoutMs + moreMs })) as Result;
   return {
     describeNode: () => call("describeNode"),
     endings: () => call("endings"),
     startWorkload: (input) => call("startWorkload", input),
-    stopWorkload: (input) => call("stopWorkload", input),
+    // Silent for as long as the workload takes to end.
+    stopWorkload: (input) => call("stopWorkload", input, input.graceMs),
     removeWorkload: (input) => call("removeWorkload", input),
     observeWorkload: (input) => call("observeWorkload", input),
     readLog: (input) => call("readLog", input),

@@ -25,7 +25,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { lockFile } from "../host/flock.js";
+import { lockFile, lockHolder } from "../host/flock.js";
 import { EDQUOT, ENOSPC, setAside } from "../host/syscall.js";
 import { FerryError, ferryError } from "../model/failure.js";
 
@@ -126,8 +126,10 @@ export function openJournal(dir: string): OpenedJournal {
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   const lock = lockFile(join(dir, "journal.lock"));
   if (lock === undefined) {
-    throw ferryError("E_JOURNAL_LOCKED", `another agent has the journal in ${dir} open`, {
-      remedy: "one agent per node: stop the other one first",
+    const pid = lockHolder(join(dir, "journal.lock"));
+    const who = pid === undefined ? "another agent" : `another agent (pid ${pid})`;
+    throw ferryError("E_JOURNAL_LOCKED", `${who} has the journal in ${dir} open`, {
+      remedy: "one agent per node: stop the other one first; what runs on the node stays as it is",
     });
   }
   const path = join(dir, JOURNAL_FILE);

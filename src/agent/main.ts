@@ -10,7 +10,7 @@ import { Book } from "./book.js";
 import { parseAgentConfig, type AgentConfig } from "./config.js";
 import type { Log, NodeContext } from "./operations/node-context.js";
 import { journalLoss, quarantined } from "./quarantine.js";
-import { serveAgent, type ServeOptions } from "./server.js";
+import { prepareRunDirs, serveAgent, type ServeOptions } from "./server.js";
 
 function makeLog(config: AgentConfig): Log {
   const sink = pino(
@@ -34,6 +34,7 @@ export async function runAgent(raw: unknown): Promise<void> {
     log,
     ...(config.socketGid === undefined ? {} : { socketGid: config.socketGid }),
   };
+  prepareRunDirs(config.runDir, config.socket, config.socketGid);
   let book: Book;
   try {
     book = new Book(config.stateDir);

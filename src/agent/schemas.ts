@@ -6,6 +6,7 @@ import { steerProblems, type SteerCommand } from "../model/steering.js";
 import { isNodeName, isOperationId, isWorkloadName, nameProblem } from "../model/names.js";
 import { HOLD_STATES } from "../model/ownership.js";
 import { ASKED_MODES, MODES } from "../model/plan.js";
+import { MAX_GRACE_MS } from "../model/request-check.js";
 import { MAX_VOLUMES, volumesProblems, type VolumeSpec } from "../model/volumes.js";
 import { RUNTIMES } from "../model/workload.js";
 import { CONTRACT_SCHEMA } from "../model/contract.js";
@@ -164,7 +165,7 @@ export const stopSchema = z.strictObject({
   schema,
   workload: workloadName,
   epoch,
-  graceMs: z.int().min(0).max(600_000),
+  graceMs: z.int().min(0).max(MAX_GRACE_MS),
 });
 export const workloadRefSchema = z.strictObject({ schema, workload: workloadName });
 export const logsSchema = z.strictObject({

@@ -1,7 +1,8 @@
 /** The agent's socket: POST /v1/<verb> with a JSON body. Validates, calls, answers; knows nothing of what verbs do. */
-import { chmodSync, chownSync, rmSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import { connect } from "node:net";
+import { dirname } from "node:path";
 import type { z } from "zod";
 import type { NodeAgent } from "../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../model/failure.js";
@@ -56,6 +57,30 @@ export interface ServeOptions {
   /** Group that may use the socket besides root (the worker's). */
   socketGid?: number;
   log: (level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>) => void;
+}
+
+/**
+ * Ferry's directories on the tmpfs, which are gone after each reboot: the run directory and the socket's, for root and
+ * the socket's group. A directory that others can reach, or
+ * that is somebody else's (a socket in /run itself), is left as it is.
+ */
+export function prepareRunDirs(runDir: string, socketPath: string, socketGid = 0): void {
+  for (const dir of new Set([runDir, dirname(socketPath)])) {
+    try {
+      if (existsSync(dir)) {
+        const { mode, gid } = statSync(dir);
+        const reached = (mode & 0o001) !== 0 || (gid === socketGid && (mode & 0o010) !== 0);
+        if (dir !== runDir || socketGid === 0 || reached) continue;
+      }
+      mkdirSync(dir, { recursive: true, mode: 0o750 });
+      chownSync(dir, 0, socketGid);
+      chmodSync(dir, 0o750);
+    } catch (error) {
+      throw ferryError("E_REQUEST", `${dir} can't be prepared for the agent: ${toFailure(error).message}`, {
+        remedy: "run the agent as root, or give it other places: --run DIR, --socket PATH",
+      });
+    }
+  }
 }
 
 /** Serves `agent` on a unix socket. Throws E_JOURNAL_LOCKED when another agent serves there. */

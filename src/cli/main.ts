@@ -41,6 +41,8 @@ Examples:
 
 Exit codes: 0 done; 1 failed, the workload runs where it ran; 2 wrong use, or refused before anything was touched;
             3 in doubt or stuck, see what it says.
+Which lab or server: --lab DIR or --address HOST:PORT with run, ps, inspect, logs, migrate, steer, cancel, stop, rm, nodes, ui,
+            doctor, node and worker (default: the lab that is up); --lab DIR alone with lab and demo, which are of this machine.
 Environment: FERRY_TEMPORAL_ADDRESS, FERRY_TEMPORAL_NAMESPACE, FERRY_TEMPORAL_TLS_{CA,CERT,KEY}, FERRY_TEMPORAL_API_KEY,
              FERRY_STATE (lab directory), FERRY_DEBUG=1 (stack traces), NO_COLOR.`;
 

@@ -9,7 +9,7 @@
  *
  * Everything that it throws is a FerryError with a code, a sentence and what to do next.
  */
-import { Client, Connection } from "@temporalio/client";
+import { Client, Connection, type ConnectionOptions } from "@temporalio/client";
 import { temporalDown } from "./failures.js";
 import { nodesOf } from "./nodes.js";
 import { retries } from "./retries.js";
@@ -26,29 +26,9 @@ const CONNECT_TIMEOUT_MS = 5_000;
 
 /** @throws FerryError E_TEMPORAL_DOWN when the server does not answer within 5 s. */
 export async function connect(options: ConnectOptions): Promise<FerryClient> {
-  const { address, namespace = "default", tls, apiKey } = options;
-  let connection: Connection;
+  const { address, namespace = "default" } = options;
   const trying = retries();
-  try {
-    connection = await Connection.connect({
-      address,
-      connectTimeout: CONNECT_TIMEOUT_MS,
-      interceptors: trying.interceptors,
-      ...(apiKey === undefined ? {} : { apiKey }),
-      ...(tls === undefined
-        ? {}
-        : {
-            tls: {
-              ...(tls.ca === undefined ? {} : { serverRootCACertificate: tls.ca }),
-              ...(tls.cert === undefined || tls.key === undefined
-                ? {}
-                : { clientCertPair: { crt: tls.cert, key: tls.key } }),
-            },
-          }),
-    });
-  } catch (error) {
-    throw temporalDown(address, "connect", error);
-  }
+  const connection = await openConnection(options, { interceptors: trying.interceptors });
   // A closed entity is no workload any more: its last state is not an answer.
   const client = new Client({ connection, namespace, workflow: { queryRejectCondition: "NOT_OPEN" } });
   const context = { client, address };
@@ -58,4 +38,49 @@ export async function connect(options: ConnectOptions): Promise<FerryClient> {
     await connection.close();
   };
   return { workloads: workloadsOf(context), nodes, close };
+}
+
+/** What the server at this address says of itself: asked, not only reached. @throws FerryError E_TEMPORAL_DOWN */
+export async function serverVersion(options: ConnectOptions): Promise<string> {
+  const connection = await openConnection(options);
+  try {
+    const info = await connection.withDeadline(Date.now() + CONNECT_TIMEOUT_MS, () =>
+      connection.workflowService.getSystemInfo({}),
+    );
+    return info.serverVersion ?? "";
+  } catch (error) {
+    throw temporalDown(options.address, "ask for its version", error);
+  } finally {
+    await connection.close();
+  }
+}
+
+async function openConnection(
+  { address, tls, apiKey }: ConnectOptions,
+  more: Pick<ConnectionOptions, "interceptors"> = {},
+): Promise<Connection> {
+  const connection = Connection.lazy({
+    address,
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    ...more,
+    ...(apiKey === undefined ? {} : { apiKey }),
+    ...(tls === undefined
+      ? {}
+      : {
+          tls: {
+            ...(tls.ca === undefined ? {} : { serverRootCACertificate: tls.ca }),
+            ...(tls.cert === undefined || tls.key === undefined
+              ? {}
+              : { clientCertPair: { crt: tls.cert, key: tls.key } }),
+          },
+        }),
+  });
+  try {
+    await connection.ensureConnected();
+    return connection;
+  } catch (error) {
+    // It would go on trying, and keep the process.
+    await connection.close();
+    throw temporalDown(address, "connect", error);
+  }
 }

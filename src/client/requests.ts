@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { FerryError, type FailureCode } from "../model/failure.js";
 import { nameProblem } from "../model/names.js";
+import { MAX_GRACE_MS } from "../model/request-check.js";
 import { ON_STALL } from "../model/convergence.js";
 import { TRACKERS } from "../model/mover.js";
 import { ASKED_MODES, DEFAULT_MAX_BLACKOUT_MS, type AskedOptions } from "../model/plan.js";
@@ -9,13 +10,11 @@ import { VOLUME_KINDS, volumesProblems } from "../model/volumes.js";
 import { RUNTIMES } from "../model/workload.js";
 import type { RunRequest } from "./types.js";
 
-/** Prefix length of an address that is given without one: the lab's network, and most. */
-const DEFAULT_PREFIX = 24;
-const IP = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/;
+const IP = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:\/(\d{1,2}))?$/;
 const isIp = (text: string): boolean => {
   const parts = IP.exec(text);
   if (parts === null) return false;
-  return parts.slice(1, 5).every((part) => Number(part) <= 255) && Number(parts[5]) <= 32;
+  return parts.slice(1, 5).every((part) => Number(part) <= 255) && Number(parts[5] ?? 24) <= 32;
 };
 
 const word = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL character");
@@ -51,8 +50,10 @@ const runSchema = z.strictObject({
     .optional(),
   ip: z
     .string()
-    .transform((ip) => (ip.includes("/") ? ip : `${ip}/${DEFAULT_PREFIX}`))
-    .refine(isIp, "must be an IPv4 address, with its prefix length where that is not 24, like 10.77.0.120/24")
+    .refine(
+      isIp,
+      "must be an IPv4 address, with its prefix length or the one of the node's bridge, like 10.77.0.120/24",
+    )
     .optional(),
   mac: z
     .string()
@@ -124,4 +125,4 @@ export function checkMigrate(name: string, request: unknown): { to: string; opti
 }
 
 export const checkGrace = (graceMs: unknown): number =>
-  parse(z.int().min(0).max(3_600_000), "grace time in milliseconds", "E_REQUEST", graceMs);
+  parse(z.int().min(0).max(MAX_GRACE_MS, "at most ten minutes"), "grace time in milliseconds", "E_REQUEST", graceMs);

@@ -31,7 +31,7 @@ export interface RunRequest {
   limits?: WorkloadSpec["limits"];
   /** Besides /data. `copy` (the default) moves with the workload, `shared` is the same storage on every node. */
   volumes?: { name: string; path: string; kind?: VolumeKind }[];
-  /** Address, with its prefix length where that is not 24; default: chosen from the name in the lab's range. */
+  /** Address, with prefix length or without (that of the node's bridge); default: chosen from the name in the bridge's network. */
   ip?: string;
   mac?: string;
   gateway?: string;

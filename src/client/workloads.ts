@@ -2,6 +2,7 @@
 import { WithStartWorkflowOperation, type WorkflowExecutionInfo } from "@temporalio/client";
 import { TypedSearchAttributes, defineSearchAttributeKey } from "@temporalio/common";
 import type { LogChunk, Observation } from "../model/contract.js";
+import type { NodeFacts } from "../model/node.js";
 import { FerryError, type FailureData } from "../model/failure.js";
 import {
   QUERY,
@@ -16,7 +17,7 @@ import {
 } from "../model/messages.js";
 import { WORKFLOW_TASK_QUEUE, workloadWorkflowId, type SearchAttributeName } from "../model/names.js";
 import { WORKLOAD_STATES, type WorkloadSpec, type WorkloadState, type WorkloadStatus } from "../model/workload.js";
-import { bareIp, chooseIp, macOf } from "./addresses.js";
+import { addressRange, bareIp, chooseIp, DEFAULT_NETWORK, macOf, prefixOf } from "./addresses.js";
 import { asking, refuse, toFerryError, type Asked } from "./failures.js";
 import { migrationHandle } from "./migration.js";
 import { askNode, demandNode, type Context } from "./nodes.js";
@@ -56,10 +57,7 @@ export function workloadsOf(context: Context): FerryClient["workloads"] {
       const owner = info.workflowId.replace(/^workload\//, "");
       if (typeof ip === "string" && owner !== name) taken.set(bareIp(ip), owner);
     }
-    const ip = checked.ip ?? before?.spec.network.ip ?? chooseIp(name, new Set(taken.keys()));
-    if (ip === undefined) {
-      throw refuse("E_IP_CONFLICT", "every address from 10.77.0.100 to 10.77.0.199 is taken", "give one with --ip");
-    }
+    const ip = await addressFor(context, checked, before?.spec.network.ip, new Set(taken.keys()));
     const owner = taken.get(bareIp(ip));
     if (owner !== undefined) {
       throw refuse("E_IP_CONFLICT", `${bareIp(ip)} is the address of workload ${owner}`, "give another one with --ip");
@@ -120,6 +118,24 @@ export function workloadsOf(context: Context): FerryClient["workloads"] {
     get,
     list: async (options) => (await executions(options?.all ?? false)).map(listing),
   };
+}
+
+/** The address that was asked for, the one it had, or a free one of the network that the node's bridge is in. */
+async function addressFor(
+  context: Context,
+  { name, node, ip: given }: { name: string; node: string; ip?: string | undefined },
+  before: string | undefined,
+  taken: ReadonlySet<string>,
+): Promise<string> {
+  if (given?.includes("/")) return given;
+  if (given === undefined && before !== undefined) return before;
+  const facts = await askNode<NodeFacts>(context, node, { ask: "describe" });
+  const network = facts.network ?? DEFAULT_NETWORK;
+  if (given !== undefined) return `${given}/${prefixOf(network)}`;
+  const chosen = chooseIp(name, taken, network);
+  if (chosen !== undefined) return chosen;
+  const { first, last } = addressRange(network);
+  throw refuse("E_IP_CONFLICT", `every address from ${first} to ${last} is taken`, "give one with --ip");
 }
 
 async function existing(handle: WorkloadHandle): Promise<WorkloadStatus | undefined> {

@@ -19,6 +19,10 @@ export interface CheckOptions {
   directory?: string;
   /** Temporal frontend, host:port; without it that check is skipped. */
   temporalAddress?: string;
+  /** Asks that server for its version: what listens there may be anything. Throws when it does not answer as one. */
+  askTemporal?: (address: string) => Promise<string>;
+  /** Checks of the caller's own, after these. */
+  more?: Readonly<Record<string, Probe>>;
 }
 
 /** Result of one probe: the check without its name. */

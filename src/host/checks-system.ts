@@ -50,6 +50,15 @@ async function system(): Promise<Finding> {
   return ok(value);
 }
 
+const OLDEST_NODE = [20, 19] as const;
+
+function nodejs(): Finding {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  const old = major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1]);
+  const value = process.versions.node;
+  return old ? fail(value, "Ferry needs Node.js 20.19 or newer", "install a newer Node.js") : ok(value);
+}
+
 async function rights(): Promise<Finding> {
   const uid = process.getuid?.() ?? -1;
   if (uid !== 0) {
@@ -190,6 +199,7 @@ async function controllers(): Promise<Finding> {
 
 export const SYSTEM_CHECKS = {
   system,
+  "Node.js": nodejs,
   rights,
   processor,
   memory,

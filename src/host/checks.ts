@@ -10,15 +10,13 @@ export type { Check, CheckOptions, CheckStatus } from "./check.js";
 
 const CHECKS = { ...SYSTEM_CHECKS, ...ENGINE_CHECKS } satisfies Record<string, Probe>;
 export type CheckName = keyof typeof CHECKS;
-const isCheckName = (name: string): name is CheckName => Object.hasOwn(CHECKS, name);
 
 /** Runs the checks side by side and gives them in their fixed order. */
 export async function runChecks(options: CheckOptions = {}): Promise<Check[]> {
-  const names = Object.keys(CHECKS).filter(isCheckName);
-  const wanted = options.only === undefined ? names : names.filter((name) => options.only?.includes(name));
+  const all = Object.entries<Probe>({ ...CHECKS, ...options.more });
   return Promise.all(
-    wanted.map(async (name): Promise<Check> => {
-      const probe: Probe = CHECKS[name];
+    all.map(async ([name, probe]): Promise<Check | undefined> => {
+      if (options.only !== undefined && !options.only.includes(name)) return undefined;
       try {
         return { name, ...(await probe(options)) };
       } catch (error) {
@@ -26,7 +24,7 @@ export async function runChecks(options: CheckOptions = {}): Promise<Check[]> {
         return { name, ...fail("could not be checked", message, "see the detail") };
       }
     }),
-  );
+  ).then((checks) => checks.filter((check) => check !== undefined));
 }
 
 /** Whether anything fails. */

@@ -2,7 +2,7 @@
  * What a node says of itself: kernel, CPU, memory, disk, criu. Every figure is read now, none is kept.
  */
 import { access, constants, readFile, statfs } from "node:fs/promises";
-import { arch, cpus, release } from "node:os";
+import { arch, cpus, networkInterfaces, release } from "node:os";
 import { join } from "node:path";
 import type { NodeFacts } from "../model/node.js";
 import { run, SYSTEM_PATH } from "./exec.js";
@@ -60,6 +60,7 @@ export interface NodeIdentity {
   linkHost: string;
   linkPort: number;
   stateDir: string;
+  bridge: string;
   workloads: NodeFacts["workloads"];
 }
 
@@ -71,6 +72,7 @@ export async function collectNodeFacts(identity: NodeIdentity): Promise<NodeFact
     freeBytes(identity.stateDir),
     readFile("/proc/sys/kernel/random/boot_id", "utf8"),
   ]);
+  const network = networkInterfaces()[identity.bridge]?.find(({ family }) => family === "IPv4")?.cidr;
   return {
     node: identity.node,
     version: packageVersion(),
@@ -84,6 +86,7 @@ export async function collectNodeFacts(identity: NodeIdentity): Promise<NodeFact
     memoryAvailableBytes: memory.available,
     diskAvailableBytes,
     bootId: bootId.trim(),
+    ...(typeof network === "string" ? { network } : {}),
     clockUnixMs: Date.now(),
     workloads: identity.workloads,
   };

@@ -14,6 +14,8 @@ export interface NodeFacts {
   memoryAvailableBytes: number;
   diskAvailableBytes: number;
   bootId: string;
+  /** Address of the bridge that workloads are attached to, with prefix length; absent: it has none, or is down. */
+  network?: string;
   /** The node's wall clock when the facts were read, Unix milliseconds. */
   clockUnixMs?: number;
   /** Workloads that this node's journal holds as running, with their epoch. */

@@ -12,7 +12,8 @@ import { specProblems } from "./spec-check.js";
 type Fields = Record<string, unknown>;
 const MAX_EPOCH = 1_000_000_000;
 const MAX_SEQUENCE = 999_999_999;
-const MAX_GRACE_MS = 600_000;
+/** Longest time between SIGTERM and SIGKILL that may be asked for: ten minutes, everywhere. */
+export const MAX_GRACE_MS = 600_000;
 const MAX_OFF = 1_000;
 const MIN_BLACKOUT_MS = 100;
 const MAX_BLACKOUT_MS = 3_600_000;

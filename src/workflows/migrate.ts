@@ -19,7 +19,7 @@ import {
   workflowInfo,
 } from "@temporalio/workflow";
 import { CONTRACT_SCHEMA, type Inquiry, type SideOutcome, type SourceFacts } from "../model/contract.js";
-import type { FailureData, Side } from "../model/failure.js";
+import { failureClass, type FailureData, type Side } from "../model/failure.js";
 import {
   QUERY,
   SIGNAL,
@@ -133,9 +133,12 @@ async function carryOut(saga: Saga): Promise<MigrationReport> {
       if (early !== undefined) return finish(saga, early);
     }
   } catch (error) {
-    saga.failures.push(readFailure(error));
+    const why = readFailure(error);
+    saga.failures.push(why);
     if (saga.begun.length === 0) {
-      return finish(saga, isCancellation(error) ? "rolled-back" : "refused");
+      // Refused is an answer to what was asked. A node that is away, or a bug, is a failure: asking again may help.
+      const answered = !isCancellation(error) && failureClass(why.code) === "user";
+      return finish(saga, answered ? "refused" : "rolled-back");
     }
     return await CancellationScope.nonCancellable(() => unwind(saga));
   }

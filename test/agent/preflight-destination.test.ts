@@ -20,9 +20,18 @@ import {
 import { volumeSize } from "../../src/agent/preflight/source.js";
 import { compareVersions } from "../../src/agent/preflight/engine.js";
 import { checkEpoch } from "../../src/agent/preflight/epoch.js";
-import { checkBridge, judgeReplies, parseArping, parseLinks, sameNetwork } from "../../src/agent/preflight/network.js";
+import {
+  checkAddress,
+  checkBridge,
+  judgeReplies,
+  parseArping,
+  parseLinks,
+  sameNetwork,
+} from "../../src/agent/preflight/network.js";
+import { checkTools, toolsFor, type ToolUse } from "../../src/agent/preflight/tools.js";
 import { userIds } from "../../src/agent/preflight/users.js";
 import { elfBuildId } from "../../src/host/elf.js";
+import { hasSysResource } from "../../src/host/proc.js";
 import type { OperationRef, SourceFacts } from "../../src/model/contract.js";
 import type { NodeFacts } from "../../src/model/node.js";
 import type { Hold } from "../../src/model/ownership.js";
@@ -217,6 +226,33 @@ test("users by name and by number", async () => {
   assert.deepEqual(await userIds("12"), { uid: 12, gid: 12 });
   assert.deepEqual(await userIds("12:13"), { uid: 12, gid: 13 });
   assert.equal(await userIds("nobody-has-this-name"), undefined);
+});
+
+test("each missing program blocks where it is needed, with its package", async () => {
+  const without = (missing: string) => (program: string) =>
+    Promise.resolve(program === missing ? undefined : `/usr/bin/${program}`);
+  const cases: [ToolUse, string, RegExp][] = [
+    ["destination", "arping", /install iputils-arping there/],
+    ["destination", "rsync", /install rsync there/],
+    ["source", "ip", /install iproute2 there/],
+    ["start", "setpriv", /install util-linux there/],
+  ];
+  for (const [use, program, remedy] of cases) {
+    const [finding, ...more] = await checkTools(use, "node-b", without(program));
+    assert.deepEqual([finding?.level, finding?.message, more], ["block", `node-b lacks ${program}`, []]);
+    assert.match(finding?.remedy ?? "", remedy);
+    assert.deepEqual(await checkTools(use, "node-b", without("nothing")), []);
+  }
+  assert.equal(
+    toolsFor("source").some(({ program }) => program === "perl"),
+    !hasSysResource(),
+  );
+});
+
+test("who has the address can't be asked: that blocks", async () => {
+  const [finding] = await checkAddress("no-such-bridge", "node-b", "10.77.0.100/24", "02:fe:00:00:00:64");
+  assert.equal(finding?.level, "block");
+  assert.match(finding?.message ?? "", /could not be asked/);
 });
 
 const tools = ["ip", "nsenter", "arping"].filter((tool) => spawnSync("which", [tool]).status !== 0);

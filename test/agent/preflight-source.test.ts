@@ -58,15 +58,27 @@ ready(); wait()`;
 
 test("a deleted file that is too large to travel in the images blocks, with its size", { skip }, async () => {
   const code = `
-f=open(DIR+'/big file) \\n(deleted)','w+b'); f.write(b'x'*3000000); f.flush(); os.unlink(f.name)
+f=open(DIR+'/big file) \\n(deleted)','w+b'); os.posix_fallocate(f.fileno(),0,65<<20); os.unlink(f.name)
+g=open(DIR+'/moves','w+b'); os.posix_fallocate(g.fileno(),0,50<<20); os.unlink(g.name)
 ready(); wait()`;
   await withProbe(code, async (probe) => {
     const { findings } = await probe.preflight();
-    const [message = ""] = said(findings, "deleted file");
+    const [message = "", moves = ""] = said(findings, "deleted file");
     assert.match(
       message,
-      /^block: python3?[^ ]* \(pid 1\), descriptor \d+: .*big file\) \\n\(deleted\) is deleted .*2\.9 MiB/,
+      /^block: python3?[^ ]* \(pid 1\), descriptor \d+: .*big file\) \\n\(deleted\) is deleted .*65\.0 MiB.*64\.0 MiB/,
     );
+    assert.match(moves, /^info: .*moves is deleted .*50\.0 MiB.*moves with the images/);
+  });
+});
+
+test("a deleted file that has another name blocks: the engine could not open it again", { skip }, async () => {
+  const code = `
+f=open(DIR+'/one','w+b'); f.write(b'x'); f.flush(); os.link(DIR+'/one',DIR+'/two'); os.unlink(DIR+'/one')
+ready(); wait()`;
+  await withProbe(code, async (probe) => {
+    const { findings } = await probe.preflight();
+    assert.match(said(findings, "deleted file").join(), /^block: .*\/one is deleted .* the file has another name/);
   });
 });
 
@@ -248,7 +260,7 @@ test("a workload that is gone is a finding, not an exception", { skip }, async (
 
 test("a shared network namespace and a huge deleted mapping are told", { skip }, async () => {
   const file = join(mkdtempSync(join(tmpdir(), "ferry-map-")), "library");
-  writeFileSync(file, Buffer.alloc(2 * 1024 * 1024, 1));
+  writeFileSync(file, Buffer.alloc(65 * 1024 * 1024, 1));
   const fd = openSync(file, "r");
   try {
     const code = `

@@ -124,6 +124,7 @@ export async function startProbe(code: string, options: ProbeOptions = {}): Prom
       linkHost: "127.0.0.1",
       linkPort: 7400,
       stateDir: dir,
+      bridge: "br0",
       workloads: [],
     });
     return preflightSource({

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,10 +7,12 @@ import { after, before, test } from "node:test";
 import type { Server } from "node:http";
 import { callAgent, createAgentClient } from "../../src/agent/client.js";
 import { quarantined } from "../../src/agent/quarantine.js";
-import { serveAgent } from "../../src/agent/server.js";
+import { parseInput, prepareRunDirs, serveAgent } from "../../src/agent/server.js";
 import type { Verb } from "../../src/agent/verbs.js";
 import { CONTRACT_SCHEMA } from "../../src/model/contract.js";
+import { checkGrace } from "../../src/client/requests.js";
 import { FerryError } from "../../src/model/failure.js";
+import { MAX_GRACE_MS, stopProblems } from "../../src/model/request-check.js";
 
 const dir = mkdtempSync(join(tmpdir(), "ferry-agent-"));
 const socketPath = join(dir, "agent.sock");
@@ -94,6 +96,45 @@ test("an unknown verb, another method and a body that is not JSON are refused", 
   await refused("inquire", ref, "E_JOURNAL_CORRUPT");
 });
 
+test("a stop is waited for as long as its grace lasts, and other verbs are not", async () => {
+  const path = join(dir, "slow.sock");
+  const slow = (): Promise<never> =>
+    new Promise((_, reject) => {
+      setTimeout(() => reject(new FerryError({ code: "E_STATE", message: "answered" })), 600);
+    });
+  const agent = { ...quarantined({ code: "E_INTERNAL", message: "" }), stopWorkload: slow, cleanup: slow };
+  const slowServer = await serveAgent(agent, { socketPath: path, log: () => undefined });
+  try {
+    const client = createAgentClient(path, { timeoutMs: 200 });
+    const stop = { schema: CONTRACT_SCHEMA, workload: "redis", epoch: 1 };
+    const code = (expected: string) => (error: unknown) => error instanceof FerryError && error.code === expected;
+    await assert.rejects(client.stopWorkload({ ...stop, graceMs: 2_000 }), code("E_STATE"));
+    await assert.rejects(client.stopWorkload({ ...stop, graceMs: 0 }), code("E_AGENT_DOWN"));
+    await assert.rejects(client.cleanup(ref), code("E_AGENT_DOWN"));
+    await assert.rejects(client.stopWorkload({ ...stop, graceMs: MAX_GRACE_MS + 1 }), code("E_REQUEST"));
+  } finally {
+    slowServer.close();
+    slowServer.closeAllConnections();
+  }
+});
+
+test("the grace of a stop has one limit everywhere", () => {
+  const stop = { schema: CONTRACT_SCHEMA, workload: "redis", epoch: 1 };
+  for (const [graceMs, fine] of [
+    [MAX_GRACE_MS, true],
+    [MAX_GRACE_MS + 1, false],
+  ] as const) {
+    const verdicts = [
+      () => parseInput("stopWorkload", { ...stop, graceMs }),
+      () => checkGrace(graceMs),
+      () => assert.deepEqual(stopProblems({ graceMs }), []),
+    ];
+    for (const verdict of verdicts)
+      if (fine) verdict();
+      else assert.throws(verdict);
+  }
+});
+
 test("an agent that is not there is E_AGENT_DOWN, which says what to look at", async () => {
   const away = createAgentClient(join(dir, "nobody.sock"));
   await assert.rejects(
@@ -106,5 +147,30 @@ test("a second agent on the same socket is refused", async () => {
   await assert.rejects(
     serveAgent(quarantined({ code: "E_INTERNAL", message: "" }), { socketPath, log: () => undefined }),
     (error) => error instanceof FerryError && error.code === "E_JOURNAL_LOCKED",
+  );
+});
+
+test("the run directory and the socket's are made for root and the socket's group; others' are left alone", (t) => {
+  if (process.getuid?.() !== 0) return t.skip("needs root");
+  const mode = (path: string): [number, number] => [statSync(path).mode & 0o777, statSync(path).gid];
+  const own = join(dir, "run", "ferry");
+  prepareRunDirs(own, join(own, "agent.sock"), 60_971);
+  assert.deepEqual(mode(own), [0o750, 60_971]);
+  // Made by somebody who did not think of the group: it is let in.
+  chownSync(own, 0, 0);
+  chmodSync(own, 0o700);
+  prepareRunDirs(own, join(own, "agent.sock"), 60_971);
+  assert.deepEqual(mode(own), [0o750, 60_971]);
+  // A directory that all may enter stays as it is, and so does one that only the socket is in.
+  const foreign = join(dir, "foreign");
+  mkdirSync(foreign, { mode: 0o700 });
+  chmodSync(own, 0o755);
+  prepareRunDirs(own, join(foreign, "agent.sock"), 60_971);
+  assert.deepEqual(
+    [mode(own), mode(foreign)],
+    [
+      [0o755, 60_971],
+      [0o700, 0],
+    ],
   );
 });

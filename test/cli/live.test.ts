@@ -2,12 +2,14 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { createServer } from "node:net";
 import { after, before, describe, test } from "node:test";
 import type { WorkloadListing } from "../../src/client/types.js";
+import type { Check } from "../../src/host/checks.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import type { WorkloadStatus } from "../../src/model/workload.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
-import { Stage } from "../workflows/support.js";
+import { QUICK, Stage } from "../workflows/support.js";
 import { ferry as ferryAt, type Run } from "./support.js";
 
 describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
@@ -31,8 +33,8 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     (JSON.parse(await good("inspect", name, "--json")) as { status: WorkloadStatus }).status.node;
 
   before(async () => {
-    stage = await Stage.up();
-    await until(["nodes"], /node-b/);
+    stage = await Stage.up(["node-a", "node-b", "node-c"]);
+    await until(["nodes"], /node-c/);
   });
   after(() => stage.down());
 
@@ -130,6 +132,109 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     assert.equal(code, 1, stdout);
     assert.match(stdout, /fails was not moved: it runs on node-a[\s\S]*the disk is full/);
     assert.equal(await nodeOf("fails"), "node-a");
+  });
+
+  test("before anything is begun: an answer of the user's class is a refusal, all else a failure", async () => {
+    await good("run", "early", "--node", "node-a", "--", "true");
+    const cases = [
+      ["E_POLICY", 2, /refused/],
+      ["E_INTERNAL", 1, /early was not moved: it runs on node-a/],
+      ["E_TOOL", 1, /early was not moved: it runs on node-a/],
+      ["E_JOURNAL_CORRUPT", 1, /early was not moved: it runs on node-a/],
+    ] as const;
+    for (const [code, expected, words] of cases) {
+      for (const verb of ["observeWorkload", "preflightDestination"] as const) {
+        const failure = { code, message: "so it is" };
+        stage.world.order({ node: "node-b", verb, when: "before", times: 1, workload: "early", failure });
+        const ended = await ferry("migrate", "early", "--to", "node-b");
+        assert.equal(ended.code, expected, `${code} of ${verb}: ${ended.stdout}${ended.stderr}`);
+        assert.match(ended.stdout, words);
+        assert.match(ended.stdout, /so it is/);
+      }
+    }
+    assert.equal(await nodeOf("early"), "node-a");
+  });
+
+  test("in doubt, and stuck: exit code 3 and what to do, both go on when they can; out of reach in preflight: 1", async () => {
+    const doubtful = await stage.run("doubtful", "node-a", QUICK);
+    const stuck = await stage.run("stuck", "node-a", QUICK);
+    await stage.run("deaf", "node-a", QUICK);
+    const silence = { node: "node-b", verb: "preflightDestination", when: "hang", hangMs: 2_500 } as const;
+    stage.world.order({ ...silence, times: 10, workload: "deaf" });
+    stage.world.at("source:released", () => stage.world.crash("node-c"), "doubtful");
+    const restore = { code: "E_RESTORE", message: "criu said no" } as const;
+    const broken = { code: "E_JOURNAL_CORRUPT", message: "line 7 is damaged", remedy: "mend it" } as const;
+    const first = { node: "node-b", verb: "takeOver", when: "before", times: 1, workload: "stuck" } as const;
+    const fault = { node: "node-a", verb: "burn" as const, when: "before" as const, times: 1e6, workload: "stuck" };
+    const burn = { ...fault, failure: broken };
+    stage.world.order({ ...first, failure: restore });
+    stage.world.order(burn);
+    try {
+      const [deaf, inDoubt, isStuck] = await Promise.all([
+        ferry("migrate", "deaf", "--to", "node-b"),
+        ferry("migrate", "doubtful", "--to", "node-c", "--mode", "postcopy"),
+        ferry("migrate", "stuck", "--to", "node-b", "--json"),
+      ]);
+      assert.equal(deaf.code, 1, deaf.stdout);
+      assert.match(deaf.stdout, /E_NODE_UNREACHABLE/);
+      assert.equal(inDoubt.code, 3, inDoubt.stdout + inDoubt.stderr);
+      assert.match(inDoubt.stdout, /in doubt[\s\S]*node-c/);
+      assert.match(inDoubt.stdout, /what to do: /);
+      assert.equal(isStuck.code, 3, isStuck.stdout + isStuck.stderr);
+      const report = JSON.parse(isStuck.stdout) as MigrationReport;
+      assert.deepEqual([report.outcome, report.failure?.code], ["stuck", "E_STUCK"]);
+      assert.equal(report.failure?.remedy, "mend it");
+    } finally {
+      stage.agent("node-c").restart();
+      burn.times = 0;
+    }
+    assert.equal((await doubtful.settled(30_000)).node, "node-c");
+    assert.equal((await stuck.settled(30_000)).node, "node-a");
+  });
+
+  test("doctor asks the server what it is: something else that listens does not pass", async () => {
+    const temporalOf = async (...args: string[]): Promise<Check | undefined> => {
+      const { stdout } = await ferry("doctor", "--json", ...args);
+      return (JSON.parse(stdout) as Check[]).find(({ name }) => name === "Temporal");
+    };
+    const good = await temporalOf();
+    assert.equal(good?.status, "ok", good?.detail);
+    assert.match(good?.value ?? "", /version \d+\.\d+/);
+    const stranger = createServer((socket) => socket.resume()).listen(0, "127.0.0.1");
+    await once(stranger, "listening");
+    try {
+      const { port } = stranger.address() as { port: number };
+      assert.equal((await temporalOf("--address", `127.0.0.1:${port}`))?.status, "fail");
+    } finally {
+      stranger.close();
+    }
+    const nowhere = await ferry("doctor", "--lab", "/nonexistent/lab");
+    assert.equal(nowhere.code, 2);
+    assert.match(nowhere.stderr, /no lab is running \(none in \/nonexistent\/lab\)/);
+  });
+
+  test("logs -f ends when the workload has ended, was stopped or is removed", async () => {
+    const over = { node: "node-a", epoch: 1, exitCode: 3 };
+    for (const [name, end, words] of [
+      ["over", () => stage.client.workflow.getHandle("workload/over").signal("ended", over), /with exit code 3/],
+      ["halted", () => good("stop", "halted", "--grace", "10ms"), /was stopped/],
+      ["dropped", () => good("rm", "--force", "dropped"), /was (stopped|removed)/],
+    ] as const) {
+      await good("run", name, "--node", "node-a", "--", "true");
+      const following = ferry("logs", name, "-f");
+      await new Promise((resolve) => setTimeout(resolve, 700));
+      try {
+        await end();
+      } catch (error) {
+        // It would be followed for ever, and keep this process.
+        await ferry("rm", "--force", name);
+        throw error;
+      }
+      const { code, stdout, stderr } = await following;
+      assert.deepEqual([code, stdout], [0, `log of ${name} on node-a\n`]);
+      assert.match(stderr, new RegExp(`^ferry: ${name} `));
+      assert.match(stderr, words);
+    }
   });
 
   test("what can't be: unknown node, same node, unknown workload; exit code 2", async () => {

@@ -31,10 +31,11 @@ function assertLines(text: string): number {
   return lines.length;
 }
 
-test("a follower sees every line once over cold and post-copy moves, and Ctrl-C ends it quietly", async () => {
+test("a follower sees every line once over cold and post-copy moves, and ends when the workload is stopped", async () => {
   const workload = await e2e.client.workloads.run({ name: "writer", node: "node-a", command: WRITER });
   await andRemove(workload, async () => {
     const follower = startFerry(e2e, ["logs", "writer", "--follow"]);
+    const interrupted = startFerry(e2e, ["logs", "writer", "--follow"]);
     try {
       let seen = 0;
       await moveAbout(workload, ["cold", "postcopy", "cold"], async () => {
@@ -44,14 +45,17 @@ test("a follower sees every line once over cold and post-copy moves, and Ctrl-C 
         seen = sizeBytes;
         await until("the follower is up to date", 10_000, () => Buffer.byteLength(follower.said().stdout) > seen);
       });
+      interrupted.child.kill("SIGINT");
+      const early = await interrupted.end;
+      assert.equal(early.stderr, "", "Ctrl-C ends it quietly");
+      assert.ok(early.code === 0 || early.code === 130, `exit code ${early.code}`);
       await workload.stop();
       const { sizeBytes } = await workload.logs({ maxBytes: 1 });
       await until("the follower has the end", 10_000, () => Buffer.byteLength(follower.said().stdout) >= sizeBytes);
-      follower.child.kill("SIGINT");
       const end = await follower.end;
-      assert.equal(end.stderr, "");
-      assert.ok(end.code === 0 || end.code === 130, `exit code ${end.code}`);
+      assert.deepEqual([end.code, end.stderr], [0, "ferry: writer was stopped\n"]);
       const count = assertLines(end.stdout);
+      assert.ok(end.stdout.startsWith(early.stdout));
       assert.ok(end.stdout.endsWith("\nthe end\n"));
       assert.ok(count > 500, `${count} lines`);
 
@@ -62,6 +66,7 @@ test("a follower sees every line once over cold and post-copy moves, and Ctrl-C 
       assert.ok(whole.stdout.endsWith(tail.stdout) && tail.stdout.length > 0, "the tail is not torn inside a letter");
     } finally {
       follower.child.kill("SIGKILL");
+      interrupted.child.kill("SIGKILL");
     }
   });
 });

@@ -27,11 +27,11 @@ export interface E2eLab {
 }
 
 /** Brings a lab of its own up (failpoints on) and connects the SDK to it. */
-export async function startLab(nodes = 2): Promise<E2eLab> {
+export async function startLab(nodes = 2, subnet?: string): Promise<E2eLab> {
   process.env["FERRY_LAB_FAILPOINTS"] = "1";
   const state = mkdtempSync(join(tmpdir(), "ferry-e2e-"));
   try {
-    const lab = await labUp({ state, nodes });
+    const lab = await labUp({ state, nodes, ...(subnet === undefined ? {} : { subnet }) });
     assert.ok(lab.address);
     const client = await connect({ address: lab.address });
     const names = lab.hosts.filter((host) => host.kind === "node").map((host) => host.name);

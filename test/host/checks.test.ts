@@ -1,19 +1,20 @@
 /** Doctor's checks, on the machine that runs the tests. */
 import assert from "node:assert/strict";
-import { createServer } from "node:net";
 import { readdir } from "node:fs/promises";
 import { test } from "node:test";
+import { LAB_CHECKS } from "../../deploy/setup/checks.js";
 import { cgroup2Root } from "../../src/host/checks-system.js";
 import { healthy, renderChecks, runChecks, type Check } from "../../src/host/checks.js";
+import { ferryError } from "../../src/model/failure.js";
 
 test("every check has an answer and leaves nothing behind", async () => {
-  const checks = await runChecks();
+  const checks = await runChecks({ more: LAB_CHECKS });
   assert.deepEqual(
     checks.map((check) => check.name),
     [
-      ["system", "rights", "processor", "memory", "disk", "namespaces", "bridge", "overlay", "cgroup v2"],
+      ["system", "Node.js", "rights", "processor", "memory", "disk", "namespaces", "bridge", "overlay", "cgroup v2"],
       ["cgroup controllers", "criu", "criu check", "userfaultfd", "page tracking", "soft-dirty", "nftables"],
-      ["rsync", "openssl", "Temporal"],
+      ["rsync", "openssl", "programs", "Temporal", "lab: programs", "lab: node root fs", "lab: Temporal server"],
     ].flat(),
   );
   for (const check of checks) {
@@ -39,19 +40,19 @@ test("only the checks that were asked for are run", async () => {
   );
 });
 
-test("Temporal is reached by TCP, and a wrong address is named", async () => {
-  const temporal = async (temporalAddress?: string): Promise<Check> =>
-    (await runChecks({ only: ["Temporal"], ...(temporalAddress === undefined ? {} : { temporalAddress }) }))[0]!;
+test("Temporal is asked, and a wrong address is named", async () => {
+  const temporal = async (address?: string, ask?: () => Promise<string>): Promise<Check> => {
+    const given = { ...(address && { temporalAddress: address }), ...(ask && { askTemporal: ask }) };
+    return (await runChecks({ only: ["Temporal"], ...given }))[0]!;
+  };
   assert.equal((await temporal()).status, "skip");
   for (const wrong of ["nonsense", ":7233", "host:", "host:0", "host:99999", "host:1e3x"]) {
     assert.equal((await temporal(wrong)).status, "fail", wrong);
   }
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address() as { port: number };
-  assert.equal((await temporal(`127.0.0.1:${port}`)).status, "ok");
-  await new Promise((resolve) => server.close(resolve));
-  assert.equal((await temporal(`127.0.0.1:${port}`)).status, "fail");
+  const good = await temporal("host:7233", () => Promise.resolve("1.29.1"));
+  assert.deepEqual([good.status, /^host:7233, version 1\.29\.1, answers in \d+ ms$/.test(good.value)], ["ok", true]);
+  const down = await temporal("host:7233", () => Promise.reject(ferryError("E_TEMPORAL_DOWN", "no answer")));
+  assert.deepEqual([down.status, down.detail], ["fail", "no answer"]);
 });
 
 test("the table shows what to do right below what fails", () => {

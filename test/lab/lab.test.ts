@@ -30,6 +30,7 @@ import {
 import { labProblems } from "../../deploy/lab/requirements.js";
 import { until } from "../../deploy/lab/state.js";
 import { FerryError } from "../../src/model/failure.js";
+import { armFailpoint, reached, startLab } from "../e2e/support.js";
 import { leftovers, snapshotHost, type HostSnapshot } from "../support/leftovers.js";
 
 const problems = await labProblems();
@@ -110,6 +111,40 @@ describe("the lab", { skip, timeout: 120_000 }, () => {
     assert.equal(grown.hosts.length, 4);
     await labRun(dir("two"), "node-b", ["ping", "-c", "1", "node-a"]);
     await labDown({ state: dir("two") });
+  });
+
+  test("two whole labs at once, one taken down in the middle of a blackout: nothing is left of either", async () => {
+    const labs = await Promise.all([startLab(2), startLab(1, "10.91.7.0/24")]);
+    const [one, two] = labs;
+    const networkNamespaces = (await Promise.all(labs.map(({ state }) => netnsOf(state)))).flat();
+    let migration: Promise<unknown> = Promise.resolve();
+    try {
+      const command = ["sleep", "1000"];
+      const workloads = await Promise.all(
+        labs.map(({ client }) => client.workloads.run({ name: "sleeper", node: "node-a", command })),
+      );
+      for (const [at, workload] of workloads.entries()) {
+        const { status, observation } = await workload.inspect();
+        const ip = status.spec.network.ip.replace("/24", "");
+        assert.match(ip, at === 0 ? /^10\.77\.0\.1\d\d$/ : /^10\.91\.7\.1\d\d$/);
+        const { state } = labs[at]!;
+        await labRun(state, "client", ["ping", "-c", "1", "-W", "2", ip]);
+        const { stdout } = await labRun(state, "node-a", ["readlink", `/proc/${observation?.pid}/ns/net`]);
+        networkNamespaces.push(/\d+/.exec(stdout)?.[0] ?? "");
+      }
+      await labRun(two.state, "node-a", ["nft", "add", "table", "inet", "ferry_test"]);
+      await armFailpoint(one, "node-b", "destination.restore", "pause");
+      const handle = await workloads[0]!.migrate({ to: "node-b", mode: "cold", maxBlackoutMs: 60_000 });
+      const ending = handle.result();
+      migration = ending.catch(() => undefined);
+      await reached(one, "node-b", "destination.restore", ending);
+      assert.equal((await labRun(one.state, "node-a", ["pgrep", "-c", "-x", "criu"])).stdout, "1", "criu holds it");
+    } finally {
+      await Promise.all(labs.map((lab) => lab.down()));
+      await migration;
+    }
+    const mine = { labs: labs.map(({ lab }) => lab.id), directories: labs.map(({ state }) => state) };
+    assert.deepEqual(await leftovers(machine, { ...mine, networkNamespaces }), []);
   });
 
   test("heals what was killed, and goes down whatever was", async () => {

@@ -98,7 +98,10 @@ async function compare(before: HostSnapshot, mine: Mine | undefined): Promise<st
     ...fresh("cgroups")
       .filter(ours)
       .map((line) => `cgroup ${line}`),
-    ...(mine === undefined ? fresh("tables").map((line) => `nft ${line}`) : []),
+    // Those of nodes end with their network namespaces; one on the machine itself would be named after us.
+    ...fresh("tables")
+      .filter((line) => mine === undefined || line.includes("ferry"))
+      .map((line) => `nft ${line}`),
     ...(mine?.directories ?? [])
       .filter((directory) => existsSync(directory))
       .map((directory) => `directory ${directory}`),

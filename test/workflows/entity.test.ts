@@ -29,7 +29,7 @@ describe("the entity", { skip: skipWithoutTemporal }, () => {
     assert.equal(unknown.failure?.code, "E_NODE_UNKNOWN");
     await stage.workers.stopNode("node-b");
     const away = await subject.moveTo("node-b");
-    assert.equal(away.outcome, "refused");
+    assert.equal(away.outcome, "rolled-back");
     assert.equal(away.failure?.code, "E_NODE_UNREACHABLE");
     await stage.startNode("node-b");
     assert.equal((await subject.moveTo("node-b")).outcome, "moved");

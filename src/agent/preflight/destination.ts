@@ -5,7 +5,7 @@
  */
 import { stat, statfs } from "node:fs/promises";
 import { elfBuildId } from "../../host/elf.js";
-import { cpuFlags, findProgram } from "../../host/facts.js";
+import { cpuFlags } from "../../host/facts.js";
 import { parseMountinfo, readProc, shown } from "../../host/procfs.js";
 import { userfaultfdProblem } from "../../host/userfaultfd-probe.js";
 import type { OperationRef, SourceFacts } from "../../model/contract.js";
@@ -19,6 +19,7 @@ import { checkEngine, compareVersions } from "./engine.js";
 import { checkEpoch } from "./epoch.js";
 import { finder, listText, MIB, sizeText } from "./findings.js";
 import { checkAddress, checkBridge, readLinks } from "./network.js";
+import { checkTools } from "./tools.js";
 import { userIds } from "./users.js";
 
 const { block, warn } = finder("destination");
@@ -286,14 +287,6 @@ async function checkUser(facts: SourceFacts, node: string): Promise<Finding[]> {
   return [];
 }
 
-async function checkTools(node: string): Promise<Finding[]> {
-  const wanted = ["rsync", "ip", "nsenter"];
-  const found = await Promise.all(wanted.map(findProgram));
-  const missing = wanted.filter((_, at) => found[at] === undefined);
-  if (missing.length === 0) return [];
-  return [block("tools", `${node} lacks ${missing.join(", ")}`, "install rsync, iproute2 and util-linux there")];
-}
-
 async function checkKernelFeatures(node: string): Promise<Finding[]> {
   const findings: Finding[] = [];
   const problem = userfaultfdProblem();
@@ -333,7 +326,7 @@ export async function preflightDestination(ctx: DestinationContext): Promise<Fin
     guarded("ip address", checkAddress(bridge, node.node, ip, mac)),
     guarded("files", checkFiles(facts)),
     guarded("user", checkUser(facts, node.node)),
-    guarded("tools", checkTools(node.node)),
+    guarded("tools", checkTools("destination", node.node)),
     guarded(
       "space",
       readRoom(ctx).then((found) => checkRoom(found, facts, node.node)),
@@ -341,8 +334,9 @@ export async function preflightDestination(ctx: DestinationContext): Promise<Fin
     guarded("kernel features", checkKernelFeatures(node.node)),
     cpuFlags().catch(() => []),
   ]);
-  // The bridge's own finding says more than arping's failure on a bridge that is not there.
+  // The bridge's own finding, or that of the tools, says more than the failure of an arping that can't work.
   const noBridge = bridgeFindings.some((finding) => finding.level === "block" && finding.check === "bridge");
+  const noArping = tools.some((finding) => finding.message.includes("arping"));
   return [
     ...checkCompatible(node, facts, ref, flags),
     ...checkEpoch(ref, ctx.holds, node.node),
@@ -351,7 +345,7 @@ export async function preflightDestination(ctx: DestinationContext): Promise<Fin
     ...features,
     ...tools,
     ...bridgeFindings,
-    ...(noBridge ? [] : address),
+    ...(noBridge || noArping ? [] : address),
     ...files,
     ...user,
     ...room,

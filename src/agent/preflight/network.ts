@@ -110,11 +110,12 @@ export async function checkAddress(bridge: string, node: string, cidr: string, m
     // -b: stay with broadcasts, so that everybody who has the address answers both.
     ({ stdout } = await run("arping", ["-b", "-c", "2", "-w", "1", "-I", bridge, ip], { allow: [1], timeoutMs: 3000 }));
   } catch (error) {
+    // Going on blindly could give two machines with one address.
     return [
-      warn(
+      block(
         "ip address",
         `whether somebody else uses ${ip} could not be asked: ${toFailure(error).message}`,
-        "install arping (iputils) on the node; make sure that the address is free",
+        "see why arping (iputils) does not work on the node",
       ),
     ];
   }

@@ -1,14 +1,12 @@
 /** Checks on open descriptors: what the engine can't take along, and what it takes only up to a limit. Pure over a Tree. */
 import { shown, type OpenFile } from "../../host/procfs.js";
 import type { Finding } from "../../model/plan.js";
-import { finder, listText, MIB, sizeText } from "./findings.js";
+import { GHOST_LIMIT_BYTES } from "../../runtimes/process/freeze.js";
+import { finder, listText, sizeText } from "./findings.js";
 import { taskName } from "./tasks.js";
 import type { Task, Tree } from "./tree.js";
 
 const { block, warn, info } = finder("source");
-
-/** criu's default --ghost-limit: deleted files that are still open travel inside the images up to this size. */
-export const GHOST_LIMIT_BYTES = MIB;
 
 const BLOCK_SIZE = 512;
 const major = (rdev: number): number => (rdev >> 8) & 0xfff;
@@ -102,8 +100,17 @@ function checkPidfd(file: OpenFile, at: string, inside: ReadonlySet<number>): Fi
 }
 
 function checkDeleted(link: string, links: number, bytes: number, at: string): Finding[] {
-  if (!link.endsWith(" (deleted)") || links > 0) return [];
+  if (!link.endsWith(" (deleted)")) return [];
   const path = shown(link.slice(0, -" (deleted)".length));
+  if (links > 0) {
+    return [
+      block(
+        "deleted file",
+        `${at}: ${path} is deleted but still open, and the file has ${links === 1 ? "another name" : `${links} other names`}: which one can't be told, so it can't be opened again`,
+        "let the program close or reopen it, or give the file its name back (ln)",
+      ),
+    ];
+  }
   if (bytes > GHOST_LIMIT_BYTES) {
     return [
       block(

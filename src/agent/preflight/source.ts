@@ -25,6 +25,7 @@ import { checkMounts, checkTmpfs, viewMounts } from "./mounts.js";
 import { checkLocks, checkOpenFiles, checkPipes, halfPipes } from "./open-files.js";
 import { checkInet, checkOtherSockets, checkUnix, externalPeers, ownedSockets } from "./socket-checks.js";
 import { checkFrozen, checkNamespaces, checkTree } from "./tasks.js";
+import { checkTools } from "./tools.js";
 import { inspectTree, type Tree } from "./tree.js";
 import { userIds } from "./users.js";
 
@@ -160,7 +161,10 @@ function checkDuration(options: AskedOptions, memoryBytes: number): Finding[] {
 export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> {
   const { spec, node, options } = ctx;
   const early = Promise.all([
-    guarded("criu", checkEngine("source", node.node, node.criuVersion)),
+    Promise.all([
+      guarded("criu", checkEngine("source", node.node, node.criuVersion)),
+      guarded("tools", checkTools("source", node.node)),
+    ]).then((found) => found.flat()),
     volumeSize(ctx.volumeDir),
     readCpuFlags(),
     userIds(spec.user),

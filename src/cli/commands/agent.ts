@@ -1,5 +1,5 @@
 /** `ferry agent`: the node's root daemon. */
-import { InvalidArgumentError, type Command } from "commander";
+import { InvalidArgumentError, Option, type Command } from "commander";
 import type { CommandContext } from "../io.js";
 import { parseCount, parseNodeName } from "../parse.js";
 
@@ -19,6 +19,7 @@ export interface AgentFlags {
   tlsDir?: string;
   logLevel?: LogLevel;
   logFile?: string;
+  supervised?: boolean;
 }
 
 /** Options of the agent, shared with `ferry node`. */
@@ -38,6 +39,10 @@ export const withLogFlags = (command: Command): Command =>
   command
     .option("--log-level <level>", "debug, info, warn or error (default: info)", logLevelOf)
     .option("--log-file <path>", "where JSON log lines go (default: standard output)");
+
+/** Set by `ferry node` for its children; see endWithParent. */
+export const withSupervised = (command: Command): Command =>
+  command.addOption(new Option("--supervised", "end when standard input does").hideHelp());
 
 /** Throws InvalidArgumentError when it is not one. */
 export function logLevelOf(text: string): LogLevel {
@@ -68,14 +73,14 @@ export function agentConfigOf(flags: AgentFlags): Record<string, unknown> {
 }
 
 export function register(program: Command, context: CommandContext): void {
-  withLogFlags(
-    withAgentFlags(program.command("agent").requiredOption("--node <name>", "name of this node", parseNodeName)),
-  )
+  const command = program.command("agent").requiredOption("--node <name>", "name of this node", parseNodeName);
+  withSupervised(withLogFlags(withAgentFlags(command)))
     .description(
       "Run a node's agent: the root daemon that owns the journal, the engines and the fences. Ends on SIGTERM.",
     )
     .addHelpText("after", "\nExamples:\n  ferry agent --node node-a --link-host 192.0.2.11 --tls-dir /etc/ferry")
     .action(async (flags: AgentFlags) => {
+      if (flags.supervised === true) (await import("../supervise.js")).endWithParent();
       const [{ runAgent }, { parseAgentConfig }] = await Promise.all([
         import("../../agent/main.js"),
         import("../../agent/config.js"),

@@ -1,24 +1,20 @@
 /** `ferry doctor`: what this machine can do. */
 import type { Command } from "commander";
 import { EXIT, type CommandContext } from "../io.js";
-import { parseAddress } from "../parse.js";
+import { connectOptions, targetOf, withConnection, type ConnectionFlags, type Target } from "../connection.js";
 
-interface DoctorFlags {
-  address?: string;
+interface DoctorFlags extends ConnectionFlags {
   dir?: string;
   json?: boolean;
 }
 
 export function register(program: Command, context: CommandContext): void {
-  program
-    .command("doctor")
+  withConnection(program.command("doctor"))
     .description("Check what this machine has of what Ferry needs: kernel, criu, cgroups, network, room, Temporal.")
     .option(
-      "--address <host:port>",
-      "Temporal frontend to reach (default: FERRY_TEMPORAL_ADDRESS, or the lab that is up)",
-      parseAddress,
+      "--dir <dir>",
+      "where Ferry keeps its files: this file system is looked at (default: the lab's, or /var/lib)",
     )
-    .option("--dir <dir>", "where Ferry keeps its files: this file system is looked at")
     .option("--json", "print the checks as JSON")
     .addHelpText(
       "after",
@@ -27,14 +23,24 @@ Exit codes: 0 nothing fails; 1 something is missing, each with what to do about 
 
 Examples:
   ferry doctor
+  ferry doctor --lab /var/tmp/other-lab
   ferry doctor --address 192.0.2.1:7233 --json | jq -r '.[] | select(.status == "fail") | .remedy'`,
     )
     .action(async (flags: DoctorFlags) => {
       const { healthy, renderChecks, runChecks } = await import("../../host/checks.js");
-      const address = flags.address ?? (context.io.env["FERRY_TEMPORAL_ADDRESS"] || (await addressOfLab(context)));
+      const { LAB_CHECKS } = await import("../../../deploy/setup/checks.js");
+      const target = await targetOrNone(flags, context);
+      const directory = flags.dir ?? flags.lab;
       const checks = await runChecks({
-        ...(address !== undefined && { temporalAddress: address }),
-        ...(flags.dir !== undefined && { directory: flags.dir }),
+        more: LAB_CHECKS,
+        ...(target !== undefined && {
+          temporalAddress: target.address,
+          askTemporal: async () => {
+            const { serverVersion } = await import("../../client/index.js");
+            return serverVersion(await connectOptions(target));
+          },
+        }),
+        ...(directory !== undefined && { directory }),
       });
       if (flags.json === true) context.json(checks);
       else for (const line of renderChecks(checks)) context.out(line);
@@ -42,12 +48,12 @@ Examples:
     });
 }
 
-/** A lab that is up, if there is one: not having one is nothing to complain about here. */
-async function addressOfLab(context: CommandContext): Promise<string | undefined> {
-  const { labAddress } = await import("../lab-state.js");
+/** Not having a lab is nothing to complain about here, unless one was named. */
+async function targetOrNone(flags: DoctorFlags, context: CommandContext): Promise<Target | undefined> {
   try {
-    return await labAddress(undefined, context.io.env);
-  } catch {
+    return await targetOf(flags, context.io.env);
+  } catch (error) {
+    if (flags.lab !== undefined) throw error;
     return undefined;
   }
 }

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { WorkloadHandle } from "../../client/types.js";
 import type { LogChunk } from "../../model/contract.js";
 import { isRetryable, toFailure, type FailureCode } from "../../model/failure.js";
+import type { WorkloadState, WorkloadStatus } from "../../model/workload.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import { onInterrupt, pause } from "../interrupt.js";
 import type { CommandContext } from "../io.js";
@@ -24,7 +25,7 @@ export function register(program: Command, context: CommandContext): void {
   withConnection(program.command("logs"))
     .description("Show what a workload wrote to standard output and standard error. The log moves with it.")
     .argument("<name>", "workload", parseWorkloadName)
-    .option("-f, --follow", "go on showing what it writes, also while and after it moves; end with Ctrl-C")
+    .option("-f, --follow", "go on showing what it writes, also while and after it moves, until it ends or Ctrl-C")
     .option("--tail <size>", "only the last SIZE of it, like 4K", parseSize)
     .option("--json", "print the chunk that was read as JSON (not with --follow)")
     .addHelpText("after", "\nExamples:\n  ferry logs redis\n  ferry logs redis -f --tail 4K")
@@ -60,10 +61,20 @@ async function follow(workload: WorkloadHandle, from: number, context: CommandCo
   try {
     while (!interrupt.happened()) {
       try {
+        // Asked before the last look: what it wrote until then is in the log.
+        const ended = endOf(await workload.status());
         offset = await untilEnd(workload, await workload.logs({ offset, maxBytes: CHUNK }), context);
         away = false;
+        if (ended !== undefined) {
+          context.err(`ferry: ${workload.name} ${ended}`);
+          return;
+        }
       } catch (error) {
         const failure = toFailure(error);
+        if (failure.code === "E_WORKLOAD_UNKNOWN" && (await isGone(workload))) {
+          context.err(`ferry: ${workload.name} was removed`);
+          return;
+        }
         const passing = isRetryable(failure.code) || PASSING.includes(failure.code);
         if (!passing) throw error;
         if (!away) context.err(`ferry: ${failure.message}; going on when it answers`);
@@ -75,3 +86,20 @@ async function follow(workload: WorkloadHandle, from: number, context: CommandCo
     interrupt.release();
   }
 }
+
+const isGone = (workload: WorkloadHandle): Promise<boolean> =>
+  workload.status().then(
+    ({ state }) => state === "removed",
+    (error: unknown) => toFailure(error).code === "E_WORKLOAD_UNKNOWN",
+  );
+
+/** States in which a workload writes no more. */
+const ENDS: Partial<Record<WorkloadState, string>> = {
+  exited: "has ended",
+  stopped: "was stopped",
+  failed: "could not be started",
+};
+
+/** How it came to its end; undefined: it may go on writing. */
+const endOf = ({ state, exitCode }: WorkloadStatus): string | undefined =>
+  state === "exited" && exitCode !== undefined ? `has ended with exit code ${exitCode}` : ENDS[state];

@@ -40,8 +40,8 @@ export function register(program: Command, context: CommandContext): void {
       const socket = flags.socket ?? "/run/ferry/agent.sock";
       const option = (key: string, value: string | number | undefined): string[] =>
         value === undefined ? [] : [key, String(value)];
-      const logs = [...option("--log-level", flags.logLevel), ...option("--log-file", flags.logFile)];
-      await supervise(name, [
+      const logs = option("--log-level", flags.logLevel);
+      const agentAndWorker = [
         {
           title: "agent",
           args: [
@@ -71,6 +71,7 @@ export function register(program: Command, context: CommandContext): void {
           ],
           uid: flags.workerUid,
         },
-      ]);
+      ];
+      await supervise(name, agentAndWorker, flags.logFile === undefined ? {} : { logFile: flags.logFile });
     });
 }

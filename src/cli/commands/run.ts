@@ -47,7 +47,10 @@ export function register(program: Command, context: CommandContext): void {
     .argument("<name>", "what to call it", parseWorkloadName)
     .argument("<command...>", "program and arguments, after --")
     .requiredOption("--node <node>", "where to start it", parseNodeName)
-    .option("--ip <address>", "its address, like 10.77.0.100 or 10.77.0.100/24 (default: chosen from its name)")
+    .option(
+      "--ip <address>",
+      "its address, like 10.77.0.100 or 10.77.0.100/24 (default: chosen from its name in the network of the node's bridge)",
+    )
     .option("--mac <address>", "its MAC address (default: made from its IP address)")
     .option("--gateway <address>", "default route")
     .option("--env <key=value>", "environment, may be given again and again", parseEnv)

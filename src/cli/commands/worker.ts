@@ -3,13 +3,14 @@ import type { Command } from "commander";
 import { connectOptions, targetOf, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
 import { parseNodeName } from "../parse.js";
-import { withLogFlags, type LogLevel } from "./agent.js";
+import { withLogFlags, withSupervised, type LogLevel } from "./agent.js";
 
 interface WorkerFlags extends ConnectionFlags {
   node: string;
   agentSocket: string;
   logLevel?: LogLevel;
   logFile?: string;
+  supervised?: boolean;
 }
 
 export function register(program: Command, context: CommandContext): void {
@@ -19,12 +20,13 @@ export function register(program: Command, context: CommandContext): void {
     )
     .requiredOption("--node <name>", "name of this node", parseNodeName)
     .option("--agent-socket <path>", "the agent's socket", "/run/ferry/agent.sock");
-  withLogFlags(command)
+  withSupervised(withLogFlags(command))
     .addHelpText(
       "after",
       "\nExamples:\n  ferry worker --node node-a --address 192.0.2.1:7233\n  ferry worker --node node-a --log-level debug --log-file /var/log/ferry/worker.log",
     )
     .action(async (flags: WorkerFlags) => {
+      if (flags.supervised === true) (await import("../supervise.js")).endWithParent();
       const target = await connectOptions(await targetOf(flags, context.io.env));
       const { runWorker } = await import("../../workers/worker.js");
       await runWorker({

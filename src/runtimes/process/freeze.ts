@@ -14,6 +14,9 @@ import { DATA_POINT, EXTERNAL_DATA, EXTERNAL_LOG, EXTERNAL_NET, LOG_POINT, type 
 
 export const dumpDir = (dirs: OperationDirs): string => join(dirs.run, "dump");
 
+/** Deleted files that are still open travel inside the images up to this size (docs/operating.md says so as well). */
+export const GHOST_LIMIT_BYTES = 64 * 2 ** 20;
+
 /** What criu's hook needs to know. */
 export const hookEnv = (parts: Parts, engineDir: string): Record<string, string> => ({
   FERRY_ENGINE: engineDir,
@@ -35,7 +38,7 @@ export const commonOptions = (places: Places, images: string, log: string): stri
   "--manage-cgroups=ignore",
   "--file-locks",
   "--ghost-limit",
-  "64M",
+  `${GHOST_LIMIT_BYTES / 2 ** 20}M`,
   "--action-script",
   places.hook("criu-hook.sh"),
 ];

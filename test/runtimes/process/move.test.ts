@@ -176,6 +176,23 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
     });
   }
 
+  it("criu refuses a deleted open file that has another name, as preflight says, and the tree goes on", async () => {
+    const code =
+      "import os,time; f=open('/data/a','w'); os.link('/data/a','/data/b'); os.unlink('/data/a'); print('ready',flush=True); time.sleep(1000)";
+    const linked = incarnation("redis", { command: ["python3", "-c", code] });
+    await a.call("start", linked);
+    const log = (): string => readFileSync(a.state("volumes/redis/log/output.log"), "utf8");
+    for (let i = 0; i < 200 && !log().includes("ready"); i++) await sleep(10);
+    const d = dirs("redis.migrate.10");
+    await a.call("freeze", linked, d);
+    const status = await a.call<EngineStatus>("wait", "freeze", d, "post-dump", 30_000);
+    assert.equal(status.reached["post-dump"], undefined);
+    const evidence = await a.call<{ lines: string[] }>("evidence", "freeze", d);
+    assert.match(evidence.lines.join("\n"), /Can't create link remap/);
+    await a.call("takeBack", linked, d);
+    assert.equal((await a.call<Seen>("observe", NAME)).frozen, false);
+  });
+
   it("moves a tree of processes with files on both layers, deleted ones, locks, sockets and pipes", async () => {
     await a.restartDriver({ lazyDump: false });
     await b.restartDriver({ lazyRestore: false });
