@@ -118,7 +118,9 @@ async function roundTrip(seed: number, kills: number): Promise<void> {
     const feeding = { stop: false };
     try {
       const wanted: number[] = [];
-      service.onMissing((slot) => wanted.push(slot));
+      service.onMissing((slot, pages) => {
+        for (let at = slot; at < slot + pages; at++) wanted.push(at);
+      });
       const daemonPid = (): number =>
         (JSON.parse(readFileSync(join(storeDir, "holder.json"), "utf8")) as { daemon: { pid: number } }).daemon.pid;
       const put = (slot: number): void => {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
+import { getPriority } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { test } from "node:test";
@@ -14,6 +15,8 @@ test("a fault waits for its page, is asked for once, and is answered when it com
   try {
     const touched = scene.target.ask("touch 10");
     await until(() => scene.missing.includes(10));
+    // whoever waits is not to wait for others, too, where that is allowed
+    await until(() => getPriority(scene.daemonPid()) === getPriority() - 10);
     scene.store.write(10, imagePages(10, 1));
     scene.service.arrived(10, 1);
     assert.deepEqual(await touched, { touched: 10 });
@@ -27,6 +30,51 @@ test("a fault waits for its page, is asked for once, and is answered when it com
     await scene.end();
   }
 });
+
+test(
+  "a fault asks for its neighbours too, faults one behind the other for more and more, each page once",
+  { skip },
+  async () => {
+    const scene = await stage(1536);
+    try {
+      const asked: [number, number][] = [];
+      scene.service.onMissing((slot, pages) => asked.push([slot, pages]));
+      const answered = async (page: number): Promise<void> => {
+        const before = asked.length;
+        const touched = scene.target.ask(`touch ${page}`);
+        await until(() => asked.length > before);
+        const [slot, pages] = asked[before]!;
+        scene.store.write(slot, imagePages(slot, pages));
+        scene.service.arrived(slot, pages);
+        assert.deepEqual(await touched, { touched: page });
+      };
+      // the second area begins at slot 512; 520 is in the middle of sixteen
+      await answered(520);
+      assert.deepEqual(asked, [[512, 16]]);
+      for (const page of [528, 560, 624, 752, 1008]) await answered(page);
+      // half of what was asked for is used: the next is asked for while the thread still has the other half
+      assert.deepEqual(asked.slice(1, 6), [
+        [528, 32],
+        [560, 64],
+        [624, 128],
+        [752, 256],
+        [1008, 256],
+      ]);
+      // what is there is put in place as far as it is asked for: no fault, nobody asks
+      await until(() => scene.service.status().faults >= 6);
+      const { faults } = scene.service.status();
+      assert.deepEqual(await scene.target.ask("touch 1200"), { touched: 1200 });
+      await delay(100);
+      assert.equal(asked.length, 6);
+      assert.equal(scene.service.status().faults, faults);
+      // elsewhere: little again; and not over the border of the area
+      await answered(500);
+      assert.deepEqual(asked.at(-1), [496, 16]);
+    } finally {
+      await scene.end();
+    }
+  },
+);
 
 test(
   "a new mover is asked for what a thread waits for and nobody has sent, and goes on",

@@ -84,6 +84,7 @@ export interface Scene {
   store: PageStore;
   service: FaultService;
   target: Target;
+  /** Slots that were asked for. */
   missing: number[];
   ended: boolean;
   daemonPid(): number;
@@ -110,7 +111,9 @@ export async function stage(pages: number, connect = true): Promise<Scene> {
   });
   const service = await startFaultService({ store, storeDir: dir, socketPath, log: () => undefined });
   const missing: number[] = [];
-  service.onMissing((slot) => missing.push(slot));
+  service.onMissing((slot, pages) => {
+    for (let at = slot; at < slot + pages; at++) missing.push(at);
+  });
   if (connect) {
     const { connected, bad } = await target.ask("connect");
     if (!connected) throw new Error(bad ?? "not connected");

@@ -10,6 +10,7 @@ import type { Frame, Hello, LinkSession } from "../link/index.js";
 import { PAGE_SIZE, type FaultService, type FaultStatus, type PageStore } from "../pages/api.js";
 import { createStore, openStore, SpareDaemon, startFaultService } from "../pages/index.js";
 import { VolumeReceiver } from "../volume/receiver.js";
+import { Awaited } from "./awaited.js";
 import { loadState, saveState, type DestinationState } from "./destination-state.js";
 import type { FrameMeta } from "./messages.js";
 import { checkFits, PageIntake, writeAside, writeNow } from "./page-intake.js";
@@ -45,8 +46,7 @@ export class DestinationMover {
   #arrived: string | undefined;
   /** Images that criu may read; their page store is being made beside it. */
   #readable: { digest: string; bytes: number } | undefined;
-  /** Slots that somebody waits for and that are not here, by slot: pages. */
-  readonly #awaited = new Map<number, number>();
+  readonly #awaited = new Awaited();
 
   constructor(config: MoverConfig, log: Log, changed: (urgent: boolean) => void) {
     this.#config = config;
@@ -182,7 +182,7 @@ export class DestinationMover {
           if (frame.type !== "pages") throw ferryError("E_FRAME", `fault frame ${frame.type} was not expected`);
           this.#takePages(parseMeta("pages", frame.meta), frame.payload);
         });
-        for (const [slot, pages] of this.#awaited) this.#ask(slot, pages);
+        for (const { slot, pages } of this.#awaited.runs) this.#ask(slot, pages);
         break;
     }
     this.#changed(true);
@@ -288,9 +288,7 @@ export class DestinationMover {
     this.#store = store;
     this.#service = service;
     service.onMissing((slot, pages) => {
-      if (this.#awaited.has(slot)) return;
-      this.#awaited.set(slot, pages);
-      this.#ask(slot, pages);
+      for (const run of this.#awaited.add({ slot, pages }, (at) => store.has(at))) this.#ask(run.slot, run.pages);
     });
     service.onChange(() => this.#changed(true));
   }
@@ -401,14 +399,8 @@ export class DestinationMover {
   #tookPages({ slot, runs }: FrameMeta<"pages">): void {
     const store = this.#store;
     if (store === undefined) return;
-    if (this.#awaited.size > 0) {
-      for (const [first, count] of this.#awaited) {
-        let here = 0;
-        while (here < count && store.has(first + here)) here += 1;
-        if (here === count) this.#awaited.delete(first);
-      }
-    }
     const pages = runs.reduce((sum, run) => sum + run, 0);
+    this.#awaited.came({ slot, pages });
     this.#service?.arrived(slot, pages);
     this.#changed(store.received === store.total);
   }

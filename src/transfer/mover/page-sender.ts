@@ -13,13 +13,16 @@ import type { FrameMeta } from "./messages.js";
 
 /** Pages of one bulk frame: 1 MiB. */
 export const CHUNK_PAGES = 256;
-/** Bulk frames that the destination has not acknowledged. */
-const WINDOW_FRAMES = 16;
 /**
- * The same while threads wait for pages: what is under way lies in front of every answer (in socket buffers, and in the
- * destination's event loop, which decrypts both). So for this long after a fault.
+ * Bulk frames that the destination has not acknowledged. What is under way lies in front of every answer (in socket
+ * buffers, and in the destination's event loop, which decrypts both): so no more than keeps the way full. An
+ * acknowledgement that comes so much later than the quickest one says that frames queue; and while threads wait for
+ * pages, it is MIN_FRAMES.
  */
-const FAULT_WINDOW_FRAMES = 2;
+const MIN_FRAMES = 2;
+const FIRST_FRAMES = 4;
+const MAX_FRAMES = 16;
+const QUEUE_MS = 10;
 const FAULT_WINDOW_MS = 250;
 /** Reads that run ahead of the sending (in libuv's threads, while this thread encrypts). */
 const READ_AHEAD = 3;
@@ -29,9 +32,20 @@ const READ_AHEAD = 3;
  * burst; within a burst a bulk frame still goes every BULK_AT_LEAST_MS, so that the transfer ends.
  */
 const FAULT_BURST_MS = 8;
-const BULK_AT_LEAST_MS = 60;
-/** Pages of one answer to a fault. */
+const BULK_AT_LEAST_MS = 10;
+/** The page that a thread waits for is one of the first so many of what is asked for. They go first, and always. */
+const FAULT_FIRST_PAGES = 16;
+/** Pages of one frame of an answer. */
 const FAULT_PAGES = 64;
+/** Answers that wait in this process; beyond it no question is taken. */
+const MAX_ANSWERS_BYTES = 8 << 20;
+
+/** What is known of a slot. UNKNOWN: the destination has it, or has not said that it lacks it. */
+const UNKNOWN = 0;
+const LACKING = 1;
+/** Of a bulk frame that is being read. */
+const CLAIMED = 2;
+const SENT = 3;
 
 interface Chunk {
   slot: number;
@@ -51,8 +65,10 @@ export interface PageSenderOptions {
 
 export class PageSender {
   readonly #options: PageSenderOptions;
-  /** 1: sent since the destination last said what it lacks. */
-  readonly #done: Uint8Array;
+  /** Since the destination last said what it lacks. */
+  readonly #states: Buffer;
+  /** Where the bulk goes on: behind what was last asked for. */
+  #cursor = 0;
   readonly #free: Buffer[] = [];
   readonly total: number;
   sent = 0;
@@ -60,7 +76,10 @@ export class PageSender {
   allSent = false;
   allAcked = false;
   #failed = false;
-  #credits = 0;
+  /** When the frames were sent that are not acknowledged, in that order. */
+  #underWay: number[] = [];
+  #window = FIRST_FRAMES;
+  #quickestMs = Number.POSITIVE_INFINITY;
   #creditWaiter: (() => void) | undefined;
   #needId = 0;
   #faultAt = Number.NEGATIVE_INFINITY;
@@ -70,13 +89,17 @@ export class PageSender {
   constructor(options: PageSenderOptions) {
     this.#options = options;
     this.total = options.pages;
-    this.#done = new Uint8Array(options.slots);
+    this.#states = Buffer.alloc(options.slots, UNKNOWN);
   }
 
   /** Starts to push over new sessions; ends by itself with them, or when everything is acknowledged. Never rejects. */
   async push({ bulk, control }: Sessions): Promise<void> {
-    this.#credits = WINDOW_FRAMES;
+    this.#underWay = [];
+    this.#window = FIRST_FRAMES;
+    this.#quickestMs = Number.POSITIVE_INFINITY;
     bulk.onClose(() => {
+      // what was under way may be lost
+      this.#states.fill(UNKNOWN);
       this.#wake();
       this.#answer?.(undefined);
     });
@@ -84,7 +107,7 @@ export class PageSender {
       while (!bulk.closed && !this.#failed) {
         const missing = await this.#ask(bulk);
         if (missing === undefined) return;
-        this.#forget(missing);
+        this.#lacks(missing);
         if (missing.runs.length === 0) {
           this.allSent = true;
           this.allAcked = true;
@@ -92,7 +115,7 @@ export class PageSender {
           this.#options.onChange(true);
           return;
         }
-        await this.#pushRuns(bulk, missing.runs);
+        await this.#pushLacking(bulk);
         if (this.sent === this.total && !this.allSent) {
           this.allSent = true;
           this.#options.onChange(true);
@@ -105,7 +128,14 @@ export class PageSender {
 
   /** The destination has taken frames. */
   credit(frames: number): void {
-    this.#credits = Math.min(WINDOW_FRAMES, this.#credits + frames);
+    const full = this.#underWay.length >= this.#window;
+    const last = this.#underWay.splice(0, frames).at(-1);
+    if (last !== undefined) {
+      const ms = performance.now() - last;
+      this.#quickestMs = Math.min(this.#quickestMs, ms);
+      if (ms > this.#quickestMs + QUEUE_MS) this.#window = Math.max(MIN_FRAMES, this.#window - 1);
+      else if (full) this.#window = Math.min(MAX_FRAMES, this.#window + 1);
+    }
     this.#wake();
   }
 
@@ -119,30 +149,46 @@ export class PageSender {
     if (meta.id === this.#needId) this.#answer?.(meta);
   }
 
-  /** Somebody waits for these pages. */
-  async fault(session: LinkSession, { slot, pages }: FrameMeta<"fault">): Promise<void> {
-    const end = Math.min(this.#done.length, slot + pages);
+  /**
+   * Somebody waits for one of the first FAULT_FIRST_PAGES of these pages, and is likely to want the others next: those
+   * are sent if they are not on their way. Read and given to the session before this returns; what it returns is only to
+   * be waited for before more is taken.
+   */
+  fault(session: LinkSession, { slot, pages }: FrameMeta<"fault">): Promise<void> | undefined {
+    const end = Math.min(this.#states.length, slot + pages);
     this.#faultAt = performance.now();
+    this.#cursor = end;
+    let sending: Promise<void> | undefined;
     try {
-      for (let at = slot; at < end; at += FAULT_PAGES) {
-        const count = Math.min(FAULT_PAGES, end - at);
-        const buffer = Buffer.allocUnsafeSlow(count * PAGE_SIZE);
-        await this.#options.reader.read(at, count, buffer);
-        this.#options.limiter.spend(await this.#send(session, { slot: at, pages: count }, buffer));
+      // small pieces first: the thread goes on while the others come
+      let piece = FAULT_FIRST_PAGES;
+      for (let at = slot; at < end;) {
+        const must = at < slot + FAULT_FIRST_PAGES;
+        let to = at;
+        while (to < end && to - at < piece && (must || this.#states[to] !== SENT)) to += 1;
+        if (to === at) {
+          at += 1;
+          continue;
+        }
+        const buffer = Buffer.allocUnsafeSlow((to - at) * PAGE_SIZE);
+        this.#options.reader.readNow(at, to - at, buffer);
+        const { bytes, done } = this.#send(session, { slot: at, pages: to - at }, buffer);
+        done.catch((error: unknown) => this.#fail(error, session));
+        this.#options.limiter.spend(bytes);
+        sending = done;
+        at = to;
+        piece = Math.min(piece * 2, FAULT_PAGES);
       }
       this.#faultAt = performance.now();
     } catch (error) {
       this.#fail(error, session);
     }
+    return session.bufferedBytes > MAX_ANSWERS_BYTES ? sending?.catch(() => undefined) : undefined;
   }
 
-  /** Bulk frames that were sent and not acknowledged. */
-  get #underWay(): number {
-    return WINDOW_FRAMES - this.#credits;
-  }
-
-  get #window(): number {
-    return performance.now() - this.#faultAt < FAULT_WINDOW_MS ? FAULT_WINDOW_FRAMES : WINDOW_FRAMES;
+  get #full(): boolean {
+    const waiting = performance.now() - this.#faultAt < FAULT_WINDOW_MS;
+    return this.#underWay.length >= (waiting ? MIN_FRAMES : this.#window);
   }
 
   /** Waits while faults come thick. */
@@ -155,17 +201,17 @@ export class PageSender {
     this.#bulkAt = performance.now();
   }
 
-  /** What the destination lacks is not sent, everything else is. */
-  #forget(missing: FrameMeta<"missing">): void {
-    for (const [slot, pages] of missing.runs) this.#done.fill(0, slot, Math.min(this.#done.length, slot + pages));
+  /** What the destination lacks is to be sent, and nothing else. */
+  #lacks(missing: FrameMeta<"missing">): void {
+    this.#states.fill(UNKNOWN);
+    for (const [slot, pages] of missing.runs) this.#states.fill(LACKING, slot, slot + pages);
     this.sent = missing.received;
   }
 
-  async #pushRuns(bulk: LinkSession, runs: readonly (readonly [number, number])[]): Promise<void> {
-    const chunks = this.#chunks(runs);
+  async #pushLacking(bulk: LinkSession): Promise<void> {
     const ahead: { chunk: Chunk; buffer: Buffer; read: Promise<void> }[] = [];
     const readNext = (): void => {
-      const chunk = chunks.next().value;
+      const chunk = this.#next();
       if (chunk === undefined) return;
       const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(CHUNK_PAGES * PAGE_SIZE);
       const reading = this.#options.reader.read(chunk.slot, chunk.pages, buffer);
@@ -177,13 +223,18 @@ export class PageSender {
       for (let item = ahead.shift(); item !== undefined; item = ahead.shift()) {
         await item.read;
         readNext();
-        while (this.#underWay >= this.#window && !bulk.closed && !this.#failed)
-          await new Promise<void>((resolve) => (this.#creditWaiter = resolve));
-        if (bulk.closed || this.#failed) return;
-        this.#credits -= 1;
-        await this.#standBack();
-        await this.#options.limiter.take(item.chunk.pages * PAGE_SIZE);
-        await this.#send(bulk, item.chunk, item.buffer);
+        for (let left = this.#left(item.chunk); left !== undefined; left = this.#left(item.chunk)) {
+          while (this.#full && !bulk.closed && !this.#failed)
+            await new Promise<void>((resolve) => (this.#creditWaiter = resolve));
+          if (bulk.closed || this.#failed) return;
+          await this.#standBack();
+          await this.#options.limiter.take(left.pages * PAGE_SIZE);
+          // a fault may have carried some of it meanwhile
+          const still = this.#left(left);
+          if (still === undefined || bulk.closed) continue;
+          this.#underWay.push(performance.now());
+          await this.#send(bulk, still, item.buffer.subarray((still.slot - item.chunk.slot) * PAGE_SIZE)).done;
+        }
         this.#free.push(item.buffer);
       }
     } finally {
@@ -192,26 +243,31 @@ export class PageSender {
     }
   }
 
-  /** The runs in pieces; pages that a fault has carried meanwhile are left out. */
-  *#chunks(runs: readonly (readonly [number, number])[]): Generator<Chunk, undefined> {
-    for (const [start, pages] of runs) {
-      const end = Math.min(this.#done.length, start + pages);
-      for (let slot = start; slot < end;) {
-        if (this.#done[slot] === 1) {
-          slot += 1;
-          continue;
-        }
-        let to = slot + 1;
-        while (to < end && to - slot < CHUNK_PAGES && this.#done[to] !== 1) to += 1;
-        yield { slot, pages: to - slot };
-        slot = to;
-      }
-    }
-    return undefined;
+  /** The next run to read, behind the cursor or else from the start on: it counts as claimed. */
+  #next(): Chunk | undefined {
+    const states = this.#states;
+    let slot = states.indexOf(LACKING, this.#cursor);
+    if (slot < 0) slot = states.indexOf(LACKING);
+    if (slot < 0) return undefined;
+    let end = slot + 1;
+    while (end < states.length && end - slot < CHUNK_PAGES && states[end] === LACKING) end += 1;
+    states.fill(CLAIMED, slot, end);
+    this.#cursor = end;
+    return { slot, pages: end - slot };
   }
 
-  /** Sends one chunk without its zero pages. Returns the bytes of the payload. */
-  async #send(session: LinkSession, { slot, pages }: Chunk, buffer: Buffer): Promise<number> {
+  /** The first run of a chunk that was not sent since it was claimed. */
+  #left({ slot, pages }: Chunk): Chunk | undefined {
+    const end = slot + pages;
+    let from = slot;
+    while (from < end && this.#states[from] !== CLAIMED) from += 1;
+    let to = from;
+    while (to < end && this.#states[to] === CLAIMED) to += 1;
+    return from === to ? undefined : { slot: from, pages: to - from };
+  }
+
+  /** Sends one run, whose pages `buffer` begins with, without its zero pages. Returns the bytes of the payload. */
+  #send(session: LinkSession, { slot, pages }: Chunk, buffer: Buffer): { bytes: number; done: Promise<void> } {
     const runs = zeroRuns(buffer, pages);
     const parts: Buffer[] = [];
     let bytes = 0;
@@ -223,15 +279,14 @@ export class PageSender {
       }
       at += run;
     }
-    await session.send("pages", { slot, runs }, parts);
+    const done = session.send("pages", { slot, runs }, parts);
     this.bytesSent += bytes;
     for (let page = slot; page < slot + pages; page += 1) {
-      if (this.#done[page] === 1) continue;
-      this.#done[page] = 1;
-      this.sent += 1;
+      if (this.#states[page] === LACKING || this.#states[page] === CLAIMED) this.sent += 1;
+      this.#states[page] = SENT;
     }
     this.#options.onChange(false);
-    return bytes;
+    return { bytes, done };
   }
 
   /** Asks what is missing; behind everything that was sent, so the answer counts it. undefined: the link is lost. */

@@ -18,6 +18,7 @@ import {
   reap,
   readInto,
 } from "../../host/syscall.js";
+import { Priority } from "../../host/priority.js";
 import { ferryError } from "../../model/failure.js";
 import { Clients, type Client } from "./clients.js";
 import type { Command, DaemonStatus } from "./control.js";
@@ -35,6 +36,8 @@ const REPORT_MS = 50;
 /** For this long after the resume, filling waits until no page was asked for during CALM_MS. */
 const AWAKE_MS = 60;
 const CALM_MS = 3;
+/** Steps of priority above others' while a thread may wait for an answer. Filling, which nobody waits for, has none. */
+const URGENT = 10;
 
 export interface DaemonParts {
   dir: string;
@@ -62,6 +65,7 @@ export class PageDaemon {
   #fillingSince: number | undefined;
   #reported = { at: 0, text: "", key: "" };
   #running = true;
+  readonly #priority = new Priority();
 
   constructor(parts: DaemonParts) {
     this.#parts = parts;
@@ -93,12 +97,16 @@ export class PageDaemon {
   run(): void {
     let wait = 0;
     while (this.#running) {
+      if (wait !== 0) this.#priority.raise(URGENT);
       this.#pollOnce(wait);
       const stalled = !this.#answerFaults();
       let outcome = "done";
       const filling = this.#tasks.filling && this.#tasks.restored && this.#tasks.failure === undefined;
       const calm = filling && this.#calm();
-      if (filling && this.#filler.hasWork && (calm || this.#filler.hasFirst)) outcome = this.#filler.step();
+      if (filling && this.#filler.hasWork && (calm || this.#filler.hasFirst)) {
+        this.#priority.raise(0);
+        outcome = this.#filler.step();
+      }
       if (filling) this.#finish();
       const busy = filling && this.#filler.hasWork;
       if (outcome === "memory") wait = 10;

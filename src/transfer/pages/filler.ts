@@ -21,6 +21,7 @@ import {
 } from "../../host/syscall.js";
 import { PAGE_SIZE } from "./api.js";
 import { DATA, MISSING, ZERO } from "./store.js";
+import { FIRST_WINDOW, Streams } from "./streams.js";
 import { PAGES_FILE, STATES_FILE } from "./table.js";
 import type { Task, TaskSet } from "./tasks.js";
 import { copyPages, wake, zeroPages, type Placed } from "./uffd.js";
@@ -28,8 +29,6 @@ import { copyPages, wake, zeroPages, type Placed } from "./uffd.js";
 /** done; again: events must be read first; memory: none left, wait; gone: the task has ended; broken: it said so. */
 export type Outcome = "done" | "again" | "memory" | "gone" | "broken";
 
-/** Pages that are put in place together with the one that a thread waits for. */
-const NEIGHBOURS = 15;
 /** The fill takes this many pages at once right after a fault, and doubles up to the second as long as none comes. */
 const MIN_CHUNK = 128;
 const MAX_CHUNK = 512;
@@ -41,7 +40,7 @@ const MAX_FIRST = 4096;
 export interface FillerHooks {
   /** These pages of the task are in place. */
   filled(task: Task, start: number, pages: number): void;
-  /** A thread waits for a page that is not in the store. */
+  /** A thread waits for a page that is not in the store: one of the first 16 of these, the others are likely to be next. */
   missing(slot: number, pages: number): void;
   /** The task has ended: nothing of it is needed any more. */
   gone(task: Task): void;
@@ -60,6 +59,7 @@ export class Filler {
   #first: { slot: number; pages: number }[] = [];
   #chunk = MIN_CHUNK;
   #release = { slot: 0, pages: 0 };
+  readonly #streams = new WeakMap<Task, Streams>();
 
   constructor(dir: string, tasks: TaskSet, hooks: FillerHooks) {
     this.#tasks = tasks;
@@ -107,23 +107,43 @@ export class Filler {
     this.#chunk = MIN_CHUNK;
     const run = task.pending.at(page);
     const state = run === undefined ? ZERO : (this.#states[run.slot] ?? MISSING);
-    if (run === undefined || state === ZERO) {
-      const outcome = this.#place(task, page, 1, -1);
-      if (outcome === "done") task.waiting.delete(page);
-      return outcome;
-    }
-    if (state === MISSING) {
+    const likely = run === undefined ? 1 : Math.min(this.#likely(task, page), run.pages);
+    if (run !== undefined && state === MISSING) {
       task.waiting.set(page, run.slot);
-      this.#hooks.missing(run.slot, 1);
+      this.#ask(run.slot, likely);
       return "done";
     }
-    const outcome = this.#place(task, page, 1, run.slot);
+    const outcome = this.#place(task, page, 1, run === undefined || state === ZERO ? -1 : run.slot);
     if (outcome !== "done") return outcome;
     task.waiting.delete(page);
-    const ahead = this.#runOf(DATA, run.slot + 1, Math.min(NEIGHBOURS, run.pages - 1));
+    if (run === undefined) return "done";
+    const here = this.#runOf(state, run.slot, likely);
     // only a guess at what comes next: whatever is in its way does not matter
-    if (ahead > 0) this.#place(task, page + 1, ahead, run.slot + 1);
+    if (here > 1) this.#place(task, page + 1, here - 1, state === ZERO ? -1 : run.slot + 1);
+    // where a guess has proved right, what it lacks is asked for before a thread waits for it
+    const lacking = likely > FIRST_WINDOW ? this.#runOf(MISSING, run.slot + here, likely - here) : 0;
+    if (lacking > 0) this.#hooks.missing(run.slot + here, lacking);
     return "done";
+  }
+
+  /** How many pages from this one on a thread of the task will want. */
+  #likely(task: Task, page: number): number {
+    let streams = this.#streams.get(task);
+    if (streams === undefined) this.#streams.set(task, (streams = new Streams()));
+    return streams.fault(page);
+  }
+
+  /** Asks for what is missing from this slot on, and for its neighbours in front as long as nothing is known of what comes. */
+  #ask(slot: number, pages: number): void {
+    let first = slot;
+    let last = slot + pages;
+    if (pages <= FIRST_WINDOW) {
+      const aligned = slot - (slot % FIRST_WINDOW);
+      while (first > aligned && this.#states[first - 1] === MISSING) first--;
+      last = Math.min(last, aligned + FIRST_WINDOW);
+    }
+    // at least the page itself: the mover may be about to say that it has come
+    this.#hooks.missing(first, slot - first + Math.max(1, this.#runOf(MISSING, slot, last - slot)));
   }
 
   /** The store got these slots: answer who waits for them. */

@@ -2,7 +2,7 @@
  * Reading the memory of a frozen tree, from outside, by slot. The tree does not change while it is frozen, so a read
  * can be repeated at any time, by any process: that is what makes a killed source mover harmless.
  */
-import { close, openSync, read, readFileSync } from "node:fs";
+import { close, openSync, read, readFileSync, readSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
 import { parseKeyed } from "../../host/procfs.js";
@@ -24,6 +24,8 @@ interface Task {
 export interface TreeReader {
   /** Fills `into` with `pages` pages from `slot` on, across areas. Rejects E_PAGES when any byte can't be read. */
   read(slot: number, pages: number, into: Buffer): Promise<void>;
+  /** The same on this thread, for a few pages that can't wait for another one. Throws. */
+  readNow(slot: number, pages: number, into: Buffer): void;
   close(): void;
 }
 
@@ -67,31 +69,56 @@ export function openTree(table: AreaTable, pids: Readonly<Record<string, number>
     for (const task of tasks.values()) close(task.fd);
     throw error instanceof Error && "data" in error ? error : unreadable(toFailure(error).message);
   }
+  const where = (task: Task, bytes: number, position: bigint): string =>
+    `${bytes / PAGE_SIZE} pages at ${position.toString(16)} of task ${task.vpid} (process ${task.hostPid})`;
   const readAt = (task: Task, into: Buffer, offset: number, bytes: number, position: bigint): Promise<void> =>
     new Promise((resolve, reject) => {
       read(task.fd, into, offset, bytes, position, (error, got) => {
-        const at = `${bytes / PAGE_SIZE} pages at ${position.toString(16)} of task ${task.vpid} (process ${task.hostPid})`;
-        if (error !== null) reject(unreadable(`${at} can't be read: ${error.message}`));
+        if (error !== null) reject(unreadable(`${where(task, bytes, position)} can't be read: ${error.message}`));
         else if (got === bytes) resolve();
         // The kernel stops at a page that it can't give; asking for the rest gives its error.
         else if (got > 0) readAt(task, into, offset + got, bytes - got, position + BigInt(got)).then(resolve, reject);
-        else reject(unreadable(`${at}: nothing is there`));
+        else reject(unreadable(`${where(task, bytes, position)}: nothing is there`));
       });
     });
+  /** The parts of a run of slots, area by area. */
+  function* parts(
+    slot: number,
+    pages: number,
+  ): Generator<{ task: Task; offset: number; bytes: number; position: bigint }, undefined> {
+    let index = areaIndex(table.areas, slot);
+    for (let at = slot; at < slot + pages; index += 1) {
+      const area = table.areas[index];
+      const task = area === undefined ? undefined : tasks.get(area.vpid);
+      if (area === undefined || task === undefined || at < area.slot) throw unreadable(`slot ${at} is in no area`);
+      const count = Math.min(area.slot + area.pages, slot + pages) - at;
+      const position = area.start + BigInt((at - area.slot) * PAGE_SIZE);
+      yield { task, offset: (at - slot) * PAGE_SIZE, bytes: count * PAGE_SIZE, position };
+      at += count;
+    }
+    return undefined;
+  }
   return {
     async read(slot, pages, into) {
       const reads: Promise<void>[] = [];
-      let index = areaIndex(table.areas, slot);
-      for (let at = slot; at < slot + pages; index += 1) {
-        const area = table.areas[index];
-        const task = area === undefined ? undefined : tasks.get(area.vpid);
-        if (area === undefined || task === undefined || at < area.slot) throw unreadable(`slot ${at} is in no area`);
-        const count = Math.min(area.slot + area.pages, slot + pages) - at;
-        const position = area.start + BigInt((at - area.slot) * PAGE_SIZE);
-        reads.push(readAt(task, into, (at - slot) * PAGE_SIZE, count * PAGE_SIZE, position));
-        at += count;
+      for (const { task, offset, bytes, position } of parts(slot, pages)) {
+        reads.push(readAt(task, into, offset, bytes, position));
       }
       await Promise.all(reads);
+    },
+    readNow(slot, pages, into) {
+      for (const { task, offset, bytes, position } of parts(slot, pages)) {
+        for (let done = 0; done < bytes;) {
+          let got: number;
+          try {
+            got = readSync(task.fd, into, offset + done, bytes - done, position + BigInt(done));
+          } catch (error) {
+            throw unreadable(`${where(task, bytes, position)} can't be read: ${toFailure(error).message}`);
+          }
+          if (got === 0) throw unreadable(`${where(task, bytes, position)}: nothing is there`);
+          done += got;
+        }
+      }
     },
     close() {
       for (const task of tasks.values()) close(task.fd);
