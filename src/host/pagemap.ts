@@ -106,7 +106,8 @@ const ENTRY_PRESENT = 2 ** 31;
 const ENTRY_SWAPPED = 2 ** 30;
 const ENTRY_SOFT_DIRTY = 2 ** 23;
 const PFN_HIGH = 2 ** 23 - 1;
-const NO_ZERO_PAGE = -1;
+/** No frame has this number. */
+export const NO_ZERO_PAGE = -1;
 
 let zeroPage: number | undefined;
 
@@ -152,20 +153,13 @@ export function pagesOfEntries(
 const ENTRIES_AT_ONCE = 64 * 1024;
 
 /** As `scanPages`, by reading the table: on every kernel, 8 bytes a page, also where no page is. Throws what read throws. */
-export function readPages(
-  fd: number,
-  start: number,
-  end: number,
-  zeroFrame: number,
-  softDirtyOnly: boolean,
-  found: Found,
-): void {
+export function readPages(fd: number, start: number, end: number, zeroFrame: number, found: Found): void {
   const entries = Buffer.allocUnsafe(Math.min(ENTRIES_AT_ONCE, (end - start) / PAGE) * ENTRY);
   for (let at = start; at < end;) {
     const wanted = Math.min(entries.length, ((end - at) / PAGE) * ENTRY);
     const got = readSync(fd, entries, 0, wanted, (at / PAGE) * ENTRY);
     if (got < ENTRY) return;
-    pagesOfEntries(entries.subarray(0, got), at, zeroFrame, softDirtyOnly, found);
+    pagesOfEntries(entries.subarray(0, got), at, zeroFrame, false, found);
     at += Math.floor(got / ENTRY) * PAGE;
   }
 }

@@ -111,7 +111,7 @@ export class CompareTable {
 
   #present(pagemap: number, start: number, end: number, there: { start: number; pages: number }[]): void {
     const add = (start: number, pages: number): void => void there.push({ start, pages });
-    if (!this.#scans) readPages(pagemap, start, end, this.#zeroFrame, false, add);
+    if (!this.#scans) readPages(pagemap, start, end, this.#zeroFrame, add);
     else {
       const failed = scanPages(pagemap, start, end, { written: false, protect: false }, add);
       // the task has ended: nothing is there any more

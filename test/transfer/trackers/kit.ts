@@ -8,11 +8,37 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { readPages, zeroPageFrame } from "../../../src/host/pagemap.js";
 import { packageRoot } from "../../../src/host/package-root.js";
 import { childrenOf, threadState } from "../../../src/host/ptrace-procfs.js";
+import type { TrackerKind } from "../../../src/model/mover.js";
 import { readLazyAreas } from "../../../src/transfer/trackers/areas.js";
-import type { Scan, Tracker } from "../../../src/transfer/trackers/tracker.js";
+import { trackerProblem } from "../../../src/transfer/trackers/choose.js";
+import { CompareTracker } from "../../../src/transfer/trackers/compare.js";
+import { PagemapScanTracker } from "../../../src/transfer/trackers/pagemap-scan.js";
+import { SoftDirtyTracker } from "../../../src/transfer/trackers/soft-dirty.js";
+import type { PageRun, Scan, Tracker } from "../../../src/transfer/trackers/tracker.js";
 
 export const PAGE = 4096;
 export const needsRoot = process.getuid?.() === 0 ? false : "needs root";
+/** The guest of `npm run test:vm` is there for this one: no test of it is skipped there. */
+export const MUST: TrackerKind | undefined = process.env["FERRY_VM"] === "1" ? "soft-dirty" : undefined;
+
+/** Why tests of this tracker are skipped; false: they are not. */
+export async function skipWithout(kind: TrackerKind): Promise<string | false> {
+  const problem = needsRoot || ((await trackerProblem(kind)) ?? false);
+  if (problem !== false && kind === MUST) throw new Error(`${kind} must work in this guest: ${problem}`);
+  return problem;
+}
+
+/** Every tracker, and every way in which it can work. */
+export const WAYS: { name: string; kind: TrackerKind; make: () => Tracker }[] = [
+  { name: "pagemap-scan", kind: "pagemap-scan", make: () => new PagemapScanTracker() },
+  { name: "soft-dirty", kind: "soft-dirty", make: () => new SoftDirtyTracker() },
+  { name: "compare", kind: "compare", make: () => new CompareTracker({ threads: 2 }) },
+  {
+    name: "compare without PAGEMAP_SCAN",
+    kind: "compare",
+    make: () => new CompareTracker({ threads: 1, scans: false }),
+  },
+];
 
 export class Program {
   readonly child: ChildProcess;
@@ -141,31 +167,40 @@ export class Shadow {
     }
   }
 
-  /** Every page that the frozen tree has must stand in the copy as it is. Returns how many there were. */
-  check(pids: Readonly<Record<string, number>>): number {
-    const own = openSync("/proc/self/pagemap", "r");
-    const zero = zeroPageFrame(own);
-    closeSync(own);
+  /** Every page of `present` must stand in the copy as the frozen tree has it now. Returns how many there were. */
+  check(present: readonly PageRun[]): number {
     let checked = 0;
     const wrong: string[] = [];
-    for (const pid of Object.values(pids)) {
-      const pagemap = openSync(`/proc/${pid}/pagemap`, "r");
+    for (const { vpid: pid, start, pages } of present) {
       const mem = openSync(`/proc/${pid}/mem`, "r");
-      for (const area of readLazyAreas(pid) ?? []) {
-        readPages(pagemap, area.start, area.end, zero, false, (start, pages) => {
-          for (let at = start; at < start + pages * PAGE; at += PAGE) {
-            const now = readPage(mem, at);
-            const copy = this.#pages.get(`${pid} ${at}`);
-            checked += 1;
-            if (now === undefined || copy?.equals(now) !== true)
-              wrong.push(`${pid} ${at.toString(16)} ${copy ? "old" : "missing"}`);
-          }
-        });
+      for (let at = start; at < start + pages * PAGE; at += PAGE) {
+        const now = readPage(mem, at);
+        const copy = this.#pages.get(`${pid} ${at}`);
+        checked += 1;
+        if (now === undefined || copy?.equals(now) !== true)
+          wrong.push(`${pid} ${at.toString(16)} ${copy ? "old" : "missing"}`);
       }
-      closeSync(pagemap);
       closeSync(mem);
     }
     assert.deepEqual(wrong.slice(0, 10), [], `${wrong.length} of ${checked} pages are wrong in the copy`);
     return checked;
   }
+}
+
+/**
+ * Every page that the frozen tree has. Ask before the last look: the kernel may still make huge pages of it (khugepaged), and what
+ * comes so is zero.
+ */
+export function presentPages(pids: Readonly<Record<string, number>>): PageRun[] {
+  const own = openSync("/proc/self/pagemap", "r");
+  const zero = zeroPageFrame(own);
+  closeSync(own);
+  const present: PageRun[] = [];
+  for (const pid of Object.values(pids)) {
+    const pagemap = openSync(`/proc/${pid}/pagemap`, "r");
+    for (const { start, end } of readLazyAreas(pid) ?? [])
+      readPages(pagemap, start, end, zero, (start, pages) => present.push({ vpid: pid, start, pages }));
+    closeSync(pagemap);
+  }
+  return present;
 }

@@ -199,9 +199,11 @@ def spin():
             say(loops, ticks[0])
 
 
-def hold(pages):
+def hold(pages, kind="any"):
     """Lies there; touches that many pages at each line, all of them written over and over while a line says "busy"."""
     start = area(pages)
+    if kind != "any":
+        libc.madvise(start, pages * P, {"huge": mmap.MADV_HUGEPAGE, "small": 15}[kind])
     for at in range(start, start + pages * P, 1 << 24):
         libc.memset(at, 7, min(1 << 24, start + pages * P - at))
     say("ready")
@@ -219,6 +221,27 @@ def hold(pages):
                     libc.memset(start + at, count & 255, P)
                 count += 64
             say(count)
+
+
+def moves():
+    """Moves whole page tables about at "swap"; at "zero" a huge page is given back and read again."""
+    start = (area(4096) + HUGE - 1) // HUGE * HUGE
+    a, b, spare, big = (start + n * HUGE for n in range(0, 8, 2))
+    libc.madvise(start, 4 * HUGE, 15)  # no huge pages
+    for at in range(0, 2 * HUGE, P):
+        for which, to in enumerate((a, b)):
+            ctypes.memmove(to + at, struct.pack("<QQ", which, at), 16)
+    libc.madvise(big, HUGE, mmap.MADV_HUGEPAGE)
+    libc.memset(big, 9, HUGE)
+    say("ready")
+    for line in sys.stdin:
+        if line.startswith("swap"):
+            for old, new in ((a, spare), (b, a), (spare, b)):
+                assert libc.mremap(old, 2 * HUGE, 2 * HUGE, 3, new) == new
+        elif line.startswith("zero"):
+            libc.madvise(big, HUGE, mmap.MADV_DONTNEED)
+            assert ctypes.string_at(big, HUGE) == bytes(HUGE)
+        say("done")
 
 
 def own_userfaultfd():
@@ -252,7 +275,9 @@ def main():
     elif what == "spin":
         spin()
     elif what == "hold":
-        hold(int(args[0]))
+        hold(int(args[0]), *args[1:])
+    elif what == "moves":
+        moves()
     else:
         {"userfaultfd": own_userfaultfd, "filtered": filtered, "nobody": lambda: os.setuid(65534)}[what]()
         hold(64)
