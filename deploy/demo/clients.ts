@@ -72,8 +72,10 @@ export interface Counter {
 const EVENT_WITHIN_MS = 60_000;
 
 /** Starts the counting client (counter.ts) and waits until it is connected. `file` gets its answers. */
-export async function startCounter(place: Place, key: string, file: string): Promise<Counter> {
-  const child = spawn("nsenter", inside(place, "counter.js", [key, file]), { stdio: ["pipe", "pipe", "inherit"] });
+export async function startCounter(place: Place, key: string, file: string, pauseMs = 1): Promise<Counter> {
+  const child = spawn("nsenter", inside(place, "counter.js", [key, file, String(pauseMs)]), {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   // a counter that is gone shows as a missing event; writing to it must not end us
   child.stdin.on("error", () => undefined);
   const seen: Record<string, unknown>[] = [];

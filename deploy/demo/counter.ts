@@ -1,6 +1,6 @@
 /**
- * The demo's witness: `node counter.js HOST PORT KEY FILE` counts with INCR over ONE connection, one request at a time,
- * about every millisecond, and writes down every answer: `value <tab> sent at (Unix ms) <tab> latency (ms)`.
+ * The demo's witness: `node counter.js HOST PORT KEY FILE [PAUSE]` counts with INCR over ONE connection, one request at a
+ * time, PAUSE milliseconds (one) after the answer before, and writes down every answer: `value <tab> sent at (Unix ms) <tab> latency (ms)`.
  *
  * It never hides a broken connection: it says so, connects again and goes on, so that the verdict can count it.
  * Orders come on standard input, one a line: pause, resume, stop. Events go to standard output as JSON lines:
@@ -11,7 +11,7 @@ import { connect, type Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { encode, ReplyReader } from "./resp.js";
 
-const [host = "", port = "", key = "", file = ""] = process.argv.slice(2);
+const [host = "", port = "", key = "", file = "", pauseMs = "1"] = process.argv.slice(2);
 const out = createWriteStream(file);
 const request = encode(["INCR", key]);
 const say = (event: string, more: object = {}): void => {
@@ -59,7 +59,7 @@ function open(): void {
         out.write(`${reply}\t${(performance.timeOrigin + sentAt).toFixed(3)}\t${(receivedAt - sentAt).toFixed(3)}\n`);
       }
       sentAt = undefined;
-      setTimeout(ask, 1);
+      setTimeout(ask, Number(pauseMs));
     }
   });
   const end = (why: string): void => {

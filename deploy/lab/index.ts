@@ -14,4 +14,4 @@ export {
 } from "./status.js";
 export { labExec, labNode, labRun, type LabExecOptions, type LabNode } from "./exec.js";
 export { labKillNode, labLink, labServicePid, labStartNode } from "./faults.js";
-export { defaultStateDir, readLab, type LabHost, type LabState } from "./state.js";
+export { defaultStateDir, patience, readLab, type LabHost, type LabState } from "./state.js";

@@ -185,13 +185,17 @@ export async function startTicks(pid: number): Promise<string | undefined> {
 export const isAlive = async (ref: ProcessRef | undefined): Promise<boolean> =>
   ref !== undefined && (await startTicks(ref.pid)) === ref.ticks;
 
+/** How many times longer than usual everything may take: `$FERRY_PATIENCE`, for machines that are emulated. */
+export const patience = (env: NodeJS.ProcessEnv = process.env): number =>
+  Math.max(1, Number(env["FERRY_PATIENCE"]) || 1);
+
 /** Polls until `look` gives something; undefined after `timeoutMs`. */
 export async function until<T>(
   look: () => Promise<T | undefined>,
   timeoutMs: number,
   everyMs = 20,
 ): Promise<T | undefined> {
-  const deadline = performance.now() + timeoutMs;
+  const deadline = performance.now() + timeoutMs * patience();
   for (;;) {
     const seen = await look();
     if (seen !== undefined || performance.now() > deadline) return seen;

@@ -12,7 +12,7 @@ import {
   type Place,
 } from "../../deploy/demo/clients.js";
 import { countSequence, parseSamples, type Sample } from "../../deploy/demo/verdict.js";
-import { labDown, labNode, labRun, labUp, readLab, type LabState } from "../../deploy/lab/index.js";
+import { labDown, labNode, labRun, labUp, patience, readLab, type LabState } from "../../deploy/lab/index.js";
 import { untilNodesListed } from "../../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
 import type { WorkloadHandle } from "../../src/client/types.js";
@@ -35,7 +35,7 @@ export async function startLab(nodes = 2, subnet?: string): Promise<E2eLab> {
     assert.ok(lab.address);
     const client = await connect({ address: lab.address });
     const names = lab.hosts.filter((host) => host.kind === "node").map((host) => host.name);
-    assert.ok(await untilNodesListed(client, names, 20_000), "the nodes register");
+    assert.ok(await untilNodesListed(client, names, 20_000 * patience()), "the nodes register");
     return {
       state,
       lab,
@@ -85,10 +85,11 @@ export async function startWitness(e2e: E2eLab, name: string, node: string, mega
   const workload = await e2e.client.workloads.run({ name, node, command: REDIS });
   const status = await workload.status();
   const place: Place = { pid: await clientPid(e2e), host: status.spec.network.ip.replace(/\/.*$/, ""), port: 6379 };
-  await untilRedisAnswers(place, 15_000);
+  await untilRedisAnswers(place, 15_000 * patience());
   if (megabytes > 0) await redis(place, [["DEBUG", "POPULATE", String(megabytes * 1000), "key", "900"]]);
   const file = join(e2e.state.replace(/\/$/, "") + `-${name}.tsv`);
-  const counter = await startCounter(place, "counter", file);
+  // where everything is slow the client must leave the processor to the others
+  const counter = await startCounter(place, "counter", file, patience() > 1 ? 25 : 1);
   return {
     workload,
     place,
@@ -216,7 +217,7 @@ export async function clearFailpoints(e2e: E2eLab): Promise<void> {
 }
 
 export async function until(what: string, withinMs: number, holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + withinMs;
+  const deadline = performance.now() + withinMs * patience();
   while (!(await holds())) {
     if (performance.now() > deadline) throw new Error(`${what}: not within ${withinMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 25));

@@ -20,7 +20,8 @@ import { removeDirs } from "./dirs.js";
 import type { NodeContext } from "./node-context.js";
 import { SourceSide, type HandOverOptions } from "./source-side.js";
 
-const ARM_TIMEOUT_MS = 20_000;
+/** Nothing is frozen yet, and the destination starts its mover meanwhile: a slow machine is no failure. */
+const ARM_TIMEOUT_MS = 60_000;
 /** Before the freeze a link may be away this long; in the blackout the deadline rules. */
 const LINK_PATIENCE_MS = 10_000;
 

@@ -20,8 +20,11 @@ import type {
 } from "../../model/mover.js";
 import { moverLine } from "./messages.js";
 
-/** Longest time until a new mover answers. Node starts in 50 to 300 ms; a busy machine takes longer. */
-const START_TIMEOUT_MS = 20_000;
+/**
+ * Longest time until a new mover answers: only for one that hangs, one that ends is seen at once. Node starts in 50 to 300 ms; a busy
+ * or emulated machine takes longer.
+ */
+const START_TIMEOUT_MS = 60_000;
 const CONNECT_TIMEOUT_MS = 2000;
 const PID_FILE = "mover.pid";
 
