@@ -7,8 +7,8 @@ import { fileURLToPath } from "node:url";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const compiled = join(root, "dist", "test");
-// The faults matrix and the like have commands of their own.
-const APART = ["faults/matrix"];
+// The faults matrix, the tests in a guest and the like have commands of their own.
+const APART = ["faults/matrix", "vm/"];
 const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const flags = process.argv.slice(2).filter((word) => word.startsWith("--"));
 const files = readdirSync(compiled, { recursive: true, encoding: "utf8" })
@@ -33,6 +33,7 @@ function rank(name) {
       "replay/",
       "runtimes/",
       "lab/",
+      "vm/",
     ].findIndex((part) => name.startsWith(part)) + (name.startsWith("e2e/") ? 100 : 0)
   );
 }

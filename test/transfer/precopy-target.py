@@ -20,6 +20,8 @@ lock = threading.Lock()
 
 def grow(mib):
     area = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if "small" in sys.argv:
+        area.madvise(15)  # no huge pages
     for at in range(0, mib << 20, P):
         area[at : at + 64] = os.urandom(64)
     areas.append(area)

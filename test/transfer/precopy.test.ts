@@ -12,15 +12,23 @@ import { packageRoot } from "../../src/host/package-root.js";
 import type { DestinationMoverStatus, SourceMoverStatus, TrackerKind } from "../../src/model/mover.js";
 import { killMover, type MoverClient } from "../../src/transfer/mover/client.js";
 import { imageProcesses } from "../support/criu-images.js";
+import { MUST, skipWithout } from "./trackers/kit.js";
 import { cleanUp, compareStore, isRoot, makeIdentities, pair, type Pair } from "./mover-kit.js";
 
 const skip = isRoot ? false : "needs root: reads another process's memory";
+/** An emulated guest takes a minute for each of these: there only those that are about soft-dirty bits are made. */
+const inGuest = process.env["FERRY_VM"] === "1";
+const others = inGuest ? "not about soft-dirty bits, and slow in a guest" : skip;
+const LIMIT_MS = inGuest ? 300_000 : 60_000;
 const MIB = Number(process.env["FERRY_TEST_MIB"] ?? 24);
 
 before(async () => {
   if (isRoot) await makeIdentities();
 });
 after(cleanUp);
+
+/** One bit for a huge page: with soft-dirty bits a few writes would make everything dirty. */
+const SMALL = inGuest ? ["small"] : [];
 
 class Tree {
   readonly child: ChildProcess;
@@ -35,7 +43,7 @@ class Tree {
 
   static async start(mib = MIB): Promise<Tree> {
     const script = join(packageRoot(), "test/transfer/precopy-target.py");
-    const tree = new Tree(spawn("python3", [script, String(mib)], { stdio: ["pipe", "pipe", "inherit"] }));
+    const tree = new Tree(spawn("python3", [script, String(mib), ...SMALL], { stdio: ["pipe", "pipe", "inherit"] }));
     await once(tree.#lines, "line");
     return tree;
   }
@@ -176,7 +184,7 @@ async function scene(
   }
 }
 
-test("rounds while it writes; the rest when it is frozen", { skip, timeout: 60_000 }, () =>
+test("rounds while it writes; the rest when it is frozen", { skip, timeout: LIMIT_MS }, () =>
   scene("rounds", async (it) => {
     const first = await it.round();
     assert.equal(first.precopy?.unsentPages, 0);
@@ -189,6 +197,7 @@ test("rounds while it writes; the rest when it is frozen", { skip, timeout: 60_0
     assert.ok(at.pages.received > pages / 2, `${at.pages.received} of ${pages} pages were there already`);
     const { precopy } = it.s.status();
     assert.equal(precopy?.scans, 6);
+    if (MUST !== undefined) assert.equal(precopy.tracker, MUST);
     const whole = first.precopy.round;
     console.log(
       `first round: ${(whole.sentBytes / 1e3 / whole.durationMs).toFixed(0)} MB/s; ${precopy.tracker}: ${JSON.stringify(precopy)}; ${at.pages.total - at.pages.received} of ${pages} pages left`,
@@ -196,10 +205,10 @@ test("rounds while it writes; the rest when it is frozen", { skip, timeout: 60_0
   }),
 );
 
-for (const tracker of ["auto", "compare"] as const) {
+for (const tracker of ["auto", "soft-dirty", "compare"] as const) {
   test(
     `areas come, grow, vanish, are discarded and zeroed; a child is forked (${tracker})`,
-    { skip, timeout: 60_000 },
+    { skip: tracker === "soft-dirty" ? await skipWithout(tracker) : others, timeout: LIMIT_MS },
     () =>
       scene(
         `changes-${tracker}`,
@@ -214,6 +223,7 @@ for (const tracker of ["auto", "compare"] as const) {
           await it.freeze();
           const { first, pages } = await it.finish();
           assert.ok(first.pages.received > pages / 2);
+          if (tracker !== "auto") assert.equal(it.s.status().precopy?.tracker, tracker);
         },
         undefined,
         tracker,
@@ -221,7 +231,7 @@ for (const tracker of ["auto", "compare"] as const) {
   );
 }
 
-test("pages that vanish before they are read are no failure", { skip, timeout: 60_000 }, () =>
+test("pages that vanish before they are read are no failure", { skip: others, timeout: LIMIT_MS }, () =>
   scene("vanish", async (it) => {
     await it.tree.do("grow 8");
     await it.s.request({ verb: "scan", pids: it.tree.pids });
@@ -234,7 +244,7 @@ test("pages that vanish before they are read are no failure", { skip, timeout: 6
   }),
 );
 
-test("memory that has vanished does not fill the destination", { skip, timeout: 60_000 }, () =>
+test("memory that has vanished does not fill the destination", { skip: others, timeout: LIMIT_MS }, () =>
   scene("swollen", async (it) => {
     let most = 0;
     for (let round = 0; round < 12; round += 1) {
@@ -253,7 +263,7 @@ test("memory that has vanished does not fill the destination", { skip, timeout: 
   }),
 );
 
-test("a round is cut, and goes on", { skip, timeout: 60_000 }, () =>
+test("a round is cut, and goes on", { skip: others, timeout: LIMIT_MS }, () =>
   scene(
     "cut",
     async (it) => {
@@ -274,7 +284,7 @@ test("a round is cut, and goes on", { skip, timeout: 60_000 }, () =>
   ),
 );
 
-test("most pages are old when it is frozen in the middle of a round", { skip, timeout: 60_000 }, () =>
+test("most pages are old when it is frozen in the middle of a round", { skip: others, timeout: LIMIT_MS }, () =>
   scene(
     "stale",
     async (it) => {
@@ -296,7 +306,7 @@ test("most pages are old when it is frozen in the middle of a round", { skip, ti
 
 for (const when of ["in a round", "before the images", "after ready"] as const) {
   for (const what of ["link", "source", "destination"] as const) {
-    test(`the ${what} is lost ${when}`, { skip, timeout: 60_000 }, () =>
+    test(`the ${what} is lost ${when}`, { skip: others, timeout: LIMIT_MS }, () =>
       scene(
         `${what} ${when}`.replaceAll(" ", "-"),
         async (it) => {
