@@ -184,7 +184,9 @@ export async function packCheckout(file: string, root: string, node: string, tem
     ["--directory", root, ...checkout],
     [node, temporal].flatMap((path, index) => [
       `--transform=s|^${basename(path)}$|${index === 0 ? "node/bin/node" : "cache/bin/temporal"}|S`,
-      ...["--directory", dirname(path), basename(path)],
+      "--directory",
+      dirname(path),
+      basename(path),
     ]),
   ].flat();
   await run("tar", args, { doing: "packing the checkout", timeoutMs: 120_000 });

@@ -124,7 +124,7 @@ test("a fault is answered at once, before all of the bulk that waits for its tur
   assert.deepEqual(scene.fault.sent[0], { slot: 20_000, pages: 16 });
   assert.equal(scene.bulk.sent.length, before);
   // asked for again: the page that a thread waits for is sent again, what is on its way is not
-  scene.sender.fault(scene.fault.session, { slot: 20_000, pages: 256 });
+  void scene.sender.fault(scene.fault.session, { slot: 20_000, pages: 256 });
   assert.deepEqual(scene.fault.sent.slice(-1), [{ slot: 20_000, pages: 16 }]);
   scene.bulk.cut();
   await scene.pushing;
@@ -135,7 +135,7 @@ test("the bulk goes on behind the last fault, then from the start; every page go
   const scene = push(slots);
   await scene.answer([[0, slots]], 0);
   await until(() => paged(scene.bulk) > 0);
-  scene.sender.fault(scene.fault.session, { slot: 9000, pages: 128 });
+  void scene.sender.fault(scene.fault.session, { slot: 9000, pages: 128 });
   const before = scene.bulk.sent.length;
   await drain(scene, () => scene.bulk.sent.length > before + 8);
   // what was read before the fault came may go first
@@ -168,7 +168,7 @@ test("faults all over the place while the bulk runs: the bulk sends no page twic
   const faults = setInterval(() => {
     at = (at * 1103 + 12345) % slots;
     const inside = lacking.some(([slot, pages]) => at >= slot && at < slot + pages);
-    if (inside) scene.sender.fault(scene.fault.session, { slot: at, pages: 1 + (at % 40) });
+    if (inside) void scene.sender.fault(scene.fault.session, { slot: at, pages: 1 + (at % 40) });
   }, 1);
   try {
     await drain(scene, () => scene.bulk.others.length === 2);
@@ -195,7 +195,7 @@ test("what a lost link may have swallowed goes again over the next one, also to 
   await first.pushing;
   const next = push(slots, first.sender);
   // before the destination has said what it has
-  first.sender.fault(next.fault.session, { slot: 0, pages: 64 });
+  void first.sender.fault(next.fault.session, { slot: 0, pages: 64 });
   assert.equal(paged(next.fault), 64);
   await next.answer([[0, slots]], 0);
   await drain(next, () => next.bulk.others.length === 2);

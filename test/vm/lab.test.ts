@@ -42,7 +42,7 @@ test("ferry migrate --mode precopy --tracker soft-dirty", { skip, timeout: 15 * 
   assert.ok(small.length > 0, "later rounds are smaller");
   await assertLives(e2e, witness, digest, "node-b", MINUTES);
   const rounds = report.precopy.rounds.map((round) => `${round.dirtyPages} in ${round.scanMs.toFixed(0)} ms`);
-  console.log(`rounds: ${rounds.join(", ")}; blackout ${report.blackoutMs.toFixed(0)} ms`);
+  console.log(`rounds: ${rounds.join(", ")}; blackout ${report.blackoutMs?.toFixed(0)} ms`);
 });
 
 test("the client saw one connection, and no hole in its sequence", { skip, timeout: 2 * MINUTES }, async () => {

@@ -165,7 +165,9 @@ export class PageSender {
       for (let at = slot; at < end;) {
         const must = at < slot + FAULT_FIRST_PAGES;
         let to = at;
-        while (to < end && to - at < piece && (must || this.#states[to] !== SENT)) to += 1;
+        const last = Math.min(end, at + piece);
+        if (must) to = last;
+        else while (to < last && this.#states[to] !== SENT) to += 1;
         if (to === at) {
           at += 1;
           continue;
