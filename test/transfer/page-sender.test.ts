@@ -72,9 +72,10 @@ function push(slots: number, sender = senderOf(slots)): Scene {
   };
 }
 
-const senderOf = (slots: number): PageSender =>
+const senderOf = (slots: number, areas: Sent[] = [{ slot: 0, pages: slots }]): PageSender =>
   new PageSender({
     reader: {
+      areas,
       read: async (slot, pages, into) => {
         await turn();
         imagePages(slot, pages).copy(into);
@@ -152,6 +153,28 @@ test("the bulk goes on behind the last fault, then from the start; every page go
   await scene.pushing;
   assert.ok(scene.sender.allAcked);
   assert.deepEqual(scene.control.others, [{ type: "complete", meta: { slots } }]);
+});
+
+test("the small areas go first, as they lie, the rest behind them in order", async () => {
+  const slots = 8192;
+  const areas = [
+    { slot: 0, pages: 10 },
+    { slot: 10, pages: 5000 },
+    { slot: 5010, pages: 30 },
+    { slot: 5040, pages: 1 },
+    { slot: 5041, pages: 3151 },
+  ];
+  const scene = push(slots, senderOf(slots, areas));
+  await scene.answer([[0, slots]], 0);
+  await drain(scene, () => scene.bulk.others.length === 2);
+  assert.deepEqual(scene.bulk.sent.slice(0, 3), [
+    { slot: 0, pages: 10 },
+    { slot: 5010, pages: 31 },
+    { slot: 10, pages: 256 },
+  ]);
+  assert.ok(counts(slots, scene.bulk).every((times) => times === 1));
+  scene.bulk.cut();
+  await scene.pushing;
 });
 
 test("faults all over the place while the bulk runs: the bulk sends no page twice, and none is left out", async () => {

@@ -35,6 +35,12 @@ const FAULT_BURST_MS = 8;
 const BULK_AT_LEAST_MS = 10;
 /** The page that a thread waits for is one of the first so many of what is asked for. They go first, and always. */
 const FAULT_FIRST_PAGES = 16;
+/**
+ * Goes before the rest, which is in the order of addresses: what lies in small areas, the smallest first, up to 16 MiB. Data of
+ * libraries, stacks, what an interpreter keeps: a program that resumes meets all of them before it answers anybody.
+ */
+const SMALL_AREA_PAGES = 1024;
+const SMALL_PAGES = 4096;
 /** Pages of one frame of an answer. */
 const FAULT_PAGES = 64;
 /** Answers that wait in this process; beyond it no question is taken. */
@@ -69,12 +75,15 @@ export class PageSender {
   readonly #states: Buffer;
   /** Where the bulk goes on: behind what was last asked for. */
   #cursor = 0;
+  /** Where it goes before that. */
+  #small: Chunk[] = [];
   readonly #free: Buffer[] = [];
   readonly total: number;
   sent = 0;
   bytesSent = 0;
   allSent = false;
   allAcked = false;
+  #begun = false;
   #failed = false;
   /** When the frames were sent that are not acknowledged, in that order. */
   #underWay: number[] = [];
@@ -208,6 +217,8 @@ export class PageSender {
     this.#states.fill(UNKNOWN);
     for (const [slot, pages] of missing.runs) this.#states.fill(LACKING, slot, slot + pages);
     this.sent = missing.received;
+    if (!this.#begun) this.#small = smallAreas(this.#options.reader.areas);
+    this.#begun = true;
   }
 
   async #pushLacking(bulk: LinkSession): Promise<void> {
@@ -248,13 +259,23 @@ export class PageSender {
   /** The next run to read, behind the cursor or else from the start on: it counts as claimed. */
   #next(): Chunk | undefined {
     const states = this.#states;
-    let slot = states.indexOf(LACKING, this.#cursor);
-    if (slot < 0) slot = states.indexOf(LACKING);
+    let slot = -1;
+    let limit = states.length;
+    for (let small = this.#small[0]; small !== undefined && slot < 0; small = this.#small[0]) {
+      limit = small.slot + small.pages;
+      slot = states.subarray(0, limit).indexOf(LACKING, small.slot);
+      if (slot < 0) this.#small.shift();
+    }
+    if (slot < 0) {
+      limit = states.length;
+      slot = states.indexOf(LACKING, this.#cursor);
+      if (slot < 0) slot = states.indexOf(LACKING);
+    }
     if (slot < 0) return undefined;
     let end = slot + 1;
-    while (end < states.length && end - slot < CHUNK_PAGES && states[end] === LACKING) end += 1;
+    while (end < limit && end - slot < CHUNK_PAGES && states[end] === LACKING) end += 1;
     states.fill(CLAIMED, slot, end);
-    this.#cursor = end;
+    if (this.#small.length === 0) this.#cursor = end;
     return { slot, pages: end - slot };
   }
 
@@ -314,4 +335,24 @@ export class PageSender {
     this.#failed = true;
     this.#options.onFailure(failure);
   }
+}
+
+/** Runs of slots of the smallest areas, in the order of slots. */
+function smallAreas(areas: TreeReader["areas"]): Chunk[] {
+  const chosen: Chunk[] = [];
+  let room = SMALL_PAGES;
+  for (const { slot, pages } of areas
+    .filter((area) => area.pages <= SMALL_AREA_PAGES)
+    .sort((a, b) => a.pages - b.pages)) {
+    room -= pages;
+    if (room < 0) break;
+    chosen.push({ slot, pages });
+  }
+  const runs: Chunk[] = [];
+  for (const { slot, pages } of chosen.sort((a, b) => a.slot - b.slot)) {
+    const last = runs.at(-1);
+    if (last !== undefined && last.slot + last.pages === slot) last.pages += pages;
+    else runs.push({ slot, pages });
+  }
+  return runs;
 }

@@ -22,6 +22,8 @@ interface Task {
 }
 
 export interface TreeReader {
+  /** What it reads: of slots outside of these there is nothing. */
+  readonly areas: readonly Pick<Area, "slot" | "pages">[];
   /** Fills `into` with `pages` pages from `slot` on, across areas. Rejects E_PAGES when any byte can't be read. */
   read(slot: number, pages: number, into: Buffer): Promise<void>;
   /** The same on this thread, for a few pages that can't wait for another one. Throws. */
@@ -99,6 +101,7 @@ export function openTree(table: AreaTable, pids: Readonly<Record<string, number>
     return undefined;
   }
   return {
+    areas: table.areas,
     async read(slot, pages, into) {
       const reads: Promise<void>[] = [];
       for (const { task, offset, bytes, position } of parts(slot, pages)) {
