@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
 import type { WorkloadListing } from "../../src/client/types.js";
 import type { Check } from "../../src/host/checks.js";
@@ -200,13 +200,16 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     const good = await temporalOf();
     assert.equal(good?.status, "ok", good?.detail);
     assert.match(good?.value ?? "", /version \d+\.\d+/);
-    const stranger = createServer((socket) => socket.resume()).listen(0, "127.0.0.1");
+    const callers = new Set<Socket>();
+    const stranger = createServer((socket) => void callers.add(socket.resume())).listen(0, "127.0.0.1");
     await once(stranger, "listening");
     try {
       const { port } = stranger.address() as { port: number };
       assert.equal((await temporalOf("--address", `127.0.0.1:${port}`))?.status, "fail");
     } finally {
       stranger.close();
+      // gRPC keeps a connection that has never said anything
+      for (const socket of callers) socket.destroy();
     }
     const nowhere = await ferry("doctor", "--lab", "/nonexistent/lab");
     assert.equal(nowhere.code, 2);
