@@ -234,18 +234,42 @@ test("criu is killed in the hold: restored locally, with the connection", LIMIT,
 
 test("the destination's criu dies while it restores: rolled back", LIMIT, async () => {
   const { node } = await witness.workload.status();
-  await armFailpoint(e2e, other(node), "destination.transfer", "pause");
+  await armFailpoint(e2e, other(node), "destination.restore", "pause");
   const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
   const ended = handle.result();
-  await reached(e2e, other(node), "destination.transfer", ended);
-  assert.ok((await kill(other(node), "criu restore")) > 0);
-  await goOn(e2e, other(node), "destination.transfer");
+  await reached(e2e, other(node), "destination.restore", ended);
+  // A restore is over soon: whoever waits there for criu kills it as it begins.
+  const killed = labRun(
+    e2e.state,
+    other(node),
+    ["timeout", "30", "sh", "-c", "until pkill -9 -x criu; do :; done"],
+    {},
+  );
+  await goOn(e2e, other(node), "destination.restore");
+  await killed;
   const report = await ended;
-  // Nothing was released yet: it goes back, whoever learns of it first.
   assert.equal(report.outcome, "rolled-back", why(report));
+  assert.equal(report.failure?.code, "E_RESTORE", why(report));
   assert.equal(report.node, node);
   await assertOneCopy(report);
 });
+
+test(
+  "the destination's criu dies when it holds what it has restored: it is restored again, and moves",
+  LIMIT,
+  async () => {
+    const { node } = await witness.workload.status();
+    await armFailpoint(e2e, other(node), "destination.transfer", "pause");
+    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    const ended = handle.result();
+    await reached(e2e, other(node), "destination.transfer", ended);
+    assert.ok((await kill(other(node), "criu restore")) > 0);
+    await goOn(e2e, other(node), "destination.transfer");
+    const report = await ended;
+    assert.equal(report.outcome, "moved", why(report));
+    await assertOneCopy(report);
+  },
+);
 
 test(
   "the destination's criu refuses by itself, of something that changed after the checks: rolled back, with its words",
