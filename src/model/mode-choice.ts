@@ -53,7 +53,8 @@ export function chooseMode(options: AskedOptions, facts: SourceFacts): ModeChoic
 
 function predictionOf(mode: Mode, options: AskedOptions, facts: SourceFacts): Prediction | undefined {
   const { dirty, fixedBlackoutMs, bandwidthBytesPerSec = UNKNOWN_BANDWIDTH, memoryBytes } = facts;
-  if (fixedBlackoutMs === undefined || (dirty === undefined && hasRounds(mode))) return undefined;
+  // Without rounds the rate changes nothing; a dry run shows it, so it must be true.
+  if (fixedBlackoutMs === undefined || (dirty === undefined && (hasRounds(mode) || options.dryRun))) return undefined;
   return predict({
     limits: limitsOf({ ...options, mode }),
     memoryBytes,
