@@ -1,5 +1,5 @@
 /** The source's half: dump and hold, and the way back. See design section 3 ("Holding a tree"). */
-import { mkdirSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { NETNS_DIR, setLink } from "../../host/netns.js";
@@ -68,7 +68,8 @@ export async function freeze(places: Places, incarnation: Incarnation, dirs: Ope
     parts.cgroup.pids().flatMap((member) => lookAt(member) ?? []),
     hasSysResource(),
   );
-  if (places.config.lazyDump === false) answers.leaveOut = false;
+  // The wrapper's own interpreter: without it criu does as it always did.
+  if (places.config.lazyDump === false || !existsSync("/usr/bin/perl")) answers.leaveOut = false;
   const stacks = join(dir, "stacks");
   return startEngine({
     dir,
