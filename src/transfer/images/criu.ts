@@ -6,7 +6,7 @@
 import { ferryError, type FerryError } from "../../model/failure.js";
 import { collectNumbers, ProtobufError, readMessage, readScalars, varintNumber } from "./protobuf.js";
 
-export const COMMON_MAGIC = 0x54564319;
+const COMMON_MAGIC = 0x54564319;
 export const MAGIC = {
   inventory: 0x58313116,
   pstree: 0x50273030,
@@ -60,6 +60,13 @@ export function messages(file: string, image: Buffer, kind: keyof typeof MAGIC):
     at += length;
   }
   return found;
+}
+
+/** A message as it stands in an image, behind its length. */
+export function framed(message: Buffer): Buffer[] {
+  const length = Buffer.alloc(4);
+  length.writeUInt32LE(message.length);
+  return [length, message];
 }
 
 /** Checks that the set is of image format 1.1 (`img_version` 2), the only one criu has written since 2015. */

@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { PAGE, scanPages } from "../../host/pagemap.js";
 import { errnoName } from "../../host/syscall.js";
 import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
-import { COMMON_MAGIC, imageProblem, MAGIC, messages, naming, PE_LAZY } from "./criu.js";
-import { encodeVarint, readScalars } from "./protobuf.js";
+import { framed, imageProblem, messages, naming, PE_LAZY } from "./criu.js";
+import { readScalars, scalarField } from "./protobuf.js";
 
 /** Beside the images; not an image's name, so it is not carried. */
 export const LEFT_OUT_FILE = "left-out";
@@ -94,28 +94,19 @@ export function addLazyPages(
     });
     const added = without(pages, kept).map((range) => ({ ...range, raw: lazyEntry(range) }));
     const all = [...kept, ...added].toSorted((a, b) => a.start - b.start);
-    return pagemapImage([head, ...all.map(({ raw }) => raw)]);
+    // the magic words stay as they are
+    return Buffer.concat([image.subarray(0, 8), ...[head, ...all.map(({ raw }) => raw)].flatMap(framed)]);
   });
 }
 
-const scalar = (number: number, value: number): Buffer =>
-  Buffer.concat([encodeVarint(number * 8), encodeVarint(value)]);
 /** As criu 4.2 writes it; the older field of the count is required, and has 32 bits. */
 const lazyEntry = ({ start, pages }: PageRange): Buffer =>
-  Buffer.concat([scalar(1, start), scalar(2, pages % 2 ** 32), scalar(4, PE_LAZY), scalar(5, pages)]);
-
-function pagemapImage(parts: readonly Buffer[]): Buffer {
-  const word = (value: number): Buffer => {
-    const bytes = Buffer.alloc(4);
-    bytes.writeUInt32LE(value);
-    return bytes;
-  };
-  return Buffer.concat([
-    word(COMMON_MAGIC),
-    word(MAGIC.pagemap),
-    ...parts.flatMap((part) => [word(part.length), part]),
+  Buffer.concat([
+    scalarField(1, start),
+    scalarField(2, pages % 2 ** 32),
+    scalarField(4, PE_LAZY),
+    scalarField(5, pages),
   ]);
-}
 
 /** What criu would have found: pages in memory or in swap, not the shared zero page, no guards. */
 function pagesOf({ hostPid, start, end }: LeftOut): PageRange[] {

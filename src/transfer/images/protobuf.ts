@@ -121,3 +121,7 @@ export function encodeVarint(value: number): Buffer {
   for (; rest >= 128; rest = Math.floor(rest / 128)) bytes.push((rest % 128) + 128);
   return Buffer.from([...bytes, rest]);
 }
+
+/** A number field as it is written. */
+export const scalarField = (number: number, value: number): Buffer =>
+  Buffer.concat([encodeVarint(number * 8), encodeVarint(value)]);

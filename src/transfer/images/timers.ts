@@ -6,8 +6,8 @@
  */
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { messages, naming } from "./criu.js";
-import { encodeVarint, readMessage, readScalars, type WireField } from "./protobuf.js";
+import { framed, messages, naming } from "./criu.js";
+import { encodeVarint, readMessage, readScalars, scalarField, type WireField } from "./protobuf.js";
 
 /** Of criu's fdinfo.proto and timerfd.proto. */
 const FILE_TFD = 12;
@@ -19,8 +19,6 @@ const fieldsOf = (message: Buffer): WireField[] => {
   readMessage(message, (field) => void fields.push(field));
   return fields;
 };
-const scalar = (number: number, value: number): Buffer =>
-  Buffer.concat([encodeVarint(number * 8), encodeVarint(value)]);
 const message = (number: number, bytes: Buffer): Buffer =>
   Buffer.concat([encodeVarint(number * 8 + 2), encodeVarint(bytes.length), bytes]);
 
@@ -32,7 +30,7 @@ function repaired(timer: Buffer): Buffer | undefined {
     return undefined;
   return Buffer.concat(
     fieldsOf(timer).map(({ number, raw }) =>
-      number === 7 ? scalar(7, everySeconds) : number === 8 ? scalar(8, everyNanoseconds) : raw,
+      number === 7 ? scalarField(7, everySeconds) : number === 8 ? scalarField(8, everyNanoseconds) : raw,
     ),
   );
 }
@@ -49,10 +47,7 @@ export function mendTimers(image: Buffer): { image: Buffer; mended: number } {
         mended += 1;
         return message(FILE_TFD, timer);
       });
-      const bytes = Buffer.concat(fields);
-      const length = Buffer.alloc(4);
-      length.writeUInt32LE(bytes.length);
-      parts.push(length, bytes);
+      parts.push(...framed(Buffer.concat(fields)));
     }
     return { image: mended === 0 ? image : Buffer.concat(parts), mended };
   });
