@@ -348,7 +348,10 @@ for (const side of ["source", "destination"] as const) {
     await reached(e2e, at, point, ended);
     assert.ok((await kill(at, `ferry-mover-${side}`)) > 0);
     await goOn(e2e, at, point);
-    await assertOneCopy(await ended);
+    const report = await ended;
+    // Another one fetches the page that criu itself waits for: long before the deadline.
+    if (side === "destination") assert.equal(report.outcome, "moved", why(report));
+    await assertOneCopy(report);
   });
 
   test(`the ${side}'s mover is killed while post-copy drains: it goes on`, LIMIT, async () => {

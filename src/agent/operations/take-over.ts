@@ -19,6 +19,7 @@ import { DestinationSide } from "./destination-side.js";
 import { wallMs } from "./phases.js";
 
 const PREPARE_ATTEMPTS = 5;
+const MOVER_PAUSE_MS = 100;
 
 export class TakeOver extends DestinationSide {
   readonly result: Promise<SideOutcome>;
@@ -132,12 +133,27 @@ export class TakeOver extends DestinationSide {
     }
   }
 
+  /**
+   * criu's restore itself may touch a page that has not come (it registers restartable sequences, which lie in the task's
+   * memory), and waits for it: so a mover that dies meanwhile is replaced at once.
+   */
+  private async keepMover(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.mover.wait(() => false, signal).catch(() => undefined);
+      if (!signal.aborted) await new Promise((resolve) => setTimeout(resolve, MOVER_PAUSE_MS));
+    }
+  }
+
   /** Start criu and wait for the hold. Throws E_RESTORE with criu's own words. */
   private async restoreHeld(signal?: AbortSignal): Promise<void> {
     const engine = await this.context.runtime.restore(this.incarnation, this.dirs);
     this.engine = engine;
     const wait = engine.wait((s) => s.reached["post-restore"] !== undefined, 600_000);
-    const status = await (signal === undefined ? wait : orAbort(wait, signal));
+    const over = new AbortController();
+    void this.keepMover(over.signal);
+    const status = await (signal === undefined ? wait : orAbort(wait, signal)).finally(() =>
+      over.abort(new Error("held")),
+    );
     if (status.reached["post-restore"] === undefined) {
       const evidence = await engine.evidence();
       throw ferryError("E_RESTORE", `criu could not restore ${this.input.ref.workload} on this node`, {
