@@ -198,7 +198,9 @@ test(
         assert.match((stdout + stderr).replaceAll(/\s+/g, " "), /damaged at line 2/, args.join(" "));
       }
       const report = await migrate(witness.workload, "node-b", "cold");
-      assert.equal(report.outcome, "refused", describeReport(report));
+      // No answer to the question whether it may move: a failure, not a refusal.
+      assert.equal(report.outcome, "rolled-back", describeReport(report));
+      assert.equal(report.node, "node-a");
 
       // What a person may try: without the file the agent must not take the workload for a stranger.
       await shell(`mv ${dir}/journal.jsonl ${dir}/damaged`);
