@@ -1,4 +1,5 @@
 /** Doctor's checks of the machine itself: system, rights, processor, memory, disk, namespaces, cgroups. */
+import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rmdir } from "node:fs/promises";
 import { arch, cpus, machine, release } from "node:os";
@@ -167,7 +168,8 @@ async function cgroup2(): Promise<Finding> {
     "mount a cgroup v2 tree: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified";
   const root = await cgroup2Root();
   if (root === undefined) return fail("no tree is mounted", "freezing and killing a workload whole needs it", remedy);
-  const probe = `${root}/ferry-doctor-${process.pid}`;
+  // Not the pid alone: several may look at once, two labs in one process too.
+  const probe = `${root}/ferry-doctor-${process.pid}-${randomBytes(4).toString("hex")}`;
   try {
     await mkdir(probe);
   } catch (error) {

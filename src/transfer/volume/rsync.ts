@@ -29,9 +29,10 @@ const NICENESS = 10;
 
 /**
  * Archive, hard links, ACLs, extended attributes, sparse, one file system; owners by number: names differ by node.
- * `--modify-window=-1` is not a luxury: without it rsync compares times by whole seconds.
+ * `--modify-window=-1` is not a luxury: without it rsync compares times by whole seconds. `--blocking-io`: else the bridge's
+ * output is not blocking, and cat gives up when rsync does not read for a moment ("Resource temporarily unavailable").
  */
-const COMMON = ["-aAXSx", "--numeric-ids", "--modify-window=-1"] as const;
+const COMMON = ["-aAXSx", "--numeric-ids", "--modify-window=-1", "--blocking-io"] as const;
 const LISTED = ["--ignore-times", "--force", "--from0", "--files-from=-"] as const;
 const CLIENT: Record<PassKind, readonly string[]> = {
   "in-place": [...COMMON, ...LISTED, "--inplace", "--no-whole-file"],
