@@ -27,8 +27,8 @@ import { Steering } from "./steering.js";
 import { Traffic } from "./traffic.js";
 import { VolumeFollower } from "./volume-follower.js";
 
-/** The last pass of the volume begins at most so long after the one before it, with what that one leaves open. */
-const LAST_PASS_COVERS_MS = 6000;
+/** The last pass of the volume begins at most so long after the one before it. */
+const LAST_PASS_COVERS_MS = 3500;
 /** In this time before the rounds are expected to end, nothing else is begun. */
 const NEARLY_DONE_MS = 1500;
 

@@ -5,9 +5,15 @@ import { ferryError } from "../../model/failure.js";
 import type { LinkSession } from "../link/index.js";
 import type { FrameMeta } from "../mover/messages.js";
 import { collectLines, startClient, type LookKind, type PassEnd, type PassKind, type RsyncClient } from "./rsync.js";
+import { whatItDoes } from "./touched.js";
 
 /** After the client has ended, this long for the server's own words, in milliseconds. */
 const LAST_WORDS_MS = 1000;
+const LOOK_MS = 500;
+/** In one and the same open call at so many looks in a row: no file takes so long. */
+const OPENING_LOOKS = 4;
+/** At so many looks nothing has come, nothing has gone, and nothing was computed here. */
+const STILL_LOOKS = 120;
 
 export type Exit = FrameMeta<"volume-exit">;
 /** Waits until so many bytes may be sent. */
@@ -34,6 +40,7 @@ export class Pass implements VolumeStream {
   #serverExit: (exit: Exit) => void = () => undefined;
   #farEnded = false;
   #held: Buffer[] | undefined = [];
+  #bytesReceived = 0;
   bytes = 0;
   alive = true;
 
@@ -85,6 +92,7 @@ export class Pass implements VolumeStream {
   }
 
   async received(data: Buffer): Promise<void> {
+    this.#bytesReceived += data.length;
     if (this.#held !== undefined) this.#held.push(data);
     else await this.#write(data);
   }
@@ -113,6 +121,28 @@ export class Pass implements VolumeStream {
     const { code, signal } = await this.#ended;
     const server = code === 0 ? undefined : await Promise.race([this.#serverEnded, sleep(LAST_WORDS_MS)]);
     return { exitCode: code, signal, lines: this.#lines, serverLines: server === undefined ? [] : server.lines };
+  }
+
+  /**
+   * A file may become a pipe after rsync has looked at it: then rsync waits for somebody to write into it, maybe for ever.
+   * Such a pass is ended, and one in which nothing goes on at all. Answers whether it was, when the pass has ended.
+   */
+  async endWhenStuck(): Promise<boolean> {
+    let opens: string | undefined;
+    let [opening, still] = [0, 0];
+    let seen = "";
+    while (this.alive && opening < OPENING_LOOKS && still < STILL_LOOKS) {
+      await Promise.race([sleep(LOOK_MS), this.#ended.catch(() => undefined)]);
+      const now = whatItDoes(this.#client.child.pid ?? 0);
+      opening = now.opens !== undefined && now.opens === opens ? opening + 1 : 0;
+      opens = now.opens;
+      const state = `${now.ticks} ${this.bytes} ${this.#bytesReceived}`;
+      still = state === seen ? still + 1 : 0;
+      seen = state;
+    }
+    if (!this.alive) return false;
+    this.end();
+    return true;
   }
 
   /** Until the server has ended, too: then nobody writes to the destination's volume any more. */

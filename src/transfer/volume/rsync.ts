@@ -37,13 +37,14 @@ const LISTED = ["--ignore-times", "--force", "--from0", "--files-from=-"] as con
 const CLIENT: Record<PassKind, readonly string[]> = {
   "in-place": [...COMMON, ...LISTED, "--inplace", "--no-whole-file"],
   anew: [...COMMON, "-H", ...LISTED],
-  tree: [...COMMON, "-H", "--delete"],
+  // With incremental recursion and hard links rsync waits for itself for ever when files turn into something else meanwhile.
+  tree: [...COMMON, "-H", "--delete", "--no-inc-recursive"],
 };
 /** Letters after `e.` are what rsync 3.2 and later can do (its options.c); both ends are of that age. */
 const SERVER: Record<PassKind, readonly string[]> = {
   "in-place": ["-logDtpAXIRxSe.LsfxCIvu", "--force", "--numeric-ids", "--modify-window=-1", "--inplace", "--no-W"],
   anew: ["-lHogDtpAXIRxSe.LsfxCIvu", "--force", "--numeric-ids", "--modify-window=-1"],
-  tree: ["-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", "--modify-window=-1"],
+  tree: ["-lHogDtpAXrxSe.LsfxCIvu", "--delete", "--numeric-ids", "--modify-window=-1"],
 };
 const LOOK: Record<LookKind, (dir: string) => [string, ...string[]]> = {
   links: (dir) => ["find", dir, "-xdev", "-type", "f", "-links", "+1", "-printf", String.raw`%P\0`],

@@ -253,12 +253,12 @@ export class VolumeSender {
           : this.#open(session, kind, gentle);
       if (armed !== undefined) this.#armed.delete(kind);
       if (running !== undefined) running.pass = pass;
-      const end = await pass.run(list);
+      const [end, stuck] = await Promise.all([pass.run(list), gentle && pass.endWhenStuck()]);
       const lost = session.closed;
       const cut = wasCut(running);
-      if (cut) await pass.quiet();
+      if (cut || stuck) await pass.quiet();
       this.#drop(pass);
-      const result = passResult(end, gentle);
+      const result = stuck ? "partial" : passResult(end, gentle);
       if (cut || result !== "failed") {
         if (result === "partial" && running !== undefined) {
           running.partial = true;

@@ -15,10 +15,10 @@ import { statfsSync } from "node:fs";
 import { sharedMappings, writesUnderWay } from "./touched.js";
 import { Walk, walkKey, type Entry, type Where } from "./walk.js";
 
-/** Clock ticks, and writes that do not sleep: a call copies at most 2 GiB. Changed this long before counts as changed. */
-const MARGIN_MS = 3000;
+/** Files are stamped with the time of the last tick. Changed this long before counts as changed. */
+const MARGIN_MS = 300;
 /** The wall clock may not have moved against the monotonic one by more than this, else change times say nothing. */
-const MAX_CLOCK_STEP_MS = 1000;
+const MAX_CLOCK_STEP_MS = 100;
 /** With more names than this all files are compared: a longer command line would not be faster. */
 const MAX_NAMES = 500;
 /** ext2 to ext4, xfs, btrfs, f2fs, bcachefs: a store to a clean page faults, and stamps the file. tmpfs: not always. */

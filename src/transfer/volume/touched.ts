@@ -9,9 +9,9 @@ import { basename } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseMaps } from "../../host/procfs.js";
 
-/** A task in a long call sleeps in it (for the disk) or copies; while it copies, its call can't be told. */
-const LOOKS = 3;
-const LOOK_AGAIN_MS = 15;
+/** Enough for threads that wait for a core; a call that takes longer is one to mind. */
+const LOOKS = 30;
+const LOOK_AGAIN_MS = 10;
 
 /** Calls that write: the number of the argument that is the descriptor written to, by system call number. */
 const WRITES: Record<string, Readonly<Record<string, number>>> = {
@@ -19,6 +19,9 @@ const WRITES: Record<string, Readonly<Record<string, number>>> = {
   x64: { 1: 0, 18: 0, 20: 0, 296: 0, 328: 0, 285: 0, 77: 0, 40: 0, 275: 2, 326: 2 },
   arm64: { 64: 0, 68: 0, 66: 0, 70: 0, 287: 0, 47: 0, 46: 0, 71: 0, 76: 2, 285: 2 },
 };
+
+/** Calls that open a file. */
+const OPENS: Record<string, readonly string[]> = { x64: ["2", "257", "437"], arm64: ["56", "437"] };
 
 const read = (path: string): string => {
   try {
@@ -74,28 +77,79 @@ export function sharedMappings(pids: readonly number[]): Set<string> {
   }
 }
 
-function writtenBy(pid: number): string[] {
-  const calls = WRITES[arch()] ?? {};
-  return threads(pid).flatMap((tid) => {
-    // "running", or the call's number and its arguments
-    const [call = "", ...args] = read(`/proc/${pid}/task/${tid}/syscall`).split(" ");
-    const at = calls[call];
-    if (at === undefined) return [];
-    try {
-      const path = readlinkSync(`/proc/${pid}/fd/${Number(args[at])}`);
-      return path.startsWith("/") ? names(path) : [];
-    } catch {
-      return [];
-    }
+/** Files that a process has open for writing. */
+function writable(pid: number): string[] {
+  let fds: string[] = [];
+  try {
+    fds = readdirSync(`/proc/${pid}/fd`);
+  } catch {
+    // it is gone
+  }
+  return fds.flatMap((fd) => {
+    const flags = /^flags:\s*([0-7]+)$/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? "";
+    return (Number.parseInt(flags, 8) & 3) === 0 ? [] : namesOf(pid, fd);
   });
 }
 
-/** Files with a write under way: the kernel stamps a file before it copies, and a long call may copy for seconds. */
+function namesOf(pid: number, fd: string): string[] {
+  try {
+    const path = readlinkSync(`/proc/${pid}/fd/${fd}`);
+    return path.startsWith("/") ? names(path) : [];
+  } catch {
+    return [];
+  }
+}
+
+/** What a thread can show that it has done since: time in its own code, calls of write that have ended. */
+function deeds(thread: string): string {
+  const stat = read(`${thread}/stat`);
+  const userTicks = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[11];
+  return `${userTicks} ${/^syscw: (\d+)$/m.exec(read(`${thread}/io`))?.[1]}`;
+}
+
+/**
+ * Files with a write under way that began before this looked, and may go on when it has: the kernel stamps a file before it
+ * copies, and a long call may copy for seconds. A thread that is seen outside of such a call is in none that is that old.
+ */
 export async function writesUnderWay(pids: readonly number[]): Promise<Set<string>> {
-  const found = new Set<string>();
-  for (let look = 0; look < LOOKS; look += 1) {
+  const calls = WRITES[arch()] ?? {};
+  let open: { pid: number; thread: string; deeds: string; call: string }[] | undefined;
+  for (let look = 0; look < LOOKS && open?.length !== 0; look += 1) {
     if (look > 0) await sleep(LOOK_AGAIN_MS);
-    for (const pid of withChildren(pids)) for (const name of writtenBy(pid)) found.add(name);
+    open ??= [...withChildren(pids)].flatMap((pid) =>
+      threads(pid).map((tid) => {
+        const thread = `/proc/${pid}/task/${tid}`;
+        return { pid, thread, deeds: deeds(thread), call: "" };
+      }),
+    );
+    open = open.filter((one) => {
+      // "running", or the call's number and its arguments
+      one.call = read(`${one.thread}/syscall`).trim();
+      const writes = one.call === "running" || calls[one.call.split(" ", 1)[0] ?? ""] !== undefined;
+      return writes && deeds(one.thread) === one.deeds;
+    });
+  }
+  const found = new Set<string>();
+  for (const { pid, call } of open ?? []) {
+    const [number = "", ...args] = call.split(" ");
+    const at = calls[number];
+    const fd = at === undefined ? Number.NaN : Number(args[at]);
+    for (const name of Number.isNaN(fd) ? writable(pid) : namesOf(pid, String(fd))) found.add(name);
   }
   return found;
+}
+
+/** What a process waits in when it opens a file, by its call and arguments; else undefined. And the processor's time that it had. */
+export function whatItDoes(pid: number): { opens: string | undefined; ticks: string } {
+  const call = read(`/proc/${pid}/syscall`);
+  const stat = read(`/proc/${pid}/stat`);
+  const opens = OPENS[arch()]?.includes(call.split(" ", 1)[0] ?? "") === true ? call : undefined;
+  return {
+    opens,
+    ticks: stat
+      .slice(stat.lastIndexOf(")") + 2)
+      .split(" ")
+      .slice(11, 13)
+      .join(" "),
+  };
 }
