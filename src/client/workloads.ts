@@ -89,7 +89,10 @@ export function workloadsOf(context: Context): FerryClient["workloads"] {
         workflowIdConflictPolicy: "USE_EXISTING",
         args: [input],
         memo: { ip },
-        staticSummary: `workload ${name}: ${spec.command.join(" ").slice(0, 120)}`,
+        // As code: the UI makes typographic dashes of --.
+        staticSummary: `workload ${name}: \`${spec.command.join(" ").replaceAll("`", "'").slice(0, 120)}\``,
+        staticDetails:
+          "The current details say where it runs. Operations on it are children of this workflow, one at a time: see Relationships.",
         typedSearchAttributes: new TypedSearchAttributes([
           { key: key("FerryWorkload"), value: name },
           { key: key("FerryNode"), value: node },

@@ -46,6 +46,11 @@ export const ofHandOver = (
 ];
 
 const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
+/** The UI takes the height of the page before it breaks the lines, and cuts what is then below: an empty end is there for that. */
+const show = (lines: readonly string[]): void => setCurrentDetails([...lines, "", "\u00a0", "", "\u00a0"].join("\n"));
+
+/** As it is: the UI makes a fraction of 100/24 and a dash of --, and does not break a long piece of code. */
+const code = (text: string): string => `\`${cell(text === "" ? "''" : text.replaceAll("`", "'"))}\``;
 const time = (ms: number): string => new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC");
 
 const STATES: Record<MigrationView["state"], string> = {
@@ -67,7 +72,7 @@ export function showMigration(view: MigrationView): void {
   if (view.phases.length > 0) lines.push(...phaseTable(view.phases));
   else if (view.progress !== undefined) lines.push(...progressTable(view.progress));
   lines.push(...steeringTable(view.steering));
-  setCurrentDetails(lines.join("\n"));
+  show(lines);
 }
 
 /** Both sides as the workflow heard of them last, and what they expect. */
@@ -90,7 +95,7 @@ function progressTable(seen: SidesSeen): string[] {
     ),
     ...(precopy === undefined ? [] : roundTable(precopy)),
     "",
-    `As seen at ${time(at)}. The workflow looks now and then; the heartbeats of the pending activities are newer.`,
+    `As of ${time(at)}; heartbeats are newer.`,
   ];
 }
 
@@ -158,11 +163,13 @@ function phaseTable(phases: readonly PhaseTime[]): string[] {
   const first = Math.min(...phases.map((phase) => phase.startedAt));
   return [
     "",
+    "**Phases**",
+    "",
     "| phase | side | start | took |",
     "|:---|:---|---:|---:|",
     ...phases.map(
       ({ name, side, startedAt, durationMs }) =>
-        `| ${name} | ${side} | +${(startedAt - first).toFixed(0)} ms | ${durationMs.toFixed(1)} ms |`,
+        `| ${name} | ${side} | +${(startedAt - first).toFixed(0)} ms | ${durationMs < 1000 ? `${durationMs.toFixed(1)} ms` : formatMs(durationMs)} |`,
     ),
   ];
 }
@@ -171,6 +178,8 @@ const MOST_ROUNDS = 30;
 
 function roundsTable({ rounds }: PrecopyReport): string[] {
   return [
+    "",
+    "**Rounds**",
     "",
     "| round | changed | remained | sent | took | expected downtime |",
     "|---:|---:|---:|---:|---:|---:|",
@@ -206,12 +215,23 @@ const figures = (report: MigrationReport): string[] => [
   `| files sent | ${formatBytes(report.volumeBytes)} |`,
 ];
 
+const optionValue = (name: string, value: unknown): string =>
+  typeof value !== "number"
+    ? String(value)
+    : name.endsWith("PerSec")
+      ? formatRate(value)
+      : name.endsWith("Ms")
+        ? formatMs(value)
+        : String(value);
+
 /** What was asked for: stands beside the details from the start on. */
 export const asked = (options: AskedOptions): string =>
   [
     "| asked for | |",
     "|:---|:---|",
-    ...Object.entries(options).map(([name, value]) => `| ${name} | ${cell(String(value))} |`),
+    ...Object.entries(options)
+      .filter(([, value]) => value !== false)
+      .map(([name, value]) => `| ${name} | ${cell(optionValue(name, value))} |`),
   ].join("\n");
 
 /** How it ended: what a person who opens the page afterwards wants to know first. */
@@ -229,7 +249,7 @@ export function showReport(report: MigrationReport): void {
   if (report.precopy !== undefined) lines.push(...roundsTable(report.precopy));
   if (report.phases.length > 0) lines.push(...phaseTable(report.phases));
   if (report.reasons.length > 0) lines.push("", ...report.reasons.map((reason) => `- ${cell(reason)}`));
-  setCurrentDetails(lines.join("\n"));
+  show(lines);
 }
 
 export function showWorkload(status: WorkloadStatus): void {
@@ -242,11 +262,11 @@ export function showWorkload(status: WorkloadStatus): void {
     `| node | ${status.node} |`,
     `| epoch | ${status.epoch} |`,
     `| runtime | ${status.runtime} |`,
-    `| address | ${spec.network.ip} (${spec.network.mac}) |`,
-    `| command | \`${cell(spec.command.join(" "))}\` |`,
+    `| address | ${code(spec.network.ip)} ${code(spec.network.mac)} |`,
+    `| command | ${spec.command.map(code).join(" ")} |`,
   ];
   if (status.exitCode !== undefined) lines.push(`| exit code | ${status.exitCode} |`);
   if (status.operation !== undefined) lines.push(`| under way | \`${status.operation}\` |`);
   if (status.problem !== undefined) lines.push("", `**Last problem:** ${status.problem}`);
-  setCurrentDetails(lines.join("\n"));
+  show(lines);
 }

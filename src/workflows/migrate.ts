@@ -259,7 +259,9 @@ async function carryWhatIsLost(saga: Saga): Promise<never> {
   const { tuning } = saga.input;
   for (let round = 0; ; round += 1) {
     await sleep(Math.min(tuning.watchMs * WATCH_BACKOFF ** round, tuning.maxWatchMs));
-    const source = await tryAsk(ref.source, () => once(ref.source, tuning, "has it released?").inquire(ref));
+    const source = await tryAsk(ref.source, () =>
+      once(ref.source, tuning, "how far is it, has it released?").inquire(ref),
+    );
     hear(saga, source.answer);
     const token = source.answer?.token;
     if (token === undefined) continue;

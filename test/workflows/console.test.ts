@@ -98,7 +98,7 @@ describe("the console", { skip: skipWithoutTemporal, concurrency: true }, () => 
       });
       assert.equal(await summary(started.workflowId), `migrate ${name}: node-a -> node-b, precopy`);
       const about = await subject.operation(started).describe();
-      assert.match((await about.staticDetails()) ?? "", /\| mode \| precopy \|/);
+      assert.match((await about.staticDetails()) ?? "", /\| mode \| precopy \|\n\| maxBlackoutMs \| 1 min 0 s \|/);
       await listed(`workload/${name}`, {
         FerryWorkload: name,
         FerryNode: "node-a",
@@ -133,7 +133,10 @@ describe("the console", { skip: skipWithoutTemporal, concurrency: true }, () => 
       FerryState: "running",
       FerryMode: "precopy",
     });
-    assert.match(await details(`workload/${name}`), new RegExp(`### ${name}: running on node-b`));
+    const entity = await details(`workload/${name}`);
+    assert.match(entity, new RegExp(`### ${name}: running on node-b`));
+    assert.match(entity, /\| address \| `10\.77\.0\.100\/24` `02:fe:0a:4d:00:64` \|/);
+    assert.match(entity, /\| command \| `true` \|/);
   });
 
   test("the phase goes on while it is handed over: frozen, and post-copy with both sides", async () => {
