@@ -26,6 +26,7 @@ import { dialLink, listenLink, type LinkIdentity, type LinkSession } from "../..
 import { parseMeta } from "../../src/transfer/mover/process.js";
 import { isFrameType } from "../../src/transfer/mover/messages.js";
 import { VolumeReceiver } from "../../src/transfer/volume/receiver.js";
+import { passResult, type PassEnd } from "../../src/transfer/volume/rsync.js";
 import { VolumeSender } from "../../src/transfer/volume/sender.js";
 import { sharedMappings, writesUnderWay } from "../../src/transfer/volume/touched.js";
 
@@ -545,6 +546,18 @@ test("mappings of children and calls that take long are found", { skip, timeout:
   } finally {
     process.kill(-(child.pid ?? 0), "SIGKILL");
   }
+});
+
+test("what rsync refuses in a race is tried again; what it always refuses is a failure, and so is a full disk", () => {
+  const end = (exitCode: number, ...lines: string[]): PassEnd => ({ exitCode, signal: null, lines, serverLines: [] });
+  for (const code of [2, 12]) {
+    assert.equal(passResult(end(code, "rsync error: protocol incompatibility"), true), "partial");
+    assert.equal(passResult(end(code), false), "failed");
+  }
+  assert.equal(passResult(end(23, "file has vanished: x"), true), "done");
+  assert.equal(passResult(end(23, "rsync: [receiver] mkstemp failed: Permission denied (13)"), true), "partial");
+  for (const code of [2, 11, 12, 23])
+    assert.equal(passResult(end(code, "write failed: No space left on device (28)"), true), "failed");
 });
 
 const PROGRAM = join(packageRoot(), "test/transfer/volume-writer.py");

@@ -132,15 +132,22 @@ const KEPT_LINES = 40;
 const FULL = /No space left on device|Disk quota exceeded/;
 
 /**
+ * What rsync ends with when the workload is in its way: 23, files were not transferred; 24, files vanished; 2 and 12, one end
+ * refuses what the other says of names that changed meanwhile (an old rsync would, too, and each time).
+ */
+export const REFUSALS: ReadonlySet<number | null> = new Set([2, 12]);
+const MAYBE_A_RACE: ReadonlySet<number | null> = new Set([...REFUSALS, 23, 24]);
+
+/**
  * done: everything that did not change meanwhile is there. partial: not everything, and it may have been a race with the
  * workload; the next pass has to do the same again. `running`: files may come and go; the final pass is exact.
  */
 export function passResult(end: PassEnd, running: boolean): "done" | "partial" | "failed" {
   if (end.exitCode === 0) return "done";
-  // 24: files vanished. 23: "some files were not transferred".
-  if (!running || (end.exitCode !== 23 && end.exitCode !== 24)) return "failed";
+  if (!running || !MAYBE_A_RACE.has(end.exitCode)) return "failed";
   const words = end.lines.filter((line) => !/^rsync (error|warning): some files/.test(line));
   if ([...words, ...end.serverLines].some((line) => FULL.test(line))) return "failed";
+  if (end.exitCode !== 23 && end.exitCode !== 24) return "partial";
   // With as many lines as are kept, others may have been among those that were not.
   const told = end.lines.length < KEPT_LINES && (words.length > 0 || end.exitCode === 24);
   return told && words.every((line) => HARMLESS_WHILE_RUNNING.test(line)) ? "done" : "partial";

@@ -7,7 +7,7 @@
 import { FerryError, toFailure } from "../../model/failure.js";
 import type { LinkSession } from "../link/index.js";
 import { Look, Pass, type Exit, type Take, type VolumeStream } from "./pass.js";
-import { passFailure, passResult, type LookKind, type PassKind } from "./rsync.js";
+import { passFailure, passResult, REFUSALS, type LookKind, type PassKind } from "./rsync.js";
 import { Suspects, type Changes, type Mark } from "./suspects.js";
 import type { Entry } from "./walk.js";
 
@@ -17,6 +17,8 @@ interface Running {
   cut: boolean;
   /** The workload was in its way: what was suspect stays so. */
   partial: boolean;
+  /** There will be no other attempt at a first pass: what rsync refuses now, it will always refuse. */
+  last: boolean;
 }
 
 const wasCut = (running: Running | undefined): boolean => running?.cut === true;
@@ -92,7 +94,7 @@ export class VolumeSender {
     return this.#alone(async () => {
       this.finalDone = false;
       for (let attempt = 1; attempt <= MOST_ATTEMPTS; attempt += 1) {
-        const running: Running = { cut: false, partial: false };
+        const running: Running = { cut: false, partial: false, last: attempt === MOST_ATTEMPTS };
         this.#running = running;
         try {
           await this.#whole(pids, running);
@@ -256,14 +258,16 @@ export class VolumeSender {
       const [end, stuck] = await Promise.all([pass.run(list), gentle && pass.endWhenStuck()]);
       const lost = session.closed;
       const cut = wasCut(running);
-      if (cut || stuck) await pass.quiet();
+      if (end.exitCode !== 0) await pass.quiet();
       this.#drop(pass);
       const result = stuck ? "partial" : passResult(end, gentle);
-      if (cut || result !== "failed") {
-        if (result === "partial" && running !== undefined) {
-          running.partial = true;
-          this.#options.log(`volume: pass ${kind} was disturbed`, { lines: end.lines.slice(-5) });
-        }
+      if (cut || result === "done") {
+        this.#options.onChange(true);
+        return;
+      }
+      if (!lost && result === "partial" && running !== undefined && !(running.last && REFUSALS.has(end.exitCode))) {
+        running.partial = true;
+        this.#options.log(`volume: pass ${kind} was disturbed`, { lines: end.lines.slice(-5) });
         this.#options.onChange(true);
         return;
       }
