@@ -18,6 +18,7 @@ import { ipOf, Lines, program, untilListening } from "./programs.js";
 import {
   armFailpoint,
   assertMoved,
+  cancelHeard,
   clearFailpoints,
   clientPid,
   goOn,
@@ -178,7 +179,7 @@ test("with keepFrames off nothing is kept: connections are answered when they se
 test("after a roll back the source delivers what it has kept, once", async () => {
   await withEcho("back", async (workload, peer) => {
     const { handle, source } = await speakInBlackout(workload, peer, "back", { mode: "cold" });
-    await handle.cancel();
+    await cancelHeard(e2e, handle, source);
     await goOn(e2e, source, "source.transfer");
     const report = await handle.result();
     assert.equal(report.outcome, "rolled-back");

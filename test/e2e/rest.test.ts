@@ -10,6 +10,7 @@ import { ferry } from "./ferry.js";
 import {
   armFailpoint,
   assertLives,
+  cancelHeard,
   clearFailpoints,
   copies,
   describeReport,
@@ -254,8 +255,7 @@ test(
       const fill =
         "for s in 64k 1k 1; do dd if=/dev/zero of=/var/lib/ferry/filler.$s bs=$s; done 2>/dev/null; df /var/lib/ferry";
       await labRun(e2e.state, "node-a", ["sh", "-c", fill], { allow: [1] });
-      await handle.cancel();
-      await new Promise((resolve) => setTimeout(resolve, 1_000));
+      await cancelHeard(e2e, handle, "node-a");
       await goOn(e2e, "node-a", "source.transfer");
       const report = await ended;
       assert.equal(report.outcome, "rolled-back", describeReport(report));

@@ -15,7 +15,7 @@ import { countSequence, parseSamples, type Sample } from "../../deploy/demo/verd
 import { labDown, labNode, labRun, labUp, patience, readLab, type LabState } from "../../deploy/lab/index.js";
 import { untilNodesListed } from "../../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
-import type { WorkloadHandle } from "../../src/client/types.js";
+import type { MigrationHandle, WorkloadHandle } from "../../src/client/types.js";
 import { describeFailure } from "../../src/model/failure.js";
 import type { Mode } from "../../src/model/plan.js";
 
@@ -241,4 +241,16 @@ export async function journalSays(e2e: E2eLab, node: string, operation: string, 
   return stdout
     .split("\n")
     .some((line) => line.includes(`"operation":"${operation}"`) && line.includes(`"state":"${state}"`));
+}
+
+/** Cancels, and waits until the source's agent knows of it: whatever stands at a failpoint goes on into the cancel. */
+export async function cancelHeard(e2e: E2eLab, handle: MigrationHandle, source: string): Promise<void> {
+  const log = join(e2e.state, "logs", `${source}.agent.log`);
+  await handle.cancel();
+  await until(`${source}'s agent has heard of the cancel`, 20_000, async () => {
+    const told = readFileSync(log, "utf8")
+      .split("\n")
+      .some((line) => line.includes(handle.operation) && line.includes("told to take it back"));
+    return told || (await journalSays(e2e, source, handle.operation, "BURNED"));
+  });
 }

@@ -198,7 +198,9 @@ export abstract class DestinationSide implements ControlTarget {
   refuse(failure: FailureData): void {
     const state = this.holdState;
     if (state === "ACTIVE" || state === "RUNNING" || state === "OWNER") return;
-    if (!this.refusal.signal.aborted) this.refusal.abort(new FerryError(failure));
+    if (this.refusal.signal.aborted) return;
+    this.log("info", "told to refuse", { failure });
+    this.refusal.abort(new FerryError(failure));
   }
 
   /** Refuses when the source stays away before anything was prepared. */

@@ -47,8 +47,13 @@ export class HandOver extends SourceSide {
 
   /** Take it back, unless it was released. Answers by `result`. */
   cancel(failure: FailureData): void {
-    if (this.holdState === "RELEASED" || this.holdState === "GONE") return;
-    if (!this.undo.signal.aborted) this.undo.abort(new FerryError(failure));
+    if (this.holdState === "RELEASED" || this.holdState === "GONE") {
+      this.log("info", "told to take it back after the commit point: it goes forward", { failure });
+      return;
+    }
+    if (this.undo.signal.aborted) return;
+    this.log("info", "told to take it back", { failure });
+    this.undo.abort(new FerryError(failure));
   }
 
   /** The workflow brought the destination's receipt. Throws E_TOKEN when it is not genuine, or of another hand-over. */
