@@ -82,7 +82,21 @@ const modeOf = (point: string, agent = false): Mode => {
   return agent || point === "source.precopy" ? "precopy" : "cold";
 };
 
-for (const point of points) {
+/** `npm run test:faults` has every fault at every point; the default run those where the sides' duties differ. */
+const everywhere = process.env["FERRY_FAULTS"] === "all";
+const those = <T extends string>(all: readonly T[], some: readonly T[]): readonly T[] => (everywhere ? all : some);
+
+const agentsDieAt = those(points, [
+  "source.precopy",
+  "source.freeze",
+  "source.transfer",
+  "source.release",
+  "destination.restore",
+  "destination.switch",
+  "destination.resume",
+  "source.drain",
+]);
+for (const point of agentsDieAt) {
   test(`the ${point.split(".")[0]}'s agent is killed at ${point}`, LIMIT, async () => {
     const { node } = await witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
@@ -153,11 +167,13 @@ test("a call to hand over that comes when its migration is over begins nothing",
   await assertOneCopy(report);
 });
 
-/** A worker's death is the same everywhere: in each kind of step here, at every point in `npm run test:faults`. */
-const workersDieAt =
-  process.env["FERRY_FAULTS"] === "all"
-    ? points
-    : points.filter((point) => /source\.(precopy|transfer|release)|destination\.(restore|drain)/.test(point));
+const workersDieAt = those(points, [
+  "source.precopy",
+  "source.transfer",
+  "source.release",
+  "destination.restore",
+  "destination.drain",
+]);
 for (const point of workersDieAt) {
   test(`both workers are killed at ${point}, and the migration completes`, LIMIT, async () => {
     const { node } = await witness.workload.status();
@@ -176,7 +192,8 @@ for (const point of workersDieAt) {
   });
 }
 
-for (const point of BEFORE_COMMIT) {
+const cancelledAt = those(BEFORE_COMMIT, ["source.presync", "source.freeze", "source.transfer", "destination.restore"]);
+for (const point of cancelledAt) {
   test(`cancelled by the user at ${point}, it runs on at the source`, LIMIT, async () => {
     const { node } = await witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
@@ -199,7 +216,7 @@ test("cancelled after the commit point, it goes forward", LIMIT, async () => {
   const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
   const ended = handle.result();
   await reached(e2e, node, "source.release", ended);
-  await cancelHeard(e2e, handle, node);
+  await handle.cancel();
   await goOn(e2e, node, "source.release");
   const report = await ended;
   assert.equal(report.outcome, "moved", why(report));
@@ -234,6 +251,30 @@ test("criu is killed in the hold: restored locally, with the connection", LIMIT,
   assert.equal(report.node, node);
   await assertOneCopy(report);
 });
+
+for (const point of ["destination.arm", "destination.restore", "destination.switch"]) {
+  test(
+    `criu is killed in the hold, and the agent at ${point} of the local restore: restored once more`,
+    LIMIT,
+    async () => {
+      const { node } = await witness.workload.status();
+      await armFailpoint(e2e, node, "source.transfer", "pause");
+      const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+      const ended = handle.result();
+      await reached(e2e, node, "source.transfer", ended);
+      assert.ok((await kill(node, "criu dump")) > 0);
+      // The local restore is a take-over of this node's own.
+      await armFailpoint(e2e, node, point, "kill");
+      await cancelHeard(e2e, handle, node);
+      await goOn(e2e, node, "source.transfer");
+      const report = await ended;
+      assert.ok(await fired(e2e, node, point));
+      assert.equal(report.outcome, "rolled-back", why(report));
+      assert.equal(report.node, node);
+      await assertOneCopy(report);
+    },
+  );
+}
 
 test("the destination's criu dies while it restores: rolled back", LIMIT, async () => {
   const { node } = await witness.workload.status();
@@ -385,7 +426,7 @@ test("the page daemon is killed while post-copy drains: the workload waits and g
   await assertOneCopy(report);
 });
 
-for (const point of ["source.presync", "source.transfer"]) {
+for (const point of those(["source.presync", "source.transfer"], ["source.transfer"])) {
   test(`the link is cut at ${point} for good: it runs on at the source`, LIMIT, async () => {
     const { node } = await witness.workload.status();
     await armFailpoint(e2e, node, point, "pause");

@@ -47,10 +47,7 @@ export class HandOver extends SourceSide {
 
   /** Take it back, unless it was released. Answers by `result`. */
   cancel(failure: FailureData): void {
-    if (this.holdState === "RELEASED" || this.holdState === "GONE") {
-      this.log("info", "told to take it back after the commit point: it goes forward", { failure });
-      return;
-    }
+    if (this.holdState === "RELEASED" || this.holdState === "GONE") return;
     if (this.undo.signal.aborted) return;
     this.log("info", "told to take it back", { failure });
     this.undo.abort(new FerryError(failure));
@@ -379,7 +376,11 @@ export class HandOver extends SourceSide {
     };
     this.log("warn", "taking the workload back", { failure: this.failure });
     if (this.holdState === "STOPPED") return { ...this.assemble(), state: "STOPPED" };
-    if (book.hold(ref.workload, ref.to)?.state !== "BURNED" && this.options.local !== true) {
+    const to = book.hold(ref.workload, ref.to);
+    if (to?.peer === this.context.config.node) {
+      // A local restore that was cut by the agent's death: what it restored never ran, and is refused before the next try.
+      await this.options.refuseLocally?.(ref);
+    } else if (to?.state !== "BURNED" && this.options.local !== true) {
       book.record({
         workload: ref.workload,
         epoch: ref.to,

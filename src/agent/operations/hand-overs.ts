@@ -15,7 +15,7 @@ import type {
   Step,
   TakeOverInput,
 } from "../../model/contract.js";
-import { FerryError, ferryError, type FailureData } from "../../model/failure.js";
+import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import { runningHold } from "../../model/ownership.js";
 import type { Progress } from "../../model/report.js";
 import type { Steered } from "../../model/steering.js";
@@ -113,7 +113,7 @@ export class HandOvers {
         }
       } else {
         if (state === "FROZEN" && record.local === true) {
-          // A local restore that was cut: its epoch was refused above; take back again from the frozen tree.
+          // A local restore that was cut: refused, and begun anew from the frozen tree.
           this.ensureHandOver({ ...record.input }, {});
         } else if (state === "FROZEN" || state === "RELEASED") {
           this.ensureHandOver(record.input, record.local === true ? { local: true } : {});
@@ -208,6 +208,7 @@ export class HandOvers {
     const handOver = new HandOver(this.context, input, specOf(this.context, workload), {
       ...options,
       restoreLocally: (original, why) => this.restoreLocally(original, why),
+      refuseLocally: (ref) => this.refuseLocally(ref),
     });
     this.running.set(operation, handOver);
     handOver.result.catch(() => this.running.delete(operation));
@@ -284,15 +285,33 @@ export class HandOvers {
     return step(this.ensureHandOver(input, {}), waitMs);
   }
 
+  /** What an earlier local restore of this operation has left: it never ran, and leaves nothing to the next one. */
+  private async refuseLocally(ref: OperationRef): Promise<void> {
+    const { node } = this.context.config;
+    const record = this.book.operation("destination", ref.operation);
+    if (record?.side !== "destination" || record.local !== true) return;
+    const hold = this.book.hold(ref.workload, record.input.ref.to);
+    if (hold?.peer === node && ["RESERVED", "RECEIVED", "PREPARED"].includes(hold.state)) {
+      const takeOver = this.ensureTakeOver(record.input, true);
+      takeOver.refuse(
+        ferryError("E_CANCELLED", "an earlier local restore was cut, and is begun anew", { side: "destination" }).data,
+      );
+      await takeOver.result;
+    }
+    // Its sweep uses the same directories: it has to be over.
+    const old = this.takeOvers.get(ref.operation);
+    await old?.result.catch(() => undefined);
+    old?.dispose();
+    this.takeOvers.delete(ref.operation);
+  }
+
   /** criu died in the hold: restore on this node from the dumped images and the frozen tree's own pages. */
   private async restoreLocally(input: HandOverInput, why: FailureData): Promise<SideOutcome> {
     const { ref } = input;
     const { node } = this.context.config;
     const to = this.book.highest(ref.workload) + 1;
     const local: OperationRef = { ...ref, to, source: node, destination: node };
-    const old = this.takeOvers.get(ref.operation);
-    old?.dispose();
-    this.takeOvers.delete(ref.operation);
+    await this.refuseLocally(ref);
     removeDirs(sideDirs(this.context.config.runDir, ref.operation, "destination"));
     const options = { ...input.options, mode: "cold" as const, maxBlackoutMs: 600_000 };
     const reserve: ReserveInput = {
@@ -307,6 +326,8 @@ export class HandOvers {
     const handOverInput: HandOverInput = { ref: local, options, reservation };
     this.book.recordOperation({ side: "source", input: handOverInput, local: true });
     const handOver = new HandOver(this.context, handOverInput, specOf(this.context, ref.workload), { local: true });
+    // One side that fails does not leave the other one waiting.
+    handOver.result.catch((error: unknown) => takeOver.refuse(toFailure(error)));
     const [taken, given] = await Promise.allSettled([takeOver.result, handOver.result]);
     takeOver.dispose();
     this.takeOvers.delete(ref.operation);

@@ -2,7 +2,7 @@
  * What the source's side of a hand-over is made of: its journal records, mover, control link, phase times, and the steps
  * that are tried again until they work. The order of things is in hand-over.ts.
  */
-import type { HandOverInput, Inquiry, SideOutcome, Token } from "../../model/contract.js";
+import type { HandOverInput, OperationRef, Inquiry, SideOutcome, Token } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import type { HoldState } from "../../model/ownership.js";
@@ -37,6 +37,8 @@ export interface HandOverOptions {
   local?: boolean;
   /** Called when criu was lost: restores locally and answers how that ended. */
   restoreLocally?: (input: HandOverInput, why: FailureData) => Promise<SideOutcome>;
+  /** Refuses what an earlier local restore of this operation has left, and waits until it is swept. */
+  refuseLocally?: (ref: OperationRef) => Promise<void>;
 }
 
 export abstract class SourceSide {

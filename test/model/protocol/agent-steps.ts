@@ -1,0 +1,308 @@
+/** What an agent may do next, by itself: both sides of a hand-over, and the boot. See src/agent/operations. */
+import { highestEpoch, type Hold } from "../../../src/model/ownership.js";
+import {
+  added,
+  holdAt,
+  holds,
+  journaled,
+  operationName,
+  other,
+  treeAt,
+  withoutTree,
+  withTree,
+  WORKLOAD,
+  type Giving,
+  type Machine,
+  type Name,
+  type Op,
+  type OpRecord,
+  type Rules,
+  type Step,
+  type Taking,
+  type World,
+} from "./world.js";
+
+const digestOf = (to: number): string => `d${to}`;
+/** States in which something of an incarnation may be on a node: see KEPT in src/agent/agent. */
+const KEPT = ["OWNER", "FROZEN", "RELEASED", "RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING"];
+
+export const withGiving = (m: Machine, giving: Giving): Machine => ({
+  ...m,
+  giving: [...m.giving.filter((g) => g.op !== giving.op), giving],
+});
+export const withoutGiving = (m: Machine, op: number): Machine => ({
+  ...m,
+  giving: m.giving.filter((g) => g.op !== op),
+});
+export const withTaking = (m: Machine, taking: Taking): Machine => ({
+  ...m,
+  taking: [...m.taking.filter((t) => t.to !== taking.to), taking].sort((a, b) => a.to - b.to),
+});
+export const withoutTaking = (m: Machine, to: number): Machine => ({
+  ...m,
+  taking: m.taking.filter((t) => t.to !== to),
+});
+export const withRecord = (m: Machine, record: OpRecord): Machine => ({
+  ...m,
+  records: [...m.records.filter((r) => r.op !== record.op || r.side !== record.side), record],
+});
+
+export function agentSteps(rules: Rules, world: World, name: Name): Step[] {
+  const machine = world[name];
+  if (!machine.up) return [{ name: `${name}: the agent starts`, next: { ...world, [name]: booted(world, machine) } }];
+  return [
+    ...machine.giving.flatMap((giving) => give(rules, world, name, giving)),
+    ...machine.taking.flatMap((taking) => take(rules, world, name, taking)),
+  ];
+}
+
+/** The boot rule: what the journal does not own is swept, and every hand-over that it says is under way goes on. */
+function booted(world: World, machine: Machine): Machine {
+  let m: Machine = { ...machine, up: true };
+  m = { ...m, trees: m.trees.filter(({ epoch }) => KEPT.includes(holdAt(m, epoch)?.state ?? "")) };
+  for (const record of m.records) {
+    const op = world.ops[record.op];
+    if (op === undefined) continue;
+    const hold = holdAt(m, record.side === "source" ? op.epoch : record.to);
+    if (hold === undefined || hold.operation !== operationName(record.op)) continue;
+    const side = { op: record.op, to: record.to, local: record.local };
+    if (record.side === "destination") {
+      if (["RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING"].includes(hold.state)) {
+        const refused = hold.state === "RESERVED" || hold.state === "RECEIVED";
+        m = withTaking(m, { ...side, refused, token: false });
+      }
+    } else if (hold.state === "FROZEN") m = withGiving(m, { ...side, local: false, back: true });
+    else if (hold.state === "RELEASED") m = withGiving(m, { ...side, back: false });
+  }
+  return m;
+}
+
+function give(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
+  const machine = world[name];
+  const op = world.ops[giving.op] as Op;
+  const { epoch } = op;
+  const { to } = giving;
+  const hold = holdAt(machine, epoch);
+  const tree = treeAt(machine, epoch);
+  const peer = giving.local ? name : other(name);
+  const line = { epoch, operation: operationName(giving.op), peer };
+  const steps: Step[] = [];
+  const go = (what: string, next: Machine | undefined, more: Partial<World> = {}): void => {
+    // A move that the ledger forbids breaks the side off: whoever asks next begins it anew.
+    const m = next ?? withoutGiving(machine, giving.op);
+    const word = next === undefined ? `${what} (forbidden: breaks off)` : what;
+    steps.push({ name: `${name}: ${word}`, next: { ...world, ...more, [name]: m } });
+  };
+  if (hold?.state === "RELEASED") {
+    if (!machine.tokens.includes(to)) {
+      go(
+        `sends the token of ${to}`,
+        { ...machine, tokens: added(machine.tokens, to) },
+        { wire: added(world.wire, `token ${to}`) },
+      );
+    } else if (!world.wire.includes(`token ${to}`)) {
+      go(`sends the token of ${to} again`, machine, { wire: added(world.wire, `token ${to}`) });
+    }
+    const enough = rules.keepUntilWhole && !giving.local ? "whole" : "running";
+    if (world.wire.includes(`${enough} ${to}`)) {
+      if (tree !== undefined) go(`kills its copy of ${epoch}`, withoutTree(machine, epoch));
+      else {
+        const gone = journaled(rules, machine, { ...line, state: "GONE" });
+        go(`journals GONE of ${epoch}`, gone && withoutGiving(gone, giving.op));
+      }
+    }
+    return steps;
+  }
+  if (hold === undefined || hold.state === "GONE" || hold.state === "STOPPED") {
+    go("has ended", withoutGiving(machine, giving.op));
+    return steps;
+  }
+  if (!giving.back) {
+    const off = withGiving(machine, { ...giving, back: true });
+    if (!giving.local || holdAt(machine, to)?.state === "TOMBSTONE") go(`calls ${to} off`, off);
+    else steps.push(...localFailure(world, `${name}: the local restore takes too long`, { [name]: off }));
+    if (hold.state === "OWNER") {
+      if (!giving.local) go(`journals FROZEN of ${epoch}`, journaled(rules, machine, { ...line, state: "FROZEN", to }));
+    } else if (tree?.state === "runs") {
+      go(`freezes ${epoch}`, withTree(machine, { ...tree, state: "frozen" }));
+    } else if (tree !== undefined && world.wire.includes(`prepared ${to}`)) {
+      go(
+        `journals RELEASED of ${epoch}`,
+        journaled(rules, machine, { ...line, state: "RELEASED", to, digest: digestOf(to) }),
+      );
+    }
+    return steps;
+  }
+  // A local restore that was cut, or failed: what it restored never ran, and is refused before the next try.
+  const unswept = machine.taking.find((t) => t.op === giving.op && t.local);
+  const cut = machine.records.find((r) => r.op === giving.op && r.side === "destination" && r.local);
+  const open = cut !== undefined && ["RESERVED", "RECEIVED", "PREPARED"].includes(holdAt(machine, cut.to)?.state ?? "");
+  const begun = giving.restoring !== undefined;
+  if (rules.refuseLocally && !begun && open && unswept?.refused !== true) {
+    go(
+      `refuses what was restored locally as ${cut.to}`,
+      withTaking(machine, { op: giving.op, to: cut.to, local: true, token: false, refused: true }),
+    );
+    return steps;
+  }
+  if (rules.refuseLocally && !begun && (open || unswept !== undefined)) return steps;
+  const own = holdAt(machine, to)?.peer === name;
+  if (rules.burn && !(rules.refuseLocally && own) && holdAt(machine, to)?.state !== "BURNED" && !giving.local) {
+    go(`journals BURNED of ${to}`, journaled(rules, machine, { ...line, epoch: to, state: "BURNED" }));
+    return steps;
+  }
+  if (hold.state === "OWNER") {
+    go("is back", withoutGiving(machine, giving.op));
+  } else if (giving.local) {
+    // Stuck: the frozen tree and its images are kept, and whoever asks next tries again.
+    go("could not restore locally", withoutGiving(machine, giving.op));
+  } else if (tree?.state === "frozen" && tree.engine) {
+    go(`takes ${epoch} back`, withTree(machine, { ...tree, state: "runs" }));
+  } else if (tree?.state === "frozen") {
+    steps.push(...restoreLocally(rules, world, name, giving));
+  } else {
+    const owner = journaled(rules, machine, { ...line, state: "OWNER" });
+    go(`journals OWNER of ${epoch}`, owner && withoutGiving(owner, giving.op));
+  }
+  return steps;
+}
+
+function localFailure(world: World, name: string, change: Partial<World>): Step[] {
+  const { left } = world;
+  if (left.localFailures === 0) return [];
+  return [
+    { name, fault: true, next: { ...world, ...change, left: { ...left, localFailures: left.localFailures - 1 } } },
+  ];
+}
+
+/** criu died in the hold: a hand-over from this node to itself, under a new epoch. */
+function restoreLocally(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
+  const machine = world[name];
+  const { op, restoring } = giving;
+  if (restoring === undefined) {
+    const to = highestEpoch(machine.ledger, WORKLOAD) + 1;
+    const recorded = withRecord(machine, { side: "destination", op, to, local: true });
+    const reserved = journaled(rules, recorded, {
+      epoch: to,
+      state: "RESERVED",
+      operation: operationName(op),
+      peer: name,
+    });
+    const next =
+      reserved === undefined ? withoutGiving(machine, op) : withGiving(reserved, { ...giving, restoring: to });
+    return [{ name: `${name}: reserves ${to} to restore locally`, next: { ...world, [name]: next } }];
+  }
+  const side = { op, to: restoring, local: true };
+  const taken = withTaking(machine, { ...side, refused: false, token: false });
+  const both = withGiving(withRecord(taken, { side: "source", ...side }), { ...side, back: false });
+  return [{ name: `${name}: begins to restore ${restoring} locally`, next: { ...world, [name]: both } }];
+}
+
+function take(rules: Rules, world: World, name: Name, taking: Taking): Step[] {
+  const machine = world[name];
+  const op = world.ops[taking.op] as Op;
+  const { to, local } = taking;
+  const hold = holdAt(machine, to);
+  const tree = treeAt(machine, to);
+  const from = local ? machine : world[other(name)];
+  const frozen = treeAt(from, op.epoch)?.state === "frozen";
+  const line = { epoch: to, operation: operationName(taking.op), peer: local ? name : other(name) };
+  const steps: Step[] = [];
+  const go = (what: string, next: Machine | undefined, more: Partial<World> = {}): void => {
+    const m = next ?? withoutTaking(machine, to);
+    const word = next === undefined ? `${what} (forbidden: breaks off)` : what;
+    steps.push({ name: `${name}: ${word}`, next: { ...world, ...more, [name]: m } });
+  };
+  const restore = (): void => {
+    if (!machine.images.includes(to)) {
+      if (frozen) go(`receives images of ${to}`, { ...machine, images: added(machine.images, to) });
+    } else
+      go(
+        `restores ${to}, held`,
+        withTree(machine, { epoch: to, state: "held", whole: local || !op.lazy, engine: true }),
+      );
+  };
+  const refused = (m: Machine): Machine | undefined =>
+    rules.journalRefusals
+      ? journaled(rules, m, { ...line, state: "TOMBSTONE" })
+      : withoutTaking(withoutTree(m, to), to);
+  const entry = (state: Hold["state"]): Machine | undefined =>
+    journaled(rules, machine, { ...line, state, ...(state === "RUNNING" ? {} : { digest: digestOf(to) }) });
+  const state = hold?.state;
+  if (taking.refused && (state === "RESERVED" || state === "RECEIVED" || state === "PREPARED")) {
+    go(`journals TOMBSTONE of ${to}`, refused(machine));
+  } else if (state === "RESERVED" || state === "RECEIVED") {
+    const refusing = withTaking(machine, { ...taking, refused: true });
+    if (!local) go(`refuses ${to}`, refusing);
+    else steps.push(...localFailure(world, `${name}: the local restore fails`, { [name]: refusing }));
+    if (tree === undefined) restore();
+    if (state === "RESERVED" && machine.images.includes(to)) go(`journals RECEIVED of ${to}`, entry("RECEIVED"));
+    if (state === "RECEIVED" && tree !== undefined) {
+      const wire = added(world.wire, `prepared ${to}`);
+      const told = world.wire.includes(`prepared ${to}`);
+      if (!rules.journalPreparedFirst && !told) go(`says PREPARED of ${to}`, machine, { wire });
+      go(`journals PREPARED of ${to}, and says it`, entry("PREPARED"), { wire });
+    }
+  } else if (state === "PREPARED") {
+    if (tree === undefined) restore();
+    else if (taking.token || world.wire.includes(`token ${to}`) || !rules.waitForToken) {
+      go(`journals ACTIVE of ${to}`, entry("ACTIVE"));
+    }
+  } else if (state === "ACTIVE") {
+    const wire = added(world.wire, `running ${to}`);
+    if (tree === undefined) restore();
+    else if (tree.state === "held") go(`lets ${to} run`, withTree(machine, { ...tree, state: "runs" }));
+    else go(`journals RUNNING of ${to}`, entry("RUNNING"), { wire });
+  } else if (state === "RUNNING") {
+    if (tree !== undefined && !tree.whole) {
+      if (frozen) go(`receives the last page of ${to}`, withTree(machine, { ...tree, whole: true }));
+    } else {
+      const owner = journaled(rules, machine, { ...line, state: "OWNER" });
+      const wire = added(added(world.wire, `running ${to}`), `whole ${to}`);
+      go(`journals OWNER of ${to}, and says it`, owner && withoutTaking(owner, to), { wire });
+    }
+  } else if (tree !== undefined && state === "TOMBSTONE") go(`sweeps ${to}`, withoutTree(machine, to));
+  else go(`has ended with ${to}`, withoutTaking(machine, to));
+  return steps;
+}
+
+/** What dies: an agent, a machine's power, criu in the hold. */
+export function faults(world: World, name: Name): Step[] {
+  const machine = world[name];
+  const { left } = world;
+  const steps: Step[] = [];
+  const dead: Machine = { ...machine, up: false, giving: [], taking: [] };
+  if (left.kills > 0 && machine.up) {
+    steps.push({
+      name: `${name}: the agent is killed`,
+      next: { ...world, [name]: dead, left: { ...left, kills: left.kills - 1 } },
+    });
+  }
+  if (left.powerLosses > 0) {
+    const lost = machine.trees.some(({ state }) => state !== "held");
+    steps.push({
+      name: `${name}: the machine loses power`,
+      next: {
+        ...world,
+        [name]: { ...dead, trees: [], images: [] },
+        lost: world.lost || lost,
+        left: { ...left, powerLosses: left.powerLosses - 1 },
+      },
+    });
+  }
+  if (left.engineDeaths > 0) {
+    for (const tree of machine.trees) {
+      if (tree.state === "runs" || !tree.engine) continue;
+      // A copy that waits in criu's hook dies with it; a frozen one stays, and nobody can let it go.
+      const next =
+        tree.state === "held" ? withoutTree(machine, tree.epoch) : withTree(machine, { ...tree, engine: false });
+      steps.push({
+        name: `${name}: criu dies in the hold of ${tree.epoch}`,
+        next: { ...world, [name]: next, left: { ...left, engineDeaths: left.engineDeaths - 1 } },
+      });
+    }
+  }
+  return steps.map((step) => ({ ...step, fault: true }));
+}
+
+export { holds };

@@ -1,0 +1,308 @@
+/** What the workflow may do next, and how agents carry out its calls: see src/workflows/migrate, settle and src/agent/operations/settling. */
+import type { Inquiry, Observation } from "../../../src/model/contract.js";
+import { runningHold, type Hold } from "../../../src/model/ownership.js";
+import { backHome, leftovers, nextEpoch, running } from "../../../src/model/settlement.js";
+import {
+  added,
+  holdAt,
+  holds,
+  journaled,
+  operationName,
+  other,
+  refOf,
+  withoutTree,
+  WORKLOAD,
+  type Flow,
+  type Machine,
+  type Name,
+  type Op,
+  type Reading,
+  type Rules,
+  type Step,
+  type World,
+} from "./world.js";
+import { withGiving, withoutGiving, withoutTaking, withRecord, withTaking } from "./agent-steps.js";
+
+const opOf = (world: World, op: number): Op => world.ops[op] as Op;
+
+/** What an agent answers to `inquire`. */
+function inquire(world: World, op: number, side: "source" | "destination"): Reading {
+  const { epoch, to, source, destination } = opOf(world, op);
+  const machine = world[side === "source" ? source : destination];
+  const all = holds(machine);
+  if (side === "destination") {
+    const state = holdAt(machine, to)?.state;
+    return { holds: all, token: false, ...(state === undefined ? {} : { state }) };
+  }
+  const home = holdAt(machine, to)?.state === "BURNED" && runningHold(machine.ledger, WORKLOAD) !== undefined;
+  const state = home ? "OWNER" : holdAt(machine, epoch)?.state;
+  return { holds: all, token: machine.tokens.includes(to), ...(state === undefined ? {} : { state }) };
+}
+const inquiry = (reading: Reading | "silent" | undefined): Inquiry | undefined =>
+  reading === undefined || reading === "silent"
+    ? undefined
+    : {
+        holds: [...reading.holds],
+        processes: 0,
+        ...(reading.state === undefined ? {} : { state: reading.state }),
+      };
+
+export function flowSteps(rules: Rules, world: World): Step[] {
+  const { flow } = world;
+  const index = flow.op;
+  const op = opOf(world, index);
+  const steps: Step[] = [];
+  const go = (name: string, next: Flow, calls: readonly string[] = [], fault = false): void => {
+    const all = calls.reduce<readonly string[]>((list, call) => added(list, call), world.calls);
+    steps.push({ name: `workflow: ${name}`, next: { ...world, flow: next, calls: all }, ...(fault ? { fault } : {}) });
+  };
+  const settling: Flow = { op: index, at: "settling" };
+  if (flow.at !== "done" && flow.at !== "terminated" && world.left.terminations > 0) {
+    const left = { ...world.left, terminations: world.left.terminations - 1 };
+    steps.push({
+      name: "workflow: terminated",
+      fault: true,
+      next: { ...world, flow: { op: index, at: "terminated" }, left },
+    });
+  }
+  switch (flow.at) {
+    case "reserving":
+      if (!world.calls.includes(`reserve ${index}`)) go("asks to reserve", flow, [`reserve ${index}`]);
+      else go("gives up, settles", settling);
+      if (world[op.destination].records.some((r) => r.op === index && r.side === "destination")) {
+        go("asks both to hand over", { op: index, at: "handing" }, [`takeOver ${index}`, `handOver ${index}`]);
+      }
+      break;
+    case "handing":
+      if (
+        holdAt(world[op.destination], op.to)?.state === "OWNER" &&
+        holdAt(world[op.source], op.epoch)?.state === "GONE"
+      ) {
+        go("hears that both have done it", { op: index, at: "done" }, [
+          `cleanup source ${index}`,
+          `cleanup destination ${index}`,
+        ]);
+      }
+      go("hears of a failure, or a cancel, settles", settling);
+      break;
+    case "settling":
+      steps.push(...settle(rules, world, index));
+      break;
+    case "done":
+    case "terminated":
+      steps.push(...next(world));
+  }
+  return steps;
+}
+
+function settle(rules: Rules, world: World, index: number): Step[] {
+  const { flow } = world;
+  const op = opOf(world, index);
+  const steps: Step[] = [];
+  const again: Flow = { op: index, at: "settling" };
+  const go = (name: string, next: Flow, calls: readonly string[] = []): void => {
+    const all = calls.reduce<readonly string[]>((list, call) => added(list, call), world.calls);
+    steps.push({ name: `workflow: ${name}`, next: { ...world, flow: next, calls: all } });
+  };
+  for (const side of ["source", "destination"] as const) {
+    if (flow[side] !== undefined || (side === "destination" && flow.source === undefined)) continue;
+    if (world[op[side]].up) go(`reads the ${side}'s journal`, { ...flow, [side]: inquire(world, index, side) });
+    go(`hears nothing of the ${side}`, { ...flow, [side]: "silent" });
+  }
+  if (flow.source === undefined || flow.destination === undefined) return steps;
+  const ref = refOf(op, index);
+  const source = inquiry(flow.source);
+  const { verdict } = rules.conclude(ref, source, inquiry(flow.destination));
+  const cleanup = [`cleanup source ${index}`, `cleanup destination ${index}`];
+  const finish = [`takeOver ${index}`, `handOver ${index}`];
+  switch (verdict) {
+    case "moved":
+      // Asked again until the destination has every page.
+      if (flow.destination !== "silent" && flow.destination.state === "OWNER") {
+        go("settled: moved", { op: index, at: "done" }, [...finish, `acknowledge ${index}`, ...cleanup]);
+      } else go("asks both to finish", again, finish);
+      break;
+    case "forward":
+      go("goes forward", again, [
+        ...finish,
+        ...(flow.source !== "silent" && flow.source.token ? [`deliver ${index}`] : []),
+      ]);
+      break;
+    case "rolled-back":
+      go("settled: rolled back", { op: index, at: "done" }, cleanup);
+      break;
+    case "roll-back":
+      if (source === undefined) go("waits for the source", again, rules.askSourceFirst ? [] : [`refuse ${index}`]);
+      else if (backHome(ref, source) === undefined) go("burns", again, [`burn ${index}`]);
+      else if (flow.destination === "silent") {
+        // Burned, and it runs: the destination can never get a token. A sweep goes on asking it to refuse.
+        go("settled: rolled back, the destination is asked later", { op: index, at: "done" }, [
+          `refuse ${index}`,
+          ...cleanup,
+        ]);
+      } else go("has the destination refuse", again, [`refuse ${index}`]);
+      break;
+    case "wait":
+      go("waits, in doubt", again);
+  }
+  return steps;
+}
+
+/** A new operation: first it settles what it finds open, then it goes on from where the workload runs. */
+function next(world: World): Step[] {
+  if (!world.A.up || !world.B.up) return [];
+  const seen = (name: Name): Observation => ({ holds: holds(world[name]) }) as unknown as Observation;
+  const steps: Step[] = [];
+  for (const name of ["A", "B"] as const) {
+    const peer = other(name);
+    const open = leftovers(1, WORKLOAD, { node: name, seen: seen(name) }, { node: peer, seen: seen(peer) });
+    const first = open[0];
+    if (first !== undefined) {
+      const index = world.ops.findIndex((_, i) => operationName(i) === first.operation);
+      const op = opOf(world, index);
+      if (first.epoch !== op.epoch || first.to !== op.to || first.source !== op.source) {
+        throw new Error(`leftovers took ${JSON.stringify(op)} for ${JSON.stringify(first)}`);
+      }
+      steps.push({
+        name: `workflow: settles ${first.operation} first`,
+        next: { ...world, flow: { op: index, at: "settling" } },
+      });
+      continue;
+    }
+    const hold = running(holds(world[name]));
+    if (hold === undefined || world.left.operations === 0) continue;
+    const to = nextEpoch(hold.epoch, holds(world[name]), holds(world[peer]));
+    const { lazy } = opOf(world, 0);
+    const ops = [...world.ops, { epoch: hold.epoch, to, source: name, destination: peer, lazy }];
+    const left = { ...world.left, operations: world.left.operations - 1 };
+    steps.push({
+      name: `workflow: a migration of epoch ${hold.epoch} from ${name}`,
+      next: { ...world, ops, left, flow: { op: ops.length - 1, at: "reserving" } },
+    });
+  }
+  return steps;
+}
+
+/** Calls are carried out whenever they come: late, twice, in any order. One that changes nothing is no step. */
+export function callSteps(rules: Rules, world: World): Step[] {
+  const steps: Step[] = [];
+  for (const call of world.calls) {
+    const [verb = "", ...rest] = call.split(" ");
+    const index = Number(rest.at(-1));
+    const op = opOf(world, index);
+    const atSource = ["handOver", "burn", "acknowledge"].includes(verb) || rest[0] === "source";
+    const name = atSource ? op.source : op.destination;
+    if (!world[name].up) continue;
+    const machine = carryOut(rules, world, world[name], verb, index, atSource);
+    if (machine !== world[name])
+      steps.push({
+        name: `${name}: is told to ${verb} by ${operationName(index)}`,
+        next: { ...world, [name]: machine },
+      });
+  }
+  return steps;
+}
+
+const has = (state: Hold["state"] | undefined, ...states: Hold["state"][]): boolean =>
+  state !== undefined && states.includes(state);
+
+function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: number, atSource: boolean): Machine {
+  const op = opOf(world, index);
+  const { epoch, to } = op;
+  const operation = operationName(index);
+  const hold = holdAt(m, atSource ? epoch : to);
+  const giving = m.giving.find((g) => g.op === index);
+  const taking = m.taking.find((t) => t.to === to);
+  const record = m.records.find((r) => r.op === index && r.side === (atSource ? "source" : "destination"));
+  switch (verb) {
+    case "reserve": {
+      if (hold !== undefined && (hold.state !== "RESERVED" || hold.operation !== operation)) return m;
+      const recorded = record === undefined ? withRecord(m, { side: "destination", op: index, to, local: false }) : m;
+      return hold === undefined
+        ? (journaled(rules, recorded, { epoch: to, state: "RESERVED", operation, peer: op.source }) ?? m)
+        : m;
+    }
+    case "takeOver": {
+      if (record === undefined || record.to !== to || taking !== undefined) return m;
+      if (has(hold?.state, "TOMBSTONE", "OWNER", "GONE", "STOPPED")) return m;
+      return withTaking(m, { op: index, to, local: false, refused: false, token: false });
+    }
+    case "handOver": {
+      if (giving !== undefined || !has(hold?.state, "OWNER", "FROZEN", "RELEASED", "GONE")) return m;
+      if (hold?.state !== "OWNER" && hold?.operation !== operation) return m;
+      if (rules.lateCallsEnd && has(holdAt(m, to)?.state, "BURNED") && has(hold?.state, "OWNER", "GONE")) return m;
+      if (hold?.state === "GONE" || m.giving.length > 0) return m;
+      return withGiving(withRecord(m, { side: "source", op: index, to, local: false }), {
+        op: index,
+        to,
+        local: false,
+        back: hold?.state === "FROZEN",
+      });
+    }
+    case "burn": {
+      if (hold === undefined || has(hold.state, "RELEASED", "GONE")) return m;
+      // A local restore is itself the way back.
+      if (giving !== undefined) return giving.back || giving.local ? m : withGiving(m, { ...giving, back: true });
+      if (hold.state === "FROZEN") {
+        return record === undefined ? m : withGiving(m, { op: index, to: record.to, local: false, back: true });
+      }
+      if (!rules.burn || hold.state !== "OWNER" || holdAt(m, to) !== undefined) return m;
+      return journaled(rules, m, { epoch: to, state: "BURNED", operation, peer: op.destination }) ?? m;
+    }
+    case "refuse": {
+      if (has(hold?.state, "ACTIVE", "RUNNING", "OWNER", "TOMBSTONE")) return m;
+      if (hold === undefined)
+        return journaled(rules, m, { epoch: to, state: "TOMBSTONE", operation, peer: op.source }) ?? m;
+      if (record === undefined) return m;
+      if (taking?.refused === true) return m;
+      return withTaking(m, { op: index, to, local: false, token: false, ...taking, refused: true });
+    }
+    case "deliver": {
+      if (record === undefined || hold === undefined || has(hold.state, "RUNNING", "OWNER", "ACTIVE", "TOMBSTONE"))
+        return m;
+      if (taking?.token === true) return m;
+      return withTaking(m, { op: index, to, local: false, refused: false, ...taking, token: true });
+    }
+    case "acknowledge": {
+      // With the destination's receipt: it runs there, and needs nothing more.
+      if (hold?.state !== "RELEASED" || holdAt(world[op.destination], to)?.state !== "OWNER") return m;
+      if (world.wire.includes(`whole ${to}`)) return m;
+      return m;
+    }
+    case "cleanup":
+      return atSource ? cleanupSource(rules, m, world, index) : cleanupDestination(m, to);
+    default:
+      throw new Error(`no call ${verb}`);
+  }
+}
+
+function cleanupSource(rules: Rules, before: Machine, world: World, index: number): Machine {
+  const { epoch, to, destination } = opOf(world, index);
+  let m = before;
+  const hold = holdAt(m, epoch);
+  if (hold?.state === "OWNER") {
+    const late = m.giving.find((g) => g.op === index);
+    if (late !== undefined) return late.back ? m : withGiving(m, { ...late, back: true });
+    if (rules.burn && holdAt(m, to) === undefined) {
+      m = journaled(rules, m, { epoch: to, state: "BURNED", operation: operationName(index), peer: destination }) ?? m;
+    }
+  }
+  if (has(holdAt(m, epoch)?.state, "RELEASED", "FROZEN")) return m;
+  if (
+    hold?.state === "GONE" &&
+    runningHold(m.ledger, WORKLOAD) === undefined &&
+    m.trees.some((t) => t.epoch === epoch)
+  ) {
+    m = withoutTree(m, epoch);
+  }
+  return m.giving.some((g) => g.op === index) ? withoutGiving(m, index) : m;
+}
+
+function cleanupDestination(before: Machine, to: number): Machine {
+  let m = before;
+  const state = holdAt(m, to)?.state;
+  if (state !== undefined && !has(state, "OWNER", "TOMBSTONE", "GONE", "STOPPED")) return m;
+  if (state === "TOMBSTONE" && m.trees.some((t) => t.epoch === to)) m = withoutTree(m, to);
+  if (m.images.includes(to)) m = { ...m, images: m.images.filter((image) => image !== to) };
+  return m.taking.some((t) => t.to === to) ? withoutTaking(m, to) : m;
+}

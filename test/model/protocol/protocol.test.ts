@@ -1,0 +1,120 @@
+/** The protocol, walked exhaustively in small bounds; and wrong protocols, each of which the checker has to find out. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { moveProblem } from "../../../src/model/ownership.js";
+import { conclude } from "../../../src/model/settlement.js";
+import { explore, type Options, type Violation } from "./explore.js";
+import { type Budget, type Rules } from "./world.js";
+
+const NONE: Budget = {
+  kills: 0,
+  powerLosses: 0,
+  engineDeaths: 0,
+  localFailures: 0,
+  terminations: 0,
+  operations: 1,
+};
+const told = ({ promise, trace }: Violation): string =>
+  `${promise} is broken:\n${trace.map((step, i) => `${i + 1}. ${step}`).join("\n")}`;
+
+/** Those of `npm run model` go further; these take seconds. */
+const BOUNDS: Record<string, Partial<Budget>> = {
+  "nothing dies": {},
+  "an agent dies twice": { kills: 2 },
+  "a machine loses power": { powerLosses: 1 },
+  "an agent dies and a machine loses power": { kills: 1, powerLosses: 1 },
+  "criu dies in the hold": { engineDeaths: 1 },
+  "the workflow is terminated, and an agent dies": { terminations: 1, kills: 1 },
+};
+for (const [name, budget] of Object.entries(BOUNDS)) {
+  // Post-copy differs in what a loss of power takes.
+  for (const lazy of name.includes("power") ? [false, true] : [false]) {
+    test(`${name}${lazy ? ", in post-copy" : ""}: never two copies, never none, always a way out`, (t) => {
+      const { violation, ...found } = explore({ budget: { ...NONE, ...budget }, lazy });
+      t.diagnostic(JSON.stringify(found));
+      assert.equal(violation && told(violation), undefined);
+      assert.ok(found.settled > 0);
+    });
+  }
+}
+
+/** The destination does no more than to reserve, and the workflow hears every answer. */
+const away: Pick<Options, "only" | "judged"> = {
+  only: ({ name }) => (!name.startsWith("B:") || name.includes("told to reserve")) && !name.includes("hears nothing"),
+  judged: ["A"],
+};
+
+test("criu, then the agent dies in a local restore, which fails: never two copies, never none, always a way out", (t) => {
+  const budget = { ...NONE, engineDeaths: 1, kills: 2, localFailures: 1 };
+  const { violation, ...found } = explore({ budget, lazy: false, ...away });
+  t.diagnostic(JSON.stringify(found));
+  assert.equal(violation && told(violation), undefined);
+});
+
+/** The ledger without those of its objections that say `word`. */
+const deafTo =
+  (word: string): Rules["problem"] =>
+  (ledger, next) => {
+    const problem = moveProblem(ledger, next);
+    return problem?.includes(word) === true ? undefined : problem;
+  };
+
+const WRONG: ({ name: string; promise: Violation["promise"] } & Omit<Partial<Options>, "budget"> & {
+    budget?: Partial<Budget>;
+  })[] = [
+  {
+    name: "what is called off is not burned",
+    rules: { burn: false, problem: deafTo("was burned") },
+    promise: "always a way out",
+  },
+  {
+    name: "a late call hands over what was burned",
+    rules: { lateCallsEnd: false, problem: deafTo("is burned") },
+    promise: "always a way out",
+  },
+  {
+    name: "a destination that waits for its token too long runs",
+    rules: { waitForToken: false },
+    promise: "never two copies",
+  },
+  {
+    name: "a refusal is not journaled",
+    rules: { journalRefusals: false },
+    promise: "always a way out",
+  },
+  {
+    name: "the destination refuses although the source may have released",
+    rules: {
+      askSourceFirst: false,
+      conclude: (ref, source, destination) =>
+        source === undefined ? { verdict: "roll-back", why: "wrong" } : conclude(ref, source, destination),
+    },
+    promise: "always a way out",
+  },
+  {
+    name: "prepared is said before it is journaled",
+    rules: { journalPreparedFirst: false },
+    budget: { kills: 1 },
+    promise: "always a way out",
+  },
+  {
+    name: "the source kills its copy as soon as the other runs",
+    rules: { keepUntilWhole: false },
+    lazy: true,
+    promise: "always a way out",
+  },
+  {
+    name: "a local restore that was cut is left as it is",
+    rules: { refuseLocally: false },
+    budget: { kills: 1, engineDeaths: 1 },
+    ...away,
+    promise: "always a way out",
+  },
+];
+for (const { name, budget, lazy, promise, ...more } of WRONG) {
+  test(`found out: ${name}`, (t) => {
+    const { violation } = explore({ budget: { ...NONE, ...budget }, lazy: lazy ?? false, ...more });
+    t.diagnostic(violation === undefined ? "nothing" : violation.trace.join("; "));
+    assert.equal(violation?.promise, promise);
+  });
+}
