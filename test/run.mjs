@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const compiled = join(root, "dist", "test");
 // The faults matrix, the tests in a guest and the like have commands of their own.
-const APART = ["faults/matrix", "vm/"];
+const APART = ["faults/matrix", "e2e/fence", "vm/"];
 const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const flags = process.argv.slice(2).filter((word) => word.startsWith("--"));
 const files = readdirSync(compiled, { recursive: true, encoding: "utf8" })

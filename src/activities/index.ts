@@ -6,7 +6,7 @@
  * asks for `burn`. A worker that shuts down detaches: the agent goes on working.
  */
 import { ApplicationFailure, CancelledFailure, Context } from "@temporalio/activity";
-import type { NodeActivities, NodeAgent, Step } from "../model/contract.js";
+import type { Fence, NodeActivities, NodeAgent, Step } from "../model/contract.js";
 import { ferryError } from "../model/failure.js";
 import { isAgentDown, toApplicationFailure } from "./failures.js";
 import { notePhase } from "./phase.js";
@@ -16,6 +16,8 @@ export interface NodeActivitiesOptions {
   node: string;
   /** Every node that has registered. */
   knownNodes: () => Promise<string[]>;
+  /** What a person has said of a node, if it was fenced and has not come back since. */
+  fenceOf: (node: string) => Promise<Fence | null>;
   /** How long one poll of a long step waits in the agent, in milliseconds; also the pace of heartbeats. */
   pollMs?: number;
   /** How long a long step goes on asking an agent that is away before it fails (and is retried by the server). */
@@ -26,7 +28,7 @@ const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 2_000;
 
 export function createNodeActivities(options: NodeActivitiesOptions): NodeActivities {
-  const { agent, node, knownNodes, pollMs = 300, agentAwayMs = 60_000 } = options;
+  const { agent, node, knownNodes, fenceOf, pollMs = 300, agentAwayMs = 60_000 } = options;
 
   const ask = async <Result>(call: () => Promise<Result>): Promise<Result> => {
     try {
@@ -66,6 +68,7 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
 
   return {
     knownNodes: () => ask(knownNodes),
+    fenceOf: (name) => ask(() => fenceOf(name)),
     describeNode: () => ask(() => agent.describeNode()),
     startWorkload: (input) => ask(() => agent.startWorkload(input)),
     stopWorkload: (input) => ask(() => agent.stopWorkload(input)),
@@ -83,6 +86,9 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     deliver: (input) => ask(() => agent.deliver(input)),
     steer: (input) => ask(() => agent.steer(input)),
     acknowledge: (input) => ask(() => agent.acknowledge(input)),
+    retake: (input) => ask(() => agent.retake(input)),
+    claim: (input) => ask(() => agent.claim(input)),
+    supersede: (input) => ask(() => agent.supersede(input)),
     cleanup: (input) => ask(() => agent.cleanup(input)),
   };
 }

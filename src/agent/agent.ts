@@ -19,6 +19,7 @@ import type {
   PreflightInput,
   Reservation,
   ReserveInput,
+  ResolveInput,
   SideOutcome,
   SourceFacts,
   StartInput,
@@ -31,7 +32,7 @@ import type {
 } from "../model/contract.js";
 import { FerryError, ferryError, toFailure, type Side } from "../model/failure.js";
 import type { NodeFacts } from "../model/node.js";
-import { runningHold } from "../model/ownership.js";
+import { isOpen, runningHold } from "../model/ownership.js";
 import { hasRounds, type Finding } from "../model/plan.js";
 import { startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
@@ -49,9 +50,6 @@ import { lookAtChanges } from "./preflight/changes.js";
 import { collectNodeFacts, preflightDestination, preflightSource } from "./preflight/index.js";
 import { checkBridge, readLinks } from "./preflight/network.js";
 import { checkTools } from "./preflight/tools.js";
-
-/** States in which something of an incarnation may be on this node. */
-const KEPT = ["OWNER", "FROZEN", "RELEASED", "RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING"];
 
 export class FerryAgent implements NodeAgent {
   private readonly context: NodeContext;
@@ -94,7 +92,7 @@ export class FerryAgent implements NodeAgent {
   async boot(): Promise<void> {
     const swept = await this.context.runtime.sweep((name, epoch) => {
       const hold = this.book.hold(name, epoch);
-      return hold !== undefined && KEPT.includes(hold.state);
+      return hold !== undefined && isOpen(hold.state);
     });
     // A throttle never outlives the hand-over that set it.
     for (const name of this.book.workloads()) {
@@ -126,11 +124,7 @@ export class FerryAgent implements NodeAgent {
     const { config } = this.context;
     const workloads: NodeFacts["workloads"] = [];
     for (const name of this.book.workloads()) {
-      const hold = this.book
-        .holds(name)
-        .findLast(
-          (h) => h.state !== "BURNED" && h.state !== "GONE" && h.state !== "TOMBSTONE" && h.state !== "STOPPED",
-        );
+      const hold = this.book.holds(name).findLast((h) => isOpen(h.state));
       if (hold !== undefined) workloads.push({ name, epoch: hold.epoch, state: hold.state });
     }
     return collectNodeFacts({
@@ -234,7 +228,7 @@ export class FerryAgent implements NodeAgent {
   removeWorkload(input: WorkloadRef): Promise<void> {
     const { workload } = input;
     return this.locked(workload, async () => {
-      const busy = this.book.holds(workload).find((h) => !["STOPPED", "GONE", "BURNED", "TOMBSTONE"].includes(h.state));
+      const busy = this.book.holds(workload).find((h) => isOpen(h.state));
       if (busy !== undefined) {
         throw ferryError(
           "E_STATE",
@@ -402,6 +396,15 @@ export class FerryAgent implements NodeAgent {
   }
   acknowledge(input: AcknowledgeInput): Promise<Inquiry> {
     return this.settling.acknowledge(input);
+  }
+  retake(input: ResolveInput): Promise<Inquiry> {
+    return this.settling.retake(input);
+  }
+  claim(input: ResolveInput): Promise<Inquiry> {
+    return this.settling.claim(input);
+  }
+  supersede(input: AcknowledgeInput): Promise<Inquiry> {
+    return this.settling.supersede(input);
   }
   cleanup(ref: OperationRef): Promise<void> {
     return this.settling.cleanup(ref);

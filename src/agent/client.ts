@@ -99,6 +99,9 @@ export function createAgentClient(socketPath: string, options: AgentClientOption
     deliver: (input) => call("deliver", input),
     steer: (input) => call("steer", input),
     acknowledge: (input) => call("acknowledge", input),
+    retake: (input) => call("retake", input),
+    claim: (input) => call("claim", input),
+    supersede: (input) => call("supersede", input),
     cleanup: (input) => call("cleanup", input),
   };
 }

@@ -45,6 +45,9 @@ export function quarantined(failure: FailureData): NodeAgent {
     deliver: refuse,
     steer: refuse,
     acknowledge: refuse,
+    retake: refuse,
+    claim: refuse,
+    supersede: refuse,
     cleanup: refuse,
   };
 }

@@ -209,4 +209,9 @@ export const steerSchema = z.strictObject({
   }),
 });
 export const deliverSchema = z.strictObject({ ref: refSchema, token: tokenSchema });
+export const resolveSchema = z.strictObject({
+  ref: refSchema,
+  evidence: z.string().min(1).max(1024),
+  acceptRollback: z.boolean().optional(),
+});
 export const acknowledgeSchema = z.strictObject({ ref: refSchema, receipt: receiptSchema });

@@ -10,6 +10,7 @@ import {
   preflightSchema,
   refSchema,
   reserveSchema,
+  resolveSchema,
   startSchema,
   steerSchema,
   stopSchema,
@@ -38,6 +39,9 @@ export const VERBS = {
   deliver: deliverSchema,
   steer: steerSchema,
   acknowledge: acknowledgeSchema,
+  retake: resolveSchema,
+  claim: resolveSchema,
+  supersede: acknowledgeSchema,
   cleanup: refSchema,
 } as const;
 

@@ -20,9 +20,11 @@ const COMMANDS: readonly (readonly [name: string, summary: string, load: () => P
   ["migrate", "move a workload to another node", () => import("./commands/migrate.js")],
   ["steer", "pause, hurry or limit the migration under way", () => import("./commands/steer.js")],
   ["cancel", "call back the migration under way", () => import("./commands/cancel.js")],
+  ["resolve", "decide a migration in doubt", () => import("./commands/resolve.js")],
   ["stop", "stop a workload, keep its files", () => import("./commands/stop.js")],
   ["rm", "remove a workload and its files", () => import("./commands/rm.js")],
   ["nodes", "list nodes", () => import("./commands/nodes.js")],
+  ["fence", "say that a node is off", () => import("./commands/fence.js")],
   ["doctor", "check what this machine can do", () => import("./commands/doctor.js")],
   ["lab", "a cluster of nodes on this machine", () => import("./commands/lab.js")],
   ["demo", "watch a live redis move and move back", () => import("./commands/demo.js")],
@@ -41,8 +43,8 @@ Examples:
 
 Exit codes: 0 done; 1 failed, the workload runs where it ran; 2 wrong use, or refused before anything was touched;
             3 in doubt or stuck, see what it says.
-Which lab or server: --lab DIR or --address HOST:PORT with run, ps, inspect, logs, migrate, steer, cancel, stop, rm, nodes, ui,
-            doctor, node and worker (default: the lab that is up); --lab DIR alone with lab and demo, which are of this machine.
+Which lab or server: --lab DIR or --address HOST:PORT with run, ps, inspect, logs, migrate, steer, cancel, resolve, stop, rm, nodes,
+            fence, ui, doctor, node and worker (default: the lab that is up); --lab DIR alone with lab and demo, which are of this machine.
 Environment: FERRY_TEMPORAL_ADDRESS, FERRY_TEMPORAL_NAMESPACE, FERRY_TEMPORAL_TLS_{CA,CERT,KEY}, FERRY_TEMPORAL_API_KEY,
              FERRY_STATE (lab directory), FERRY_DEBUG=1 (stack traces), NO_COLOR.`;
 

@@ -1,6 +1,6 @@
 /** The nodes: every worker registers its node's entity at boot, so that a visibility query lists them. */
 import type { Client } from "@temporalio/client";
-import { QUERY, UPDATE, WORKFLOW, type AskRequest } from "../model/messages.js";
+import { QUERY, UPDATE, WORKFLOW, type AskRequest, type FenceRequest, type NodeState } from "../model/messages.js";
 import { nodeWorkflowId } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
 import { FerryError, ferryError } from "../model/failure.js";
@@ -74,23 +74,40 @@ export function nodesOf(context: Context): FerryClient["nodes"] {
         await demandNode(context, name);
         throw error;
       }
-      const facts = await lastFacts(context, name);
-      return { name, reachable: false, problem: error.message, ...(facts === undefined ? {} : { facts }) };
+      const { facts, fence } = (await lastState(context, name)) ?? {};
+      return {
+        name,
+        reachable: false,
+        problem: error.message,
+        ...(facts === undefined ? {} : { facts }),
+        ...(fence === undefined ? {} : { fence }),
+      };
     }
   };
   return {
     get,
     list: async () => Promise.all((await knownNodes(context)).map(get)),
+    fence: async (name, evidence) => {
+      checkName("node", name);
+      await demandNode(context, name);
+      const state = await asking({ address: context.address, doing: `fence ${name}` }, () =>
+        context.client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
+          context.client.workflow
+            .getHandle(nodeWorkflowId(name))
+            .executeUpdate<NodeState, [FenceRequest]>(UPDATE.fence, { args: [{ evidence }] }),
+        ),
+      );
+      return state.fence ?? { at: Date.now(), evidence };
+    },
   };
 }
 
 /** What the node said of itself when it last answered. */
-async function lastFacts({ client }: Context, node: string): Promise<NodeFacts | undefined> {
+async function lastState({ client }: Context, node: string): Promise<NodeState | undefined> {
   try {
-    const state = await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
-      client.workflow.getHandle(nodeWorkflowId(node)).query<{ facts?: NodeFacts }>(QUERY.status),
+    return await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
+      client.workflow.getHandle(nodeWorkflowId(node)).query<NodeState>(QUERY.status),
     );
-    return state.facts;
   } catch {
     return undefined;
   }

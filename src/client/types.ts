@@ -2,7 +2,8 @@
  * The shape of the SDK: what `connect()` gives. Kept apart from its implementation so that the CLI and users read one
  * page.
  */
-import type { LogChunk, Observation } from "../model/contract.js";
+import type { Fence, LogChunk, Observation } from "../model/contract.js";
+import type { Resolved } from "../model/messages.js";
 import type { NodeFacts } from "../model/node.js";
 import type { AskedOptions } from "../model/plan.js";
 import type { MigrationReport, PrecopyProgress, Progress } from "../model/report.js";
@@ -56,6 +57,8 @@ export interface NodeListing {
   reachable: boolean;
   facts?: NodeFacts;
   problem?: string;
+  /** A person has said that it is off. */
+  fence?: Fence;
 }
 
 /** One observation of a running migration: what the terminal view, `--json` lines and users' loops show. */
@@ -108,6 +111,12 @@ export interface WorkloadHandle {
   /** The migration under way, or the last one. */
   migration(): Promise<MigrationHandle | undefined>;
   logs(options?: { offset?: number; maxBytes?: number }): Promise<LogChunk>;
+  /**
+   * Decides a migration in doubt: which side's copy stays. Refused when it could make two copies: a node that answers
+   * speaks for itself, and one that is silent must have been fenced. `acceptRollback`: the destination may have run it for
+   * a while, and what it did then is lost. @throws FerryError E_STATE, E_PAST_COMMIT
+   */
+  resolve(options: { keep: "source" | "destination"; acceptRollback?: boolean }): Promise<Resolved>;
   stop(options?: { graceMs?: number }): Promise<WorkloadStatus>;
   /** Stop it if asked, delete its files and forget it. */
   remove(options?: { force?: boolean }): Promise<void>;
@@ -122,6 +131,11 @@ export interface FerryClient {
   readonly nodes: {
     list(): Promise<NodeListing[]>;
     get(name: string): Promise<NodeListing>;
+    /**
+     * A person's word that a node is off, with how that is known. It holds until the node's worker comes back.
+     * @throws FerryError E_STATE when the node answers, E_NODE_UNKNOWN
+     */
+    fence(name: string, evidence: string): Promise<Fence>;
   };
   close(): Promise<void>;
 }

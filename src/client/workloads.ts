@@ -11,11 +11,18 @@ import {
   type MigrateRequest,
   type OperationStarted,
   type RemoveRequest,
+  type Resolved,
+  type ResolveRequest,
   type StartRequest,
   type StopRequest,
   type WorkloadInput,
 } from "../model/messages.js";
-import { WORKFLOW_TASK_QUEUE, workloadWorkflowId, type SearchAttributeName } from "../model/names.js";
+import {
+  WORKFLOW_TASK_QUEUE,
+  operationWorkflowId,
+  workloadWorkflowId,
+  type SearchAttributeName,
+} from "../model/names.js";
 import { WORKLOAD_STATES, type WorkloadSpec, type WorkloadState, type WorkloadStatus } from "../model/workload.js";
 import { addressRange, bareIp, chooseIp, DEFAULT_NETWORK, macOf, prefixOf } from "./addresses.js";
 import { asking, refuse, toFerryError, type Asked } from "./failures.js";
@@ -232,6 +239,23 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
           await new Promise((resolve) => setTimeout(resolve, 100));
         }
       }
+    },
+    resolve: async ({ keep, acceptRollback = false }) => {
+      const { operation, state } = await status();
+      const [, kind, sequence] = /\.(migrate|settle)\.(\d+)$/.exec(operation ?? "") ?? [];
+      if (kind === undefined || sequence === undefined) {
+        throw refuse(
+          "E_STATE",
+          `nothing of ${name} is in doubt: it is ${state}`,
+          state === "in-doubt" ? `ask both nodes once more: ferry migrate ${name}` : `see: ferry inspect ${name}`,
+        );
+      }
+      const underWay = client.workflow.getHandle(operationWorkflowId(name, kind, Number(sequence)));
+      return asking(asked("resolve"), () =>
+        client.withDeadline(Date.now() + UPDATE_TIMEOUT_MS, () =>
+          underWay.executeUpdate<Resolved, [ResolveRequest]>(UPDATE.resolve, { args: [{ keep, acceptRollback }] }),
+        ),
+      );
     },
     stop: async (options) => {
       const graceMs = checkGrace(options?.graceMs ?? DEFAULT_GRACE_MS);

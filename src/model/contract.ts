@@ -199,7 +199,7 @@ export interface Inquiry {
   holds: Hold[];
   processes: number;
   token?: Token;
-  /** Destination, once its journal says OWNER. */
+  /** Destination, once its journal says OWNER; source, when it has taken back what it had released (see `retake`). */
   receipt?: Receipt;
   /** Why the last attempt on this side failed. */
   failure?: FailureData;
@@ -223,6 +223,23 @@ export interface AcknowledgeInput {
   receipt: Receipt;
 }
 
+/** A person's decision about a hand-over in doubt. */
+export interface ResolveInput {
+  ref: OperationRef;
+  /** Why the other side can't run it: for the log, and for whoever reads it later. */
+  evidence: string;
+  /** The destination may have run it for a while: what it did then is lost. */
+  acceptRollback?: boolean;
+}
+
+/** A person has said that a node is off. */
+export interface Fence {
+  /** Unix milliseconds. */
+  at: number;
+  /** Who said it, and how it was done. */
+  evidence: string;
+}
+
 export interface LogsInput {
   schema: number;
   workload: string;
@@ -241,6 +258,8 @@ export interface LogChunk {
 export interface NodeActivities {
   /** Every node that has ever registered, this one too. Asked of the worker, not of its agent. */
   knownNodes(): Promise<string[]>;
+  /** Has a person fenced that node? Asked of the worker. */
+  fenceOf(node: string): Promise<Fence | null>;
   describeNode(): Promise<NodeFacts>;
   startWorkload(input: StartInput): Promise<Started>;
   stopWorkload(input: StopInput): Promise<Observation>;
@@ -266,6 +285,18 @@ export interface NodeActivities {
   steer(input: SteerInput): Promise<Steered>;
   /** Source: carry the destination's receipt there when the link could not; it lets its frozen copy go. */
   acknowledge(input: AcknowledgeInput): Promise<Inquiry>;
+  /**
+   * Source, by a person's word: the destination is off (or has refused for ever), take back what was released. Journaled
+   * as FENCED(to) first. E_PAST_COMMIT when it is let go already, or the destination has said that it runs.
+   */
+  retake(input: ResolveInput): Promise<Inquiry>;
+  /** Destination, by a person's word: the source is off, run what was prepared without its token. E_STATE: pages are missing. */
+  claim(input: ResolveInput): Promise<Inquiry>;
+  /**
+   * Either, with the other side's signed receipt: a person has decided for the other one while this node was away. Kills
+   * its copy. Files are kept aside.
+   */
+  supersede(input: AcknowledgeInput): Promise<Inquiry>;
   /** Both: remove what the operation left (after it was settled). */
   cleanup(input: OperationRef): Promise<void>;
 }
@@ -278,7 +309,7 @@ export type Step<Result> = { done: true; result: Result } | { done: false; progr
  * verbs as the activities; the long ones are polled, so that a worker may die and another go on asking.
  * Throws FerryError; E_AGENT_DOWN when the agent can't be reached (the only failure worth a retry).
  */
-export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver" | "knownNodes"> {
+export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver" | "knownNodes" | "fenceOf"> {
   /** Starts it if need be, then waits up to `waitMs` for the end. */
   takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>>;
   handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>>;

@@ -2,8 +2,8 @@
  * Messages between the SDK, the workflows and the workers: the names of updates, queries and signals, and what they
  * carry. Workflows define their handlers by these names, clients call them by these names.
  */
-import type { OperationRef, Reservation } from "./contract.js";
-import type { FailureData } from "./failure.js";
+import type { Fence, OperationRef, Receipt, Reservation } from "./contract.js";
+import type { FailureData, Side } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { Phase } from "./phase.js";
 import type { AskedOptions, MigrateOptions } from "./plan.js";
@@ -30,6 +30,10 @@ export const UPDATE = {
   ask: "ask",
   /** To a migration, not to the entity. */
   steer: "steer",
+  /** To a migration (or a settle) in doubt. */
+  resolve: "resolve",
+  /** To a node. */
+  fence: "fence",
 } as const;
 
 export const QUERY = { status: "status", lastMigration: "lastMigration", view: "view", report: "report" } as const;
@@ -148,6 +152,8 @@ export interface SweepInput {
   moved: boolean;
   nodes: string[];
   tuning: Tuning;
+  /** Of the side that a person has decided for: supersedes what the other one comes back with. */
+  receipt?: Receipt;
 }
 
 /** Where a migration stands. One variable. */
@@ -196,10 +202,32 @@ export interface SettledReport {
   report: MigrationReport;
 }
 
+/** What the entity of a node knows of it. Times are Unix milliseconds. */
+export interface NodeState {
+  online: boolean;
+  facts?: NodeFacts;
+  since: number;
+  /** A person has said that it is off, and it has not come back since. */
+  fence?: Fence;
+}
+/** Update `fence` of a node's entity. */
+export interface FenceRequest {
+  evidence: string;
+}
+/** Update `resolve` of a migration in doubt. */
+export interface ResolveRequest {
+  keep: Side;
+  acceptRollback: boolean;
+}
+/** What came of it. */
+export interface Resolved {
+  operation: string;
+  message: string;
+}
 /** Input of the entity `node/<name>`. */
 export interface NodeInput {
   node: string;
-  carried?: { online: boolean; facts?: NodeFacts; since: number };
+  carried?: NodeState;
 }
 /** Reads on a node. They go through the node's entity, so that no workload's history grows with them. */
 export type AskRequest =

@@ -11,6 +11,10 @@
  *                RESERVED | RECEIVED | PREPARED -> TOMBSTONE(e')                 refused for ever
  *   any          OWNER(e) -> STOPPED(e)                                          stopped by a person, may not run
  *
+ * When one of the two is lost for good a person decides (`ferry fence`, `ferry resolve`):
+ *   source       RELEASED(e) + FENCED(e') -> FROZEN(e) -> OWNER(e)               e' can't run any more, says a person
+ *   the other    any state that may run -> SUPERSEDED                            it came back, and kills its copy
+ *
  * A new OWNER (a start) is legal only where nothing of the workload is open: no copy runs, is held, or may come to run.
  */
 
@@ -27,6 +31,8 @@ export const HOLD_STATES = [
   "RUNNING",
   "TOMBSTONE",
   "STOPPED",
+  "FENCED",
+  "SUPERSEDED",
 ] as const;
 export type HoldState = (typeof HOLD_STATES)[number];
 
@@ -49,22 +55,24 @@ export type Ledger = ReadonlyMap<string, ReadonlyMap<number, Hold>>;
 export const emptyLedger: Ledger = new Map();
 
 const MOVES: Record<HoldState, readonly HoldState[]> = {
-  OWNER: ["OWNER", "FROZEN", "STOPPED"],
-  FROZEN: ["FROZEN", "RELEASED", "OWNER"],
-  RELEASED: ["RELEASED", "GONE"],
+  OWNER: ["OWNER", "FROZEN", "STOPPED", "SUPERSEDED"],
+  FROZEN: ["FROZEN", "RELEASED", "OWNER", "SUPERSEDED"],
+  RELEASED: ["RELEASED", "GONE", "FROZEN", "SUPERSEDED"],
   GONE: ["GONE"],
   BURNED: ["BURNED"],
   RESERVED: ["RESERVED", "RECEIVED", "TOMBSTONE"],
   RECEIVED: ["RECEIVED", "PREPARED", "TOMBSTONE"],
   PREPARED: ["PREPARED", "RECEIVED", "ACTIVE", "TOMBSTONE"],
-  ACTIVE: ["ACTIVE", "RUNNING"],
-  RUNNING: ["RUNNING", "OWNER"],
+  ACTIVE: ["ACTIVE", "RUNNING", "SUPERSEDED"],
+  RUNNING: ["RUNNING", "OWNER", "SUPERSEDED"],
   TOMBSTONE: ["TOMBSTONE"],
   STOPPED: ["STOPPED"],
+  FENCED: ["FENCED"],
+  SUPERSEDED: ["SUPERSEDED"],
 };
 
 /** States in which an epoch may first be seen on a node. */
-const ENTRY: readonly HoldState[] = ["OWNER", "RESERVED", "BURNED", "TOMBSTONE"];
+const ENTRY: readonly HoldState[] = ["OWNER", "RESERVED", "BURNED", "TOMBSTONE", "FENCED"];
 
 /** States in which this node may let the workload run (or holds it running). */
 export const mayRun = (state: HoldState): boolean => state === "OWNER" || state === "ACTIVE" || state === "RUNNING";
@@ -83,9 +91,10 @@ const OPEN: readonly HoldState[] = [
   "ACTIVE",
   "RUNNING",
 ];
+export const isOpen = (state: HoldState): boolean => OPEN.includes(state);
 /** The latest of these holds that is not over: what stands against starting the workload anew, whatever its operation. */
 export const openHold = (holds: readonly Hold[]): Hold | undefined =>
-  holds.filter((hold) => OPEN.includes(hold.state)).sort((a, b) => b.epoch - a.epoch)[0];
+  holds.filter((hold) => isOpen(hold.state)).sort((a, b) => b.epoch - a.epoch)[0];
 
 export const holdOf = (ledger: Ledger, workload: string, epoch: number): Hold | undefined =>
   ledger.get(workload)?.get(epoch);
@@ -102,6 +111,8 @@ export const runningHold = (ledger: Ledger, workload: string): Hold | undefined 
     .toReversed()
     .find((hold) => mayRun(hold.state));
 
+/** Of an epoch that was handed over, or would have been: this node knows that it never runs (again). */
+export const isDead = (state: HoldState): boolean => state === "BURNED" || state === "FENCED";
 const isReleased = (state: HoldState): boolean => state === "RELEASED" || state === "GONE";
 
 /** Why `next` is not a legal move from this ledger, or undefined when it is. */
@@ -115,6 +126,9 @@ export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
     const released = holdsOf(ledger, workload).find((hold) => hold.to === epoch && isReleased(hold.state));
     if (state === "BURNED" && released !== undefined) {
       return `${name}: epoch ${released.epoch} was released to it, it can't be burned any more`;
+    }
+    if (state === "FENCED" && released?.state !== "RELEASED") {
+      return `${name}: only an epoch that was released from here, and not let go, can be fenced`;
     }
     const highest = highestEpoch(ledger, workload);
     if (state === "RESERVED" || state === "OWNER") {
@@ -131,10 +145,16 @@ export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
   if (state === "RELEASED") {
     if (next.to === undefined || next.to <= epoch) return `${name}: RELEASED must name a later epoch`;
     const burned = holdOf(ledger, workload, next.to);
-    if (burned?.state === "BURNED") return `${name}: epoch ${next.to} is burned and can't be released`;
+    if (burned !== undefined && isDead(burned.state)) {
+      return `${name}: epoch ${next.to} is burned and can't be released`;
+    }
+  }
+  if (before.state === "RELEASED" && state === "FROZEN") {
+    const fenced = before.to === undefined ? undefined : holdOf(ledger, workload, before.to);
+    if (fenced?.state !== "FENCED") return `${name}: it was released, and epoch ${before.to ?? "?"} was not fenced`;
   }
   if (before.state === "FROZEN" && state === "OWNER") {
-    const later = holdsOf(ledger, workload).some((hold) => hold.epoch > epoch && hold.state === "BURNED");
+    const later = holdsOf(ledger, workload).some((hold) => hold.epoch > epoch && isDead(hold.state));
     if (!later) return `${name}: FROZEN goes back to OWNER only after the next epoch was burned`;
   }
   if (state === "ACTIVE" && (next.digest === undefined || next.digest !== before.digest)) {
@@ -177,7 +197,7 @@ export function settle(source: HoldState | undefined, destination: HoldState | u
     return { verdict: "moved", why: `the destination's journal says ${destination}` };
   }
   if (destination === "ACTIVE") return { verdict: "forward", why: "the destination holds the token" };
-  if (source === "RELEASED" || source === "GONE") {
+  if (source === "RELEASED" || source === "GONE" || source === "SUPERSEDED") {
     if (destination === undefined)
       return { verdict: "wait", why: "the source has released, the destination does not answer" };
     if (destination === "TOMBSTONE") {

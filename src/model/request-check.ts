@@ -95,6 +95,19 @@ export const migrateProblems = (ask: unknown): string[] =>
 
 export const stopProblems = (ask: unknown): string[] => object("the request", ask, ({ graceMs }) => [grace(graceMs)]);
 
+export const resolveProblems = (ask: unknown): string[] =>
+  object("the request", ask, ({ keep, acceptRollback }) => [
+    keep === "source" || keep === "destination" ? undefined : `keep must be source or destination, got ${shown(keep)}`,
+    flag("acceptRollback", acceptRollback),
+  ]);
+
+export const fenceProblems = (ask: unknown): string[] =>
+  object("the request", ask, ({ evidence }) => [
+    typeof evidence === "string" && evidence.length > 0 && evidence.length <= 1000
+      ? undefined
+      : `evidence must be a text of 1 to 1000 characters, got ${shown(evidence)}`,
+  ]);
+
 export const removeProblems = (ask: unknown): string[] =>
   object("the request", ask, ({ force, graceMs }) => [flag("force", force), grace(graceMs)]);
 

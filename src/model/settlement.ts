@@ -3,7 +3,7 @@
  */
 import type { Inquiry, Observation, OperationRef } from "./contract.js";
 import type { FailureData } from "./failure.js";
-import { mayRun, openHold, settle, type Hold, type Verdict } from "./ownership.js";
+import { isDead, mayRun, openHold, settle, type Hold, type Verdict } from "./ownership.js";
 
 /** The next epoch that neither node has seen: aborted numbers are never used again. */
 export const nextEpoch = (epoch: number, ...seen: readonly (readonly Hold[])[]): number =>
@@ -46,17 +46,27 @@ export const highestSequence = (holds: readonly Hold[]): number =>
 
 /**
  * Does the source run the workload again, under its old epoch or (criu died in the hold, restored locally) a new one
- * of its own, with the operation's epoch burned?
+ * of its own, with the operation's epoch burned (or fenced, by a person)?
  */
 export function backHome(ref: OperationRef, source: Inquiry): Hold | undefined {
-  const burned = source.holds.some((hold) => hold.epoch === ref.to && hold.state === "BURNED");
+  const burned = source.holds.some((hold) => hold.epoch === ref.to && isDead(hold.state));
   const hold = running(source.holds);
   return burned && hold !== undefined && hold.epoch !== ref.to ? hold : undefined;
 }
 
+/** Has a person said that the destination of this hand-over is off, and the source taken it back? */
+export const isFenced = (ref: OperationRef, source: Inquiry | undefined): boolean =>
+  source?.holds.some((hold) => hold.epoch === ref.to && hold.state === "FENCED") === true;
+
 /** `settle`, with the local restore of the source taken into account. Undefined: that node did not answer. */
 export function conclude(ref: OperationRef, source: Inquiry | undefined, destination: Inquiry | undefined): Verdict {
   const home = source === undefined ? undefined : backHome(ref, source);
+  if (home !== undefined && isFenced(ref, source)) {
+    // A person has decided: whatever the destination comes back with is superseded.
+    const over = destination !== undefined && ["TOMBSTONE", "SUPERSEDED"].includes(destination.state ?? "");
+    const why = `epoch ${ref.to} was fenced, and the source runs`;
+    return { verdict: over ? "rolled-back" : "roll-back", why };
+  }
   return settle(home === undefined ? source?.state : "OWNER", destination?.state);
 }
 

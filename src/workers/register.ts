@@ -2,9 +2,9 @@
 import type { Client } from "@temporalio/client";
 import type { NativeConnection } from "@temporalio/worker";
 import type { Logger as Pino } from "pino";
-import type { NodeAgent } from "../model/contract.js";
+import type { Fence, NodeAgent } from "../model/contract.js";
 import { ferryError } from "../model/failure.js";
-import { SIGNAL, WORKFLOW, type NodeInput } from "../model/messages.js";
+import { QUERY, SIGNAL, WORKFLOW, type NodeInput, type NodeState } from "../model/messages.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeWorkflowId } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
 
@@ -96,6 +96,21 @@ export async function listNodes(client: Client): Promise<string[]> {
     });
   }
   return [...names].sort();
+}
+
+/** What a person has said of a node that is off. @throws FerryError E_TEMPORAL_DOWN */
+export async function fenceOf(client: Client, node: string): Promise<Fence | null> {
+  try {
+    const state = await client.withDeadline(Date.now() + LIST_MS, () =>
+      client.workflow.getHandle(nodeWorkflowId(node)).query<NodeState>(QUERY.status),
+    );
+    return state.fence ?? null;
+  } catch (error) {
+    if (error instanceof Error && error.name === "WorkflowNotFoundError") return null;
+    throw ferryError("E_TEMPORAL_DOWN", `whether ${node} was fenced could not be read: ${String(error)}`, {
+      remedy: "see whether Temporal answers, then try again",
+    });
+  }
 }
 
 /** Best effort: a worker that is killed can't say so either, and a probe tells the truth anyway. */

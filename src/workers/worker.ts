@@ -19,7 +19,7 @@ import { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./
 import { tellEndings } from "./endings.js";
 import { logFields } from "./interceptor.js";
 import { SdkLogger, openLog } from "./log.js";
-import { ensureSearchAttributes, listNodes, registerNode, signOff } from "./register.js";
+import { ensureSearchAttributes, fenceOf, listNodes, registerNode, signOff } from "./register.js";
 
 export { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
 
@@ -86,7 +86,14 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
     const activities = await Worker.create({
       ...common,
       taskQueue: nodeTaskQueue(node),
-      activities: { ...createNodeActivities({ agent, node, knownNodes: () => listNodes(client) }) },
+      activities: {
+        ...createNodeActivities({
+          agent,
+          node,
+          knownNodes: () => listNodes(client),
+          fenceOf: (name) => fenceOf(client, name),
+        }),
+      },
       maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       defaultHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       maxConcurrentActivityTaskExecutions: 100,

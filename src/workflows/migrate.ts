@@ -48,6 +48,7 @@ import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.
 import { attributes, showMigration, showReport } from "./console.js";
 import { knock } from "./knock.js";
 import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
+import { resolvable } from "./resolve.js";
 import { steerable } from "./steer.js";
 import { clearUp, settleHandOver, type Doubt, type Settled } from "./settle.js";
 
@@ -98,6 +99,8 @@ interface Saga {
   failures: FailureData[];
   reasons: string[];
   leftovers: HandOver[];
+  /** The older hand-over that is being settled before this one begins. */
+  settling?: HandOver;
   view: MigrationView;
   tell: (change: Partial<MigrationView>) => void;
   /** Its search attributes; only what changed reaches the server. */
@@ -178,9 +181,16 @@ async function settleLeftovers(saga: Saga): Promise<undefined> {
   );
   if (open.length === 0) return undefined;
   for (const handOver of open) {
+    saga.settling = handOver;
     const settled = await settleHandOver(handOver, saga.input.tuning, (doubt) => tellDoubt(saga, doubt));
     saga.reasons.push(`settled ${handOver.ref.operation} first: ${settled.verdict}, ${settled.why}`);
-    await clearUp(handOver, saga.input.tuning, settled.verdict === "moved", settled.outstanding);
+    await clearUp(
+      handOver,
+      saga.input.tuning,
+      settled.verdict === "moved",
+      settled.outstanding,
+      settled.source?.receipt,
+    );
     if (settled.verdict === "moved") {
       throw failure({
         code: "E_STATE",
@@ -189,6 +199,7 @@ async function settleLeftovers(saga: Saga): Promise<undefined> {
       });
     }
   }
+  delete saga.settling;
   saga.tell({ state: "working" });
   return observe(saga);
 }
@@ -272,7 +283,7 @@ async function carryWhatIsLost(saga: Saga): Promise<never> {
       tellDoubt(saga, {
         state: "in-doubt",
         problem: `${ref.source} has released ${ref.workload}, and ${ref.destination} does not answer: ${there.failure.message}`,
-        remedy: `bring ${ref.destination} back: it goes on from what it has; nothing is started twice meanwhile`,
+        remedy: `bring ${ref.destination} back: it goes on from what it has; nothing is started twice meanwhile. If it is lost for good: ferry fence ${ref.destination}`,
       });
       continue;
     }
@@ -338,7 +349,7 @@ async function unwind(saga: Saga): Promise<MigrationReport> {
   keep(saga, settled);
   const moved = settled.verdict === "moved";
   saga.tell({ phase: "cleanup", state: "undoing", phases: phases(saga.sourceOutcome, saga.destinationOutcome) });
-  const left = await clearUp(saga.handOver, saga.input.tuning, moved, settled.outstanding);
+  const left = await clearUp(saga.handOver, saga.input.tuning, moved, settled.outstanding, settled.source?.receipt);
   if (left.length > 0) saga.reasons.push(`${left.join(" and ")} did not clear up yet: a sweep goes on asking`);
   saga.reasons.push(`settled by asking both journals: ${settled.why}`);
   if (moved && cancelled) saga.reasons.push("the cancel came after the commit point: the migration went on to its end");
@@ -427,6 +438,7 @@ function begin(input: MigrateInput): Saga {
   setHandler(defineQuery<MigrationReport>(QUERY.report), () =>
     report(saga, view.state === "stuck" ? "stuck" : "in-doubt"),
   );
+  resolvable({ view, handOver: () => saga.settling ?? saga.handOver, tuning: input.tuning });
   saga.tell({});
   return saga;
 }

@@ -18,10 +18,18 @@ import {
   workflowInfo,
 } from "@temporalio/workflow";
 import { CONTRACT_SCHEMA, type LogChunk, type NodeActivities, type Observation } from "../model/contract.js";
-import { QUERY, SIGNAL, UPDATE, type AskRequest, type NodeInput } from "../model/messages.js";
+import {
+  QUERY,
+  SIGNAL,
+  UPDATE,
+  type AskRequest,
+  type FenceRequest,
+  type NodeInput,
+  type NodeState,
+} from "../model/messages.js";
 import { nodeTaskQueue } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
-import { askProblems } from "../model/request-check.js";
+import { askProblems, fenceProblems } from "../model/request-check.js";
 import { acceptInput, refuseUnless } from "./accept.js";
 import { failure, readFailure } from "./calls.js";
 import { attributes } from "./console.js";
@@ -33,17 +41,20 @@ const MAX_ASKS = 1_000;
 
 export async function node(input: NodeInput): Promise<void> {
   acceptInput("node", input);
-  const state = input.carried ?? { online: true, since: Date.now() };
+  const state: NodeState = input.carried ?? { online: true, since: Date.now() };
   const show = attributes();
   let asks = 0;
   const tell = (): void => {
-    show({ FerryNode: input.node, FerryState: state.online ? "online" : "offline" });
+    const word = state.fence === undefined ? (state.online ? "online" : "offline") : "fenced";
+    show({ FerryNode: input.node, FerryState: word });
     setCurrentDetails(details(input.node, state));
   };
 
-  setHandler(defineQuery<NonNullable<NodeInput["carried"]>>(QUERY.status), () => state);
+  setHandler(defineQuery<NodeState>(QUERY.status), () => state);
   setHandler(defineSignal<[NodeFacts | null]>(SIGNAL.online), (facts) => {
     Object.assign(state, { online: true, since: Date.now(), ...(facts === null ? {} : { facts }) });
+    // It is back: what was said of it is over.
+    delete state.fence;
     tell();
   });
   setHandler(defineSignal(SIGNAL.offline), () => {
@@ -64,11 +75,40 @@ export async function node(input: NodeInput): Promise<void> {
     },
   );
 
+  setHandler(
+    defineUpdate<NodeState, [FenceRequest]>(UPDATE.fence),
+    async ({ evidence }) => {
+      asks += 1;
+      await CancellationScope.nonCancellable(() => demandSilence(input.node));
+      Object.assign(state, { online: false, fence: { at: Date.now(), evidence } });
+      tell();
+      return state;
+    },
+    {
+      validator: (request) => refuseUnless(`the word that ${input.node} is off`, fenceProblems(request)),
+    },
+  );
+
   tell();
   await CancellationScope.nonCancellable(() =>
     condition(() => (workflowInfo().continueAsNewSuggested || asks >= MAX_ASKS) && allHandlersFinished()),
   );
   await continueAsNew<typeof node>({ node: input.node, carried: state });
+}
+
+/** A node that answers is not off. */
+async function demandSilence(name: string): Promise<void> {
+  const answered = await ask(name, { ask: "describe" }).then(
+    () => true,
+    () => false,
+  );
+  if (!answered) return;
+  throw failure({
+    code: "E_STATE",
+    message: `${name} answers: it is not off, so it can't be fenced`,
+    node: name,
+    remedy: "switch it off first; a node that answers settles what is in doubt by itself",
+  });
 }
 
 async function ask(name: string, request: AskRequest): Promise<NodeFacts | Observation | LogChunk> {
@@ -92,10 +132,11 @@ async function ask(name: string, request: AskRequest): Promise<NodeFacts | Obser
   }
 }
 
-function details(name: string, state: NonNullable<NodeInput["carried"]>): string {
+function details(name: string, state: NodeState): string {
   const since = new Date(state.since).toISOString();
   const lines = [`### ${name}: its worker ${state.online ? "came up" : "went down"} at ${since}`];
-  const { facts } = state;
+  const { facts, fence } = state;
+  if (fence !== undefined) lines.push("", `**Fenced** at ${new Date(fence.at).toISOString()}: ${fence.evidence}`);
   if (facts !== undefined) {
     lines.push(
       "",

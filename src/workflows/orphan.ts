@@ -2,11 +2,12 @@
  * Workflow `settle`: settles a hand-over whose migrate workflow was terminated (or failed) before it could answer.
  * Started by the entity; nothing new begins before it has ended.
  */
-import { CancellationScope, defineQuery, setHandler } from "@temporalio/workflow";
+import { CancellationScope, allHandlersFinished, condition, defineQuery, setHandler } from "@temporalio/workflow";
 import { QUERY, type MigrationView, type SettleInput } from "../model/messages.js";
 import { running } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { attributes, showMigration } from "./console.js";
+import { resolvable } from "./resolve.js";
 import { clearUp, settleHandOver } from "./settle.js";
 
 export interface SettleResult {
@@ -52,12 +53,13 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
     showMigration(view);
   };
   setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
+  resolvable({ view, handOver: () => handOver, tuning });
   tell({});
   // A cancel changes nothing here: there is only one truth to find out.
-  return CancellationScope.nonCancellable(async () => {
+  const result = await CancellationScope.nonCancellable(async () => {
     const settled = await settleHandOver(handOver, tuning, tell);
     const moved = settled.verdict === "moved";
-    await clearUp(handOver, tuning, moved, settled.outstanding);
+    await clearUp(handOver, tuning, moved, settled.outstanding, settled.source?.receipt);
     const side = moved ? settled.destination : settled.source;
     const hold = side === undefined ? undefined : running(side.holds);
     node = moved ? ref.destination : ref.source;
@@ -72,4 +74,7 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
       epoch: hold?.epoch ?? (moved ? ref.to : ref.epoch),
     };
   });
+  // Whoever resolved it gets an answer.
+  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  return result;
 }

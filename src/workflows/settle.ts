@@ -10,7 +10,7 @@
  * Call it in a non-cancellable scope.
  */
 import { patched, sleep, startChild, ParentClosePolicy, workflowInfo } from "@temporalio/workflow";
-import type { Inquiry, OperationRef, SideOutcome } from "../model/contract.js";
+import type { Inquiry, OperationRef, Receipt, SideOutcome } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import { WORKFLOW, type HandOver, type MigrationState, type SweepInput, type Tuning } from "../model/messages.js";
 import { backHome, conclude } from "../model/settlement.js";
@@ -144,12 +144,18 @@ async function rollBack(
 async function refuseAtDestination(ref: OperationRef, tuning: Tuning, memory: Memory): Promise<Answer<Inquiry>> {
   const deadline = Date.now() + tuning.patienceMs;
   for (;;) {
-    const refused = await tryAsk(ref.destination, () => once(ref.destination, tuning, "refuse the epoch").refuse(ref));
+    const refused = await tryAsk(ref.destination, () => refuseOrSupersede(ref, tuning, memory.source?.receipt));
     if (!refused.failure || !isSilence(refused.failure) || Date.now() > deadline) return refused;
     memory.deaf += 1;
     await sleep(Math.min(tuning.backoffMs * 1.6 ** memory.deaf, tuning.maxBackoffMs));
   }
 }
+
+/** With the source's receipt it has taken back what it had released, by a person's word: then a copy there is stale. */
+const refuseOrSupersede = (ref: OperationRef, tuning: Tuning, receipt: Receipt | undefined): Promise<Inquiry> =>
+  receipt === undefined
+    ? once(ref.destination, tuning, "refuse the epoch").refuse(ref)
+    : once(ref.destination, tuning, "kill what is stale there").supersede({ ref, receipt });
 
 /** After RELEASED: what the link could not carry, we carry; then both are asked again to finish. */
 async function forward(
@@ -225,7 +231,7 @@ function doubtOf(ref: OperationRef, why: string, trouble: FailureData | undefine
     return {
       state: "in-doubt",
       problem: `${trouble.message} (${why})`,
-      remedy: `bring ${trouble.node ?? "the node"} back: it is asked again and again, and the workload is never started twice meanwhile`,
+      remedy: `bring ${trouble.node ?? "the node"} back: it is asked again and again, and the workload is never started twice meanwhile. If it is lost for good: ferry fence ${trouble.node ?? "NODE"}`,
     };
   }
   return {
@@ -246,6 +252,7 @@ export async function clearUp(
   tuning: Tuning,
   moved: boolean,
   outstanding: readonly string[],
+  receipt?: Receipt,
 ): Promise<string[]> {
   const { ref } = handOver;
   const left = new Set(outstanding);
@@ -259,7 +266,7 @@ export async function clearUp(
   );
   const nodes = [...left];
   if (nodes.length > 0) {
-    const input: SweepInput = { handOver, moved, nodes, tuning };
+    const input: SweepInput = { handOver, moved, nodes, tuning, ...(receipt === undefined ? {} : { receipt }) };
     await startChild(WORKFLOW.sweep, {
       workflowId: `${workflowInfo().workflowId}/sweep`,
       args: [input],
@@ -289,7 +296,7 @@ export async function sweep(input: SweepInput): Promise<void> {
     input.nodes.map(async (node) => {
       for (let round = 0; ; round += 1) {
         const done = await tryAsk(node, async () => {
-          if (!moved && node === ref.destination) await once(node, tuning, "refuse the epoch").refuse(ref);
+          if (!moved && node === ref.destination) await refuseOrSupersede(ref, tuning, input.receipt);
           if (moved && node === ref.source && reservation !== undefined) {
             const there = await tryAsk(ref.destination, () =>
               once(ref.destination, tuning, "its receipt").inquire(ref),

@@ -13,6 +13,7 @@ const activities = (agent: NodeAgent) =>
   createNodeActivities({
     agent,
     node: "node-b",
+    fenceOf: () => Promise.resolve(null),
     knownNodes: () => Promise.resolve(["node-a", "node-b"]),
     pollMs: 5,
     agentAwayMs: 300,

@@ -19,6 +19,7 @@ import {
   describeReport,
   fired,
   goOn,
+  killOn,
   migrate,
   other,
   reached,
@@ -223,27 +224,13 @@ test("cancelled after the commit point, it goes forward", LIMIT, async () => {
   await assertOneCopy(report);
 });
 
-/** Kills what matches `words` on a node; answers how many there were. */
-async function kill(node: string, words: string): Promise<number> {
-  const { stdout } = await labRun(e2e.state, node, ["pgrep", "-f", words], { allow: [1] });
-  let killed = 0;
-  for (const pid of stdout.trim().split("\n").filter(Boolean)) {
-    const { stdout: threads } = await labRun(e2e.state, node, ["sh", "-c", `ls /proc/${pid}/task | wc -l`], {});
-    // The page daemon's guard looks like the daemon but has one thread: it must outlive it.
-    if (words.startsWith("pages/") && Number(threads) < 2) continue;
-    await labRun(e2e.state, node, ["kill", "-9", pid], { allow: [1] });
-    killed += 1;
-  }
-  return killed;
-}
-
 test("criu is killed in the hold: restored locally, with the connection", LIMIT, async () => {
   const { node } = await witness.workload.status();
   await armFailpoint(e2e, node, "source.transfer", "pause");
   const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
   const ended = handle.result();
   await reached(e2e, node, "source.transfer", ended);
-  assert.ok((await kill(node, "criu dump")) > 0);
+  assert.ok((await killOn(e2e, node, "criu dump")) > 0);
   await cancelHeard(e2e, handle, node);
   await goOn(e2e, node, "source.transfer");
   const report = await ended;
@@ -262,7 +249,7 @@ for (const point of ["destination.arm", "destination.restore", "destination.swit
       const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
       const ended = handle.result();
       await reached(e2e, node, "source.transfer", ended);
-      assert.ok((await kill(node, "criu dump")) > 0);
+      assert.ok((await killOn(e2e, node, "criu dump")) > 0);
       // The local restore is a take-over of this node's own.
       await armFailpoint(e2e, node, point, "kill");
       await cancelHeard(e2e, handle, node);
@@ -307,7 +294,7 @@ test(
     const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
     const ended = handle.result();
     await reached(e2e, other(node), "destination.transfer", ended);
-    assert.ok((await kill(other(node), "criu restore")) > 0);
+    assert.ok((await killOn(e2e, other(node), "criu restore")) > 0);
     await goOn(e2e, other(node), "destination.transfer");
     const report = await ended;
     assert.equal(report.outcome, "moved", why(report));
@@ -390,7 +377,7 @@ for (const side of ["source", "destination"] as const) {
     const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
     const ended = handle.result();
     await reached(e2e, at, point, ended);
-    assert.ok((await kill(at, `ferry-mover-${side}`)) > 0);
+    assert.ok((await killOn(e2e, at, `ferry-mover-${side}`)) > 0);
     await goOn(e2e, at, point);
     const report = await ended;
     // Another one fetches the page that criu itself waits for: long before the deadline.
@@ -405,7 +392,7 @@ for (const side of ["source", "destination"] as const) {
     const handle = await witness.workload.migrate({ to: other(node), mode: "postcopy" });
     const ended = handle.result();
     await reached(e2e, other(node), "destination.drain", ended);
-    assert.ok((await kill(at, `ferry-mover-${side}`)) > 0);
+    assert.ok((await killOn(e2e, at, `ferry-mover-${side}`)) > 0);
     await goOn(e2e, other(node), "destination.drain");
     const report = await ended;
     assert.equal(report.outcome, "moved", why(report));
@@ -419,7 +406,7 @@ test("the page daemon is killed while post-copy drains: the workload waits and g
   const handle = await witness.workload.migrate({ to: other(node), mode: "postcopy" });
   const ended = handle.result();
   await reached(e2e, other(node), "destination.drain", ended);
-  assert.ok((await kill(other(node), "pages/daemon")) > 0);
+  assert.ok((await killOn(e2e, other(node), "pages/daemon")) > 0);
   await goOn(e2e, other(node), "destination.drain");
   const report = await ended;
   assert.equal(report.outcome, "moved", why(report));

@@ -254,3 +254,17 @@ export async function cancelHeard(e2e: E2eLab, handle: MigrationHandle, source: 
     return told || (await journalSays(e2e, source, handle.operation, "BURNED"));
   });
 }
+
+/** Kills what matches `words` on a node; answers how many there were. */
+export async function killOn(e2e: E2eLab, node: string, words: string): Promise<number> {
+  const { stdout } = await labRun(e2e.state, node, ["pgrep", "-f", words], { allow: [1] });
+  let killed = 0;
+  for (const pid of stdout.trim().split("\n").filter(Boolean)) {
+    const { stdout: threads } = await labRun(e2e.state, node, ["sh", "-c", `ls /proc/${pid}/task | wc -l`], {});
+    // The page daemon's guard looks like the daemon but has one thread: it must outlive it.
+    if (words.startsWith("pages/") && Number(threads) < 2) continue;
+    await labRun(e2e.state, node, ["kill", "-9", pid], { allow: [1] });
+    killed += 1;
+  }
+  return killed;
+}

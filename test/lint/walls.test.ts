@@ -145,6 +145,7 @@ test("exceptions of cli are named one by one", { skip }, () => {
     "src/cli/main.ts": "../host/package-root.js",
     "src/cli/supervise.ts": "../host/package-root.js",
     "src/cli/commands/doctor.ts": "../../host/checks.js",
+    "src/cli/commands/fence.ts": "../../host/exec.js",
     "src/cli/commands/agent.ts": "../../agent/main.js",
     "src/cli/commands/worker.ts": "../../workers/worker.js",
     "src/cli/commands/lab.ts": "../../../deploy/lab/index.js",

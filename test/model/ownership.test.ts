@@ -260,3 +260,38 @@ test("an epoch that was released can't be burned afterwards", () => {
   ledger = applyMove(ledger, at(1, "GONE"));
   assert.match(moveProblem(ledger, at(2, "BURNED")) ?? "", /released/);
 });
+
+test("fenced: only what was released and kept goes back, and then nobody gets its token any more", () => {
+  const frozen = applyMove(owner(), hold(1, "FROZEN", { to: 2 }));
+  assert.match(moveProblem(frozen, hold(2, "FENCED")) ?? "", /only an epoch that was released from here/);
+  const released = applyMove(frozen, hold(1, "RELEASED", { to: 2, digest: "d" }));
+  assert.match(moveProblem(released, hold(1, "FROZEN")) ?? "", /was not fenced/);
+  assert.match(moveProblem(released, hold(3, "FENCED")) ?? "", /only an epoch that was released from here/);
+  const fenced = applyMove(released, hold(2, "FENCED"));
+  const again = applyMove(fenced, hold(1, "FROZEN"));
+  assert.match(moveProblem(again, hold(1, "RELEASED", { to: 2 })) ?? "", /can't be released/);
+  const home = applyMove(again, hold(1, "OWNER"));
+  assert.equal(moveProblem(home, hold(1, "FROZEN", { to: 3 })), undefined);
+  const gone = applyMove(released, hold(1, "GONE"));
+  assert.match(moveProblem(gone, hold(2, "FENCED")) ?? "", /not let go/);
+
+  const source = { state: "OWNER", holds: holdsOf(home, W), processes: 1 } satisfies Inquiry;
+  for (const state of ["PREPARED", "ACTIVE", "RUNNING", "OWNER"] as const) {
+    const there = { state, holds: [], processes: 1 } satisfies Inquiry;
+    assert.equal(conclude(ref, source, there).verdict, "roll-back", `${state}: what comes back is stale`);
+  }
+  for (const state of ["TOMBSTONE", "SUPERSEDED"] as const) {
+    assert.equal(conclude(ref, source, { state, holds: [], processes: 0 }).verdict, "rolled-back");
+  }
+});
+
+test("superseded: whatever may run ends there, for good", () => {
+  for (const state of ["OWNER", "FROZEN", "RELEASED", "ACTIVE", "RUNNING"] as const) {
+    const ledger: Ledger = new Map([[W, new Map([[1, hold(1, state, { to: 2 })]])]]);
+    const over = applyMove(ledger, hold(1, "SUPERSEDED"));
+    for (const next of HOLD_STATES) {
+      if (next !== "SUPERSEDED") assert.notEqual(moveProblem(over, hold(1, next, { to: 2 })), undefined, next);
+    }
+    assert.equal(moveProblem(over, hold(2, "RESERVED")), undefined, "another epoch may come");
+  }
+});

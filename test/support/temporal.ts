@@ -20,7 +20,7 @@ import {
 import { createNodeActivities } from "../../src/activities/index.js";
 import type { NodeAgent } from "../../src/model/contract.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../../src/model/names.js";
-import { listNodes } from "../../src/workers/register.js";
+import { fenceOf, listNodes } from "../../src/workers/register.js";
 
 export function temporalBinary(): string | undefined {
   const cache = process.env["FERRY_CACHE"];
@@ -185,6 +185,7 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
               agent,
               node,
               knownNodes: () => listNodes(client),
+              fenceOf: (name) => fenceOf(client, name),
               pollMs: 50,
               agentAwayMs: 2_000,
             }),

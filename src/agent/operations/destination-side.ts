@@ -37,7 +37,7 @@ export abstract class DestinationSide implements ControlTarget {
   protected readonly refusal = new AbortController();
   /** It may resume before every page is here. */
   protected readonly resumeFirst: Level<boolean>;
-  protected readonly token = new Level<Token | undefined>(undefined);
+  protected readonly token = new Level<Pick<Token, "digest"> | undefined>(undefined);
   protected readonly link: Level<boolean>;
   protected readonly frames: DestinationFrames;
   protected armed = false;
@@ -192,6 +192,28 @@ export abstract class DestinationSide implements ControlTarget {
       digest,
     });
     if (this.token.value === undefined) this.token.set(token);
+  }
+
+  /**
+   * A person says that the source is off: what was prepared runs without its token. Throws E_STATE when something of it
+   * is at the source only.
+   */
+  claim(evidence: string): void {
+    const { ref } = this.input;
+    if (this.token.value !== undefined || this.holdState !== "PREPARED") return;
+    const { digest } = this;
+    if (digest === undefined || this.mover.status?.pages.allReceived !== true) {
+      throw ferryError(
+        "E_STATE",
+        `pages of ${ref.workload} are at ${ref.source} only: it can't run here without them`,
+        {
+          side: "destination",
+          remedy: `bring ${ref.source} back`,
+        },
+      );
+    }
+    this.log("warn", "claimed by a person's word", { evidence });
+    this.token.set({ digest });
   }
 
   /** Refuse, unless the token was accepted: then it only goes forward. Answers by `outcome`. */

@@ -16,6 +16,7 @@ import type { WorkloadSpec } from "../../model/workload.js";
 import { verifyReceipt } from "../../transfer/link/index.js";
 import { orAbort } from "../level.js";
 import { peerFailure, type DestinationState } from "./control.js";
+import { isDead } from "../../model/ownership.js";
 import { removeDirs } from "./dirs.js";
 import type { NodeContext } from "./node-context.js";
 import { SourceSide, type HandOverOptions } from "./source-side.js";
@@ -31,6 +32,10 @@ const saysNo = (destination: DestinationState | undefined): boolean =>
 export class HandOver extends SourceSide {
   readonly result: Promise<SideOutcome>;
   private readonly ended = new AbortController();
+  /** A person has decided what nobody could know: the destination is off, or it owns the workload. */
+  private readonly decided = new AbortController();
+  /** The destination needs nothing more: the frozen copy goes. */
+  private letGo = false;
   /** The tree's processes since the freeze: host pid by pid inside. Undefined: it was frozen before this agent came. */
   private frozen: Promise<Record<string, number>> | undefined;
   /** Own and shared volumes are as they were at the freeze. */
@@ -53,6 +58,61 @@ export class HandOver extends SourceSide {
     this.undo.abort(new FerryError(failure));
   }
 
+  /**
+   * A person says that the destination is off: take back what was released. FENCED is journaled first, so that whatever
+   * dies then, it goes back. Throws E_STATE, E_PAST_COMMIT.
+   */
+  retake(evidence: string, acceptRollback: boolean): void {
+    const { ref } = this.input;
+    if (this.holdState !== "RELEASED" || this.decided.signal.aborted) return;
+    const { connected, destination } = this.control.level.value;
+    const refuse = (code: "E_STATE" | "E_PAST_COMMIT", message: string, remedy: string): never => {
+      throw ferryError(code, message, { workload: ref.workload, side: "source", remedy });
+    };
+    if (this.options.local === true) refuse("E_STATE", `${ref.workload} is being restored on this node`, "wait for it");
+    if (connected) {
+      refuse(
+        "E_STATE",
+        `node ${this.peer} is connected right now: it is not off`,
+        "wait: both settle it by themselves",
+      );
+    }
+    const runs = destination?.hold === "RUNNING" || destination?.hold === "OWNER";
+    if (this.letGo || (runs && destination?.complete === true)) {
+      refuse("E_PAST_COMMIT", `node ${this.peer} has said that it owns ${ref.workload}`, "keep the destination's copy");
+    }
+    if (!acceptRollback && runs) {
+      refuse(
+        "E_PAST_COMMIT",
+        `node ${this.peer} has said that ${ref.workload} runs there: taking it back loses what it did since`,
+        `say that this is accepted: ferry resolve ${ref.workload} --keep source --accept-rollback`,
+      );
+    }
+    this.log("warn", "taken back by a person's word", { evidence });
+    const peer = this.peer;
+    this.context.book.record({
+      workload: ref.workload,
+      epoch: ref.to,
+      state: "FENCED",
+      operation: ref.operation,
+      peer,
+    });
+    this.record("FROZEN");
+    const why = ferryError("E_BURNED", `a person has taken it back: ${evidence}`, { side: "source" });
+    this.decided.abort(why);
+  }
+
+  /** SUPERSEDED was journaled: whatever this hand-over waits for, it ends. */
+  superseded(): void {
+    const why = ferryError("E_BURNED", "a person has decided for the other side", { side: "source" });
+    if (!this.undo.signal.aborted) this.undo.abort(why);
+    if (!this.decided.signal.aborted) this.decided.abort(why);
+  }
+  private get isFenced(): boolean {
+    const { ref } = this.input;
+    return this.context.book.hold(ref.workload, ref.to)?.state === "FENCED";
+  }
+
   /** The workflow brought the destination's receipt. Throws E_TOKEN when it is not genuine, or of another hand-over. */
   acknowledge(receipt: unknown): void {
     const { ref } = this.input;
@@ -70,7 +130,7 @@ export class HandOver extends SourceSide {
   }
 
   private async run(): Promise<SideOutcome> {
-    const state = this.holdState;
+    let state = this.holdState;
     void this.steering.followBandwidth(
       // Who is not connected is told when it is.
       async (bandwidthBytesPerSec) => {
@@ -81,6 +141,11 @@ export class HandOver extends SourceSide {
     );
     try {
       if (state === "GONE") return await this.finish();
+      // Fenced, and then this agent died: it goes back.
+      if (state === "RELEASED" && this.isFenced) {
+        this.record("FROZEN");
+        state = "FROZEN";
+      }
       if (state !== "RELEASED") {
         try {
           if (state === "FROZEN" && this.options.local !== true) {
@@ -98,6 +163,13 @@ export class HandOver extends SourceSide {
         }
       }
       return await this.finish();
+    } catch (error) {
+      // A person has decided against the destination, or for it.
+      if (!this.decided.signal.aborted) throw error;
+      // Before it runs again nobody gets images, pages or the token from here any more, should that machine come back.
+      await this.control.stop();
+      await this.mover.end();
+      return await this.rollBack(toFailure(this.decided.signal.reason));
     } finally {
       clearTimeout(this.deadline);
       this.ended.abort(new Error("the hand-over has ended"));
@@ -295,18 +367,23 @@ export class HandOver extends SourceSide {
       if (digest === undefined) throw ferryError("E_INTERNAL", "released without a digest");
       this.frozenAt ??= runtime.adoptFreeze(this.dirs)?.status().reached["network-lock"];
       this.control.start();
+      const { signal } = this.decided;
       await this.insist("journaling the token", async () => this.control.release(this.makeToken(digest)));
       const serving = new AbortController();
       void this.serve(serving.signal);
       try {
         const { destination } = await this.control.level.wait(
           (l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER",
+          { signal },
         );
         this.learn(destination?.resumedAt);
         if (destination?.complete !== true && this.options.local !== true) {
           await this.enter("drain");
-          await this.control.level.wait((l) => l.destination?.complete === true);
+          await this.control.level.wait((l) => l.destination?.complete === true, { signal });
         }
+        if (signal.aborted) throw signal.reason;
+        // From here on its copy is let go.
+        this.letGo = true;
       } finally {
         serving.abort(new Error("done"));
       }
@@ -375,12 +452,18 @@ export class HandOver extends SourceSide {
       phase: why.phase ?? this.timer.phase,
     };
     this.log("warn", "taking the workload back", { failure: this.failure });
-    if (this.holdState === "STOPPED") return { ...this.assemble(), state: "STOPPED" };
+    const { holdState } = this;
+    if (holdState === "STOPPED") return { ...this.assemble(), state: holdState };
+    if (holdState === "SUPERSEDED") {
+      await this.mover.end();
+      removeDirs(this.dirs);
+      return { ...this.assemble(), state: holdState };
+    }
     const to = book.hold(ref.workload, ref.to);
     if (to?.peer === this.context.config.node) {
       // A local restore that was cut by the agent's death: what it restored never ran, and is refused before the next try.
       await this.options.refuseLocally?.(ref);
-    } else if (to?.state !== "BURNED" && this.options.local !== true) {
+    } else if ((to === undefined || !isDead(to.state)) && this.options.local !== true) {
       book.record({
         workload: ref.workload,
         epoch: ref.to,

@@ -16,7 +16,7 @@ import type {
   TakeOverInput,
 } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
-import { runningHold } from "../../model/ownership.js";
+import { isDead, isOpen, runningHold } from "../../model/ownership.js";
 import type { Progress } from "../../model/report.js";
 import type { Steered } from "../../model/steering.js";
 import { ControlHub } from "./control.js";
@@ -239,10 +239,10 @@ export class HandOvers {
       );
     }
     const { state } = this.book.hold(ref.workload, ref.to) ?? {};
-    const over = state === "TOMBSTONE" || state === "OWNER" || state === "GONE" || state === "STOPPED";
+    const over = state === "OWNER" || (state !== undefined && !isOpen(state));
     const { root } = sideDirs(this.context.config.runDir, ref.operation, "destination");
     if (over && !this.takeOvers.has(ref.operation) && !existsSync(root)) {
-      return settled(state === "TOMBSTONE" ? "TOMBSTONE" : "OWNER");
+      return settled(state === "TOMBSTONE" || state === "SUPERSEDED" ? state : "OWNER");
     }
     return step(this.ensureTakeOver(record.input, false), waitMs);
   }
@@ -263,7 +263,7 @@ export class HandOvers {
       throw ferryError("E_BUSY", `${ref.workload} is in the hands of operation ${hold.operation}`);
     }
     const burned = this.book.hold(ref.workload, ref.to);
-    if (burned?.state === "BURNED" && (hold.state === "OWNER" || hold.state === "GONE")) {
+    if (burned !== undefined && isDead(burned.state) && (hold.state === "OWNER" || hold.state === "GONE")) {
       const running = runningHold(this.book.ledger, ref.workload);
       return {
         done: true,

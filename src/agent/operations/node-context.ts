@@ -1,6 +1,6 @@
 /** What every operation of this node works with. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
@@ -32,14 +32,26 @@ export interface NodeContext {
 /** Files of a workload on this node: data, log and its own layer of the root file system. */
 export const volumeDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "volumes", workload);
 
+const SPENT = ["TOMBSTONE", "GONE", "BURNED", "FENCED", "SUPERSEDED"];
 /**
  * Removes what came here for a hand-over that was refused, and what was left when a workload went elsewhere. Files of a
  * workload that this node runs, holds, or has stopped stay.
  */
 export async function removeSpentVolume({ book, config }: NodeContext, workload: string): Promise<void> {
   const holds = book.holds(workload);
-  if (holds.length === 0 || !holds.every((hold) => ["TOMBSTONE", "GONE", "BURNED"].includes(hold.state))) return;
+  if (holds.length === 0 || !holds.every((hold) => SPENT.includes(hold.state))) return;
   await rm(volumeDir(config, workload), { recursive: true, force: true });
+}
+
+/** The files of a copy that was superseded: nobody runs on them, and a person may want to look. */
+export async function keepAside({ config }: NodeContext, workload: string, epoch: number): Promise<void> {
+  const from = volumeDir(config, workload);
+  if (!existsSync(from)) return;
+  const aside = join(config.stateDir, "superseded");
+  await mkdir(aside, { recursive: true, mode: 0o700 });
+  const to = join(aside, `${workload}-${epoch}`);
+  await rm(to, { recursive: true, force: true });
+  await rename(from, to);
 }
 
 /** Writes the mover's configuration; kept as it is when the mover was configured before (its port lies in there). */
@@ -87,9 +99,17 @@ export function specOf(context: NodeContext, workload: string): WorkloadSpec {
   return spec;
 }
 
-/** This node's word that it owns what the operation brought, once its journal says so. */
-export function receiptOf({ book, identity }: NodeContext, ref: OperationRef): Receipt | undefined {
+/**
+ * This node's word that it owns what the operation brought, once its journal says so; or, as the source, that it has taken
+ * back what it had released (FENCED).
+ */
+export function receiptOf({ book, config, identity }: NodeContext, ref: OperationRef): Receipt | undefined {
   const { workload, operation, to: epoch } = ref;
+  if (config.node === ref.source) {
+    const { digest } = book.hold(workload, ref.epoch) ?? {};
+    if (digest === undefined || book.hold(workload, epoch)?.state !== "FENCED") return undefined;
+    return signReceipt({ workload, operation, epoch: ref.epoch, digest }, identity);
+  }
   const hold = book.hold(workload, epoch);
   if (hold?.state !== "OWNER" || hold.digest === undefined || book.operation("destination", operation) === undefined) {
     return undefined;

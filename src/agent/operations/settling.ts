@@ -3,12 +3,13 @@
  * on, and to clean up. The workflow only routes; what may still happen is in the journal.
  */
 import { rm } from "node:fs/promises";
-import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef } from "../../model/contract.js";
+import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef, ResolveInput } from "../../model/contract.js";
 import { ferryError } from "../../model/failure.js";
-import { mayRun, runningHold, type Hold } from "../../model/ownership.js";
+import { isDead, isOpen, mayRun, runningHold, type Hold } from "../../model/ownership.js";
 import { removeDirs, sideDirs } from "./dirs.js";
 import type { HandOvers } from "./hand-overs.js";
-import { mustBe, receiptOf, removeSpentVolume, volumeDir, type NodeContext } from "./node-context.js";
+import { verifyReceipt } from "../../transfer/link/index.js";
+import { keepAside, mustBe, receiptOf, removeSpentVolume, volumeDir, type NodeContext } from "./node-context.js";
 
 /** How long burn and refuse wait for their side before they answer with the state as it is. */
 const SETTLE_WAIT_MS = 20_000;
@@ -38,10 +39,14 @@ export class Settling {
       held === undefined ? undefined : await this.context.runtime.observe({ name: ref.workload, epoch: held.epoch });
     const base = { holds, processes: seen?.processes ?? 0 };
     if (node === ref.source) {
-      const token = this.book.token(ref.operation, ref.to);
+      // Of an epoch that was fenced nobody gets a token any more.
+      const fenced = this.book.hold(ref.workload, ref.to)?.state === "FENCED";
+      const token = fenced ? undefined : this.book.token(ref.operation, ref.to);
       const state = this.sourceState(ref);
+      const receipt = receiptOf(this.context, ref);
       return {
         ...base,
+        ...(receipt === undefined ? {} : { receipt }),
         ...(state === undefined ? {} : { state }),
         ...(token === undefined ? {} : { token }),
         ...this.handOvers.source(ref.operation)?.inquiry(),
@@ -60,7 +65,8 @@ export class Settling {
   /** The source's word on this hand-over. After a local restore the old epoch is GONE and yet nothing was handed over. */
   private sourceState(ref: OperationRef): Hold["state"] | undefined {
     const hold = this.book.hold(ref.workload, ref.epoch);
-    if (this.book.hold(ref.workload, ref.to)?.state === "BURNED") {
+    const next = this.book.hold(ref.workload, ref.to);
+    if (next !== undefined && isDead(next.state)) {
       const running = runningHold(this.book.ledger, ref.workload);
       if (running !== undefined && mayRun(running.state)) return "OWNER";
     }
@@ -98,7 +104,8 @@ export class Settling {
   async refuse(ref: OperationRef): Promise<Inquiry> {
     mustBe(this.context, "destination", ref);
     const hold = this.book.hold(ref.workload, ref.to);
-    if (hold !== undefined && ["ACTIVE", "RUNNING", "OWNER"].includes(hold.state)) return this.inquire(ref);
+    if (hold !== undefined && ["ACTIVE", "RUNNING", "OWNER", "SUPERSEDED"].includes(hold.state))
+      return this.inquire(ref);
     const record = this.book.operation("destination", ref.operation);
     if (hold === undefined) {
       // It never happened here, and now it never will.
@@ -125,8 +132,73 @@ export class Settling {
     if (record?.side !== "destination" || hold === undefined) {
       throw ferryError("E_TOKEN", `nothing was reserved on this node for operation ${ref.operation}`);
     }
-    if (!["RUNNING", "OWNER", "ACTIVE"].includes(hold.state))
+    if (!["RUNNING", "OWNER", "ACTIVE", "SUPERSEDED"].includes(hold.state))
       this.handOvers.ensureTakeOver(record.input, false).accept(token);
+    return this.inquire(ref);
+  }
+
+  /** By a person's word: see NodeActivities. */
+  async retake({ ref, evidence, acceptRollback }: ResolveInput): Promise<Inquiry> {
+    mustBe(this.context, "source", ref);
+    const hold = this.book.hold(ref.workload, ref.epoch);
+    const record = this.book.operation("source", ref.operation);
+    if (hold?.state === "GONE") {
+      throw ferryError("E_PAST_COMMIT", `${ref.workload} is gone from node ${ref.source}: ${ref.destination} has it`);
+    }
+    if (hold?.state === "RELEASED" && hold.to === ref.to && record?.side === "source") {
+      const handOver = this.handOvers.ensureHandOver(record.input, {});
+      handOver.retake(evidence, acceptRollback === true);
+      await within(handOver.result, SETTLE_WAIT_MS);
+    }
+    return this.inquire(ref);
+  }
+
+  /** By a person's word: see NodeActivities. */
+  async claim({ ref, evidence }: ResolveInput): Promise<Inquiry> {
+    mustBe(this.context, "destination", ref);
+    const hold = this.book.hold(ref.workload, ref.to);
+    const record = this.book.operation("destination", ref.operation);
+    if (
+      record?.side !== "destination" ||
+      hold === undefined ||
+      hold.state === "RESERVED" ||
+      hold.state === "RECEIVED"
+    ) {
+      throw ferryError("E_STATE", `${ref.workload} is not prepared on node ${ref.destination}: it has not all of it`);
+    }
+    if (hold.state === "PREPARED") this.handOvers.ensureTakeOver(record.input, false).claim(evidence);
+    return this.inquire(ref);
+  }
+
+  /** SUPERSEDED first: from here on nothing starts it. Then the copy is killed; its files are kept aside. */
+  async supersede({ ref, receipt }: AcknowledgeInput): Promise<Inquiry> {
+    const { config, runtime, identity } = this.context;
+    const { workload, operation } = ref;
+    const isSource = config.node === ref.source;
+    mustBe(this.context, isSource ? "source" : "destination", ref);
+    const epoch = isSource ? ref.epoch : ref.to;
+    const hold = this.book.hold(workload, epoch);
+    if (!isSource && (hold === undefined || ["RESERVED", "RECEIVED", "PREPARED"].includes(hold.state))) {
+      return this.refuse(ref);
+    }
+    if (hold === undefined || (!isOpen(hold.state) && hold.state !== "SUPERSEDED")) return this.inquire(ref);
+    const digest = isSource ? receipt.digest : (hold.digest ?? "");
+    const owner = isSource ? ref.destination : ref.source;
+    verifyReceipt(receipt, identity, { workload, operation, epoch: isSource ? ref.to : ref.epoch, owner, digest });
+    const handOver = isSource ? this.handOvers.source(operation) : undefined;
+    const takeOver = isSource ? undefined : this.handOvers.destination(operation);
+    if (hold.state !== "SUPERSEDED") {
+      const peer = owner;
+      this.book.record({ workload, epoch, state: "SUPERSEDED", operation, peer });
+      this.context.log("warn", "superseded: the other node has it, by a person's word", { workload, operation, epoch });
+    }
+    handOver?.superseded();
+    await runtime.destroy(
+      { name: workload, epoch },
+      sideDirs(config.runDir, operation, isSource ? "source" : "destination"),
+    );
+    await within(Promise.resolve(handOver?.result ?? takeOver?.superseded()), SETTLE_WAIT_MS);
+    await keepAside(this.context, workload, epoch);
     return this.inquire(ref);
   }
 
@@ -140,7 +212,10 @@ export class Settling {
       const handOver = this.handOvers.ensureHandOver(record.input, {});
       handOver.acknowledge(receipt);
       await within(handOver.result, SETTLE_WAIT_MS);
-    } else if (hold?.state !== "GONE") {
+    } else if (hold?.state === "OWNER" || hold?.state === "FROZEN") {
+      // Never released, and yet the destination owns it: a person has decided for it while this node was away.
+      return this.supersede(input);
+    } else if (hold?.state !== "GONE" && hold?.state !== "SUPERSEDED") {
       throw ferryError("E_TOKEN", `epoch ${ref.epoch} of ${ref.workload} was not released to epoch ${ref.to} here`);
     }
     return this.inquire(ref);
@@ -184,7 +259,7 @@ export class Settling {
       }
     } else {
       const state = this.book.hold(ref.workload, ref.to)?.state;
-      if (state !== undefined && !["OWNER", "TOMBSTONE", "GONE", "STOPPED"].includes(state)) {
+      if (state !== undefined && state !== "OWNER" && isOpen(state)) {
         throw ferryError("E_STATE", `${ref.workload} is ${state} on node ${node}: the hand-over is not settled yet`);
       }
       if (state === "TOMBSTONE") {

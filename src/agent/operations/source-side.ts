@@ -311,7 +311,7 @@ export abstract class SourceSide {
           cause: toFailure(error),
         }).data;
         this.log("error", this.failure.message, { failure: this.failure });
-        if (attempt >= 20) throw new FerryError(this.failure);
+        if (attempt >= 20 || this.holdState === "SUPERSEDED") throw new FerryError(this.failure);
         await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 200 * attempt)));
       }
     }

@@ -266,6 +266,14 @@ export class TakeOver extends DestinationSide {
     }
   }
 
+  /** SUPERSEDED was journaled, and the tree killed: what served it goes. */
+  async superseded(): Promise<void> {
+    await this.result.catch(() => undefined);
+    await this.mover.end();
+    await destroyFaultService(this.dirs.store);
+    removeDirs(this.dirs);
+  }
+
   /** TOMBSTONE first, then sweep: from here on no token is ever accepted for this epoch. */
   private async giveUp(failure: FailureData): Promise<SideOutcome> {
     const { ref } = this.input;

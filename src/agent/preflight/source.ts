@@ -11,7 +11,7 @@ import { socketProtocol, socketsOf } from "../../host/sockets.js";
 import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
-import type { Hold } from "../../model/ownership.js";
+import { isDead, type Hold } from "../../model/ownership.js";
 import type { AskedOptions, Finding } from "../../model/plan.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { checkPolicy, type Policy } from "../policy.js";
@@ -79,7 +79,7 @@ function checkHolds(
   }
   const newest = holds
     .toSorted((a, b) => a.epoch - b.epoch)
-    .findLast((hold) => hold.state !== "BURNED" && hold.state !== "TOMBSTONE");
+    .findLast((hold) => hold.state !== "TOMBSTONE" && !isDead(hold.state));
   if (newest === undefined) {
     findings.push(
       block("ownership", `${node}'s journal knows nothing of ${spec.name}`, "ask `ferry inspect` where it runs"),

@@ -14,6 +14,8 @@ const WORDS: Record<HoldState, string> = {
   RUNNING: "runs here",
   TOMBSTONE: "refused for ever",
   STOPPED: "stopped by a person",
+  FENCED: "fenced: a person said that the node which had it is off",
+  SUPERSEDED: "killed: a person had decided for the other node",
 };
 
 export function describeHold(hold: Hold): string {

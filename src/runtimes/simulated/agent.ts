@@ -10,10 +10,10 @@ import type {
   Step,
 } from "../../model/contract.js";
 import { FerryError, ferryError, type Side } from "../../model/failure.js";
-import { forget, holdsOf, mayRun, runningHold } from "../../model/ownership.js";
+import { forget, holdsOf, isOpen, mayRun, runningHold } from "../../model/ownership.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Finding } from "../../model/plan.js";
-import { burnHere, progressOf, pump, receiptOf, recordOf, refuseHere, remember, takeBack } from "./engine.js";
+import { burnHere, progressOf, pump, receiptOf, recordOf, refuseHere, remember, takeBack, tokenOf } from "./engine.js";
 import type { SimulatedWorld, Verb } from "./world.js";
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -72,6 +72,9 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       processes: node.trees.filter((tree) => tree.workload === ref.workload).length,
       ...(side === "source" && record?.token !== undefined ? { token: record.token } : {}),
       ...(side === "destination" && hold?.state === "OWNER" ? { receipt: receiptOf(ref) } : {}),
+      ...(side === "source" && node.hold(ref.workload, ref.to)?.state === "FENCED"
+        ? { receipt: { ...receiptOf(ref), epoch: ref.epoch, owner: name } }
+        : {}),
       ...(record?.failure === undefined ? {} : { failure: record.failure }),
       ...(record?.outcome === undefined ? {} : { outcome: record.outcome }),
       ...(record?.asked === true && record.outcome === undefined ? { progress: progressOf(side, node, ref) } : {}),
@@ -243,6 +246,35 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         }
         recordOf(node, ref).acknowledged = true;
         pump(world, "source", ref);
+        return inquiry(ref);
+      }),
+    retake: ({ ref }) =>
+      call("retake", ref.workload, () => {
+        if (node.hold(ref.workload, ref.epoch)?.state === "RELEASED") {
+          const { workload, operation, destination: peer } = ref;
+          node.journal({ workload, epoch: ref.to, state: "FENCED", operation, peer });
+          node.journal({ workload, epoch: ref.epoch, state: "FROZEN" });
+          delete recordOf(node, ref).token;
+          takeBack(world, node, ref);
+        }
+        return inquiry(ref);
+      }),
+    claim: ({ ref }) =>
+      call("claim", ref.workload, () => {
+        recordOf(node, ref).token = tokenOf(ref);
+        pump(world, "destination", ref);
+        return inquiry(ref);
+      }),
+    supersede: ({ ref }) =>
+      call("supersede", ref.workload, () => {
+        const epoch = ref.source === name ? ref.epoch : ref.to;
+        const state = node.hold(ref.workload, epoch)?.state;
+        if (state === undefined || state === "RESERVED" || state === "RECEIVED" || state === "PREPARED") {
+          refuseHere(world, node, ref);
+        } else if (isOpen(state)) {
+          node.journal({ workload: ref.workload, epoch, state: "SUPERSEDED" });
+          world.drop(node, ref.workload, epoch);
+        }
         return inquiry(ref);
       }),
     cleanup: (ref) =>

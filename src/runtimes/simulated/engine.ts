@@ -200,6 +200,8 @@ async function sourceLoop(world: SimulatedWorld, node: SimulatedNode, ref: Opera
         break;
       case "ACTIVE":
       case "BURNED":
+      case "FENCED":
+      case "SUPERSEDED":
       case "PREPARED":
       case "RECEIVED":
       case "RESERVED":
@@ -309,6 +311,8 @@ async function destinationLoop(
         return;
       case undefined:
       case "BURNED":
+      case "FENCED":
+      case "SUPERSEDED":
       case "FROZEN":
       case "GONE":
       case "OWNER":

@@ -34,6 +34,9 @@ export type Verb =
   | "deliver"
   | "steer"
   | "acknowledge"
+  | "retake"
+  | "claim"
+  | "supersede"
   | "cleanup";
 
 /** A fault that was ordered: the next `times` calls of `verb` on `node` (for `workload`, if given) meet it. */

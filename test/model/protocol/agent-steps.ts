@@ -1,5 +1,5 @@
 /** What an agent may do next, by itself: both sides of a hand-over, and the boot. See src/agent/operations. */
-import { highestEpoch, type Hold } from "../../../src/model/ownership.js";
+import { highestEpoch, isDead, type Hold } from "../../../src/model/ownership.js";
 import {
   added,
   holdAt,
@@ -71,8 +71,9 @@ function booted(world: World, machine: Machine): Machine {
         const refused = hold.state === "RESERVED" || hold.state === "RECEIVED";
         m = withTaking(m, { ...side, refused, token: false });
       }
-    } else if (hold.state === "FROZEN") m = withGiving(m, { ...side, local: false, back: true });
-    else if (hold.state === "RELEASED") m = withGiving(m, { ...side, back: false });
+    } else if (hold.state === "FROZEN" || holdAt(m, record.to)?.state === "FENCED") {
+      m = withGiving(m, { ...side, local: false, back: true });
+    } else if (hold.state === "RELEASED") m = withGiving(m, { ...side, back: false });
   }
   return m;
 }
@@ -93,6 +94,11 @@ function give(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
     const word = next === undefined ? `${what} (forbidden: breaks off)` : what;
     steps.push({ name: `${name}: ${word}`, next: { ...world, ...more, [name]: m } });
   };
+  if (hold?.state === "RELEASED" && holdAt(machine, to)?.state === "FENCED") {
+    const back = journaled(rules, machine, { ...line, state: "FROZEN" });
+    go(`journals FROZEN of ${epoch} again`, back && withGiving(back, { ...giving, back: true }));
+    return steps;
+  }
   if (hold?.state === "RELEASED") {
     if (!machine.tokens.includes(to)) {
       go(
@@ -147,7 +153,8 @@ function give(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
   }
   if (rules.refuseLocally && !begun && (open || unswept !== undefined)) return steps;
   const own = holdAt(machine, to)?.peer === name;
-  if (rules.burn && !(rules.refuseLocally && own) && holdAt(machine, to)?.state !== "BURNED" && !giving.local) {
+  const dead = isDead(holdAt(machine, to)?.state ?? "OWNER");
+  if (rules.burn && !(rules.refuseLocally && own) && !dead && !giving.local) {
     go(`journals BURNED of ${to}`, journaled(rules, machine, { ...line, epoch: to, state: "BURNED" }));
     return steps;
   }
@@ -205,7 +212,10 @@ function take(rules: Rules, world: World, name: Name, taking: Taking): Step[] {
   const hold = holdAt(machine, to);
   const tree = treeAt(machine, to);
   const from = local ? machine : world[other(name)];
-  const frozen = treeAt(from, op.epoch)?.state === "frozen";
+  // Of this operation: nobody else serves its images and pages.
+  const fenced = holdAt(from, to)?.state === "FENCED";
+  const serving = !fenced && holdAt(from, op.epoch)?.operation === operationName(taking.op);
+  const frozen = serving && treeAt(from, op.epoch)?.state === "frozen";
   const line = { epoch: to, operation: operationName(taking.op), peer: local ? name : other(name) };
   const steps: Step[] = [];
   const go = (what: string, next: Machine | undefined, more: Partial<World> = {}): void => {

@@ -1,6 +1,6 @@
 /** Walks every world that can be reached within a budget of faults, and checks what Ferry promises in each. */
 import { agentSteps, faults } from "./agent-steps.js";
-import { callSteps, flowSteps } from "./flow-steps.js";
+import { callSteps, flowSteps, personSteps } from "./flow-steps.js";
 import { begin, holds, keyOf, RULES, type Budget, type Name, type Rules, type Step, type World } from "./world.js";
 
 const NAMES: readonly Name[] = ["A", "B"];
@@ -35,6 +35,7 @@ export function stepsOf(rules: Rules, world: World): Step[] {
     ...NAMES.flatMap((name) => agentSteps(rules, world, name)),
     ...flowSteps(rules, world),
     ...callSteps(rules, world),
+    ...personSteps(rules, world),
     ...NAMES.flatMap((name) => faults(world, name)),
   ];
 }

@@ -1,7 +1,7 @@
 /** What the workflow may do next, and how agents carry out its calls: see src/workflows/migrate, settle and src/agent/operations/settling. */
 import type { Inquiry, Observation } from "../../../src/model/contract.js";
-import { runningHold, type Hold } from "../../../src/model/ownership.js";
-import { backHome, leftovers, nextEpoch, running } from "../../../src/model/settlement.js";
+import { isDead, isOpen, runningHold, type Hold } from "../../../src/model/ownership.js";
+import { backHome, isFenced, leftovers, nextEpoch, running } from "../../../src/model/settlement.js";
 import {
   added,
   holdAt,
@@ -34,9 +34,14 @@ function inquire(world: World, op: number, side: "source" | "destination"): Read
     const state = holdAt(machine, to)?.state;
     return { holds: all, token: false, ...(state === undefined ? {} : { state }) };
   }
-  const home = holdAt(machine, to)?.state === "BURNED" && runningHold(machine.ledger, WORKLOAD) !== undefined;
+  const next = holdAt(machine, to)?.state ?? "OWNER";
+  const home = isDead(next) && runningHold(machine.ledger, WORKLOAD) !== undefined;
   const state = home ? "OWNER" : holdAt(machine, epoch)?.state;
-  return { holds: all, token: machine.tokens.includes(to), ...(state === undefined ? {} : { state }) };
+  return {
+    holds: all,
+    token: next !== "FENCED" && machine.tokens.includes(to),
+    ...(state === undefined ? {} : { state }),
+  };
 }
 const inquiry = (reading: Reading | "silent" | undefined): Inquiry | undefined =>
   reading === undefined || reading === "silent"
@@ -114,6 +119,8 @@ function settle(rules: Rules, world: World, index: number): Step[] {
   const source = inquiry(flow.source);
   const { verdict } = rules.conclude(ref, source, inquiry(flow.destination));
   const cleanup = [`cleanup source ${index}`, `cleanup destination ${index}`];
+  // With the source's receipt: what runs there is stale.
+  const refuse = isFenced(ref, source) ? `supersede ${index}` : `refuse ${index}`;
   const finish = [`takeOver ${index}`, `handOver ${index}`];
   switch (verdict) {
     case "moved":
@@ -136,14 +143,52 @@ function settle(rules: Rules, world: World, index: number): Step[] {
       else if (backHome(ref, source) === undefined) go("burns", again, [`burn ${index}`]);
       else if (flow.destination === "silent") {
         // Burned, and it runs: the destination can never get a token. A sweep goes on asking it to refuse.
-        go("settled: rolled back, the destination is asked later", { op: index, at: "done" }, [
-          `refuse ${index}`,
-          ...cleanup,
-        ]);
-      } else go("has the destination refuse", again, [`refuse ${index}`]);
+        go("settled: rolled back, the destination is asked later", { op: index, at: "done" }, [refuse, ...cleanup]);
+      } else go("has the destination refuse", again, [refuse]);
       break;
     case "wait":
       go("waits, in doubt", again);
+  }
+  return steps;
+}
+
+/** A person fences a machine and decides for the other one: see src/workflows/resolve. */
+export function personSteps(rules: Rules, world: World): Step[] {
+  const { flow, left } = world;
+  const op = opOf(world, flow.op);
+  const { epoch, to, source, destination } = op;
+  if (left.fences === 0 || flow.at !== "settling") return [];
+  const steps: Step[] = [];
+  const less = { ...left, fences: left.fences - 1 };
+  const off = (name: Name): boolean =>
+    !rules.fenceOnlyWhatIsOff || (!world[name].up && world[name].trees.length === 0 && world[name].images.length === 0);
+  const there = world[source];
+  const giving = there.giving.find((g) => g.op === flow.op && !g.local);
+  const kept = holdAt(there, epoch)?.state === "RELEASED" && !world.wire.includes(`whole ${to}`);
+  if (off(destination) && there.up && kept && giving !== undefined) {
+    const line = { epoch: to, operation: operationName(flow.op), peer: destination };
+    const fenced = journaled(rules, there, { ...line, state: "FENCED" });
+    if (fenced !== undefined) {
+      const name = `a person: ${destination} is off, ${source} takes ${epoch} back`;
+      steps.push({ name, fault: true, next: { ...world, [source]: fenced, left: less } });
+    }
+  }
+  const here = world[destination];
+  const tree = here.trees.find((t) => t.epoch === to);
+  const taking = here.taking.find((t) => t.to === to);
+  if (
+    off(source) &&
+    here.up &&
+    holdAt(here, to)?.state === "PREPARED" &&
+    tree?.whole === true &&
+    taking?.refused === false
+  ) {
+    const name = `a person: ${source} is off, ${destination} runs ${to}`;
+    steps.push({
+      name,
+      fault: true,
+      next: { ...world, [destination]: withTaking(here, { ...taking, token: true }), left: less },
+    });
   }
   return steps;
 }
@@ -230,7 +275,8 @@ function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: n
     case "handOver": {
       if (giving !== undefined || !has(hold?.state, "OWNER", "FROZEN", "RELEASED", "GONE")) return m;
       if (hold?.state !== "OWNER" && hold?.operation !== operation) return m;
-      if (rules.lateCallsEnd && has(holdAt(m, to)?.state, "BURNED") && has(hold?.state, "OWNER", "GONE")) return m;
+      if (rules.lateCallsEnd && has(holdAt(m, to)?.state, "BURNED", "FENCED") && has(hold?.state, "OWNER", "GONE"))
+        return m;
       if (hold?.state === "GONE" || m.giving.length > 0) return m;
       return withGiving(withRecord(m, { side: "source", op: index, to, local: false }), {
         op: index,
@@ -250,7 +296,7 @@ function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: n
       return journaled(rules, m, { epoch: to, state: "BURNED", operation, peer: op.destination }) ?? m;
     }
     case "refuse": {
-      if (has(hold?.state, "ACTIVE", "RUNNING", "OWNER", "TOMBSTONE")) return m;
+      if (has(hold?.state, "ACTIVE", "RUNNING", "OWNER", "TOMBSTONE", "SUPERSEDED")) return m;
       if (hold === undefined)
         return journaled(rules, m, { epoch: to, state: "TOMBSTONE", operation, peer: op.source }) ?? m;
       if (record === undefined) return m;
@@ -258,7 +304,11 @@ function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: n
       return withTaking(m, { op: index, to, local: false, token: false, ...taking, refused: true });
     }
     case "deliver": {
-      if (record === undefined || hold === undefined || has(hold.state, "RUNNING", "OWNER", "ACTIVE", "TOMBSTONE"))
+      if (
+        record === undefined ||
+        hold === undefined ||
+        has(hold.state, "RUNNING", "OWNER", "ACTIVE", "TOMBSTONE", "SUPERSEDED")
+      )
         return m;
       if (taking?.token === true) return m;
       return withTaking(m, { op: index, to, local: false, refused: false, ...taking, token: true });
@@ -268,6 +318,12 @@ function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: n
       if (hold?.state !== "RELEASED" || holdAt(world[op.destination], to)?.state !== "OWNER") return m;
       if (world.wire.includes(`whole ${to}`)) return m;
       return m;
+    }
+    case "supersede": {
+      // With the source's receipt: it has taken back what it had released.
+      if (!has(hold?.state, "ACTIVE", "RUNNING", "OWNER")) return carryOut(rules, world, m, "refuse", index, atSource);
+      const over = journaled(rules, m, { epoch: to, state: "SUPERSEDED", operation, peer: op.source });
+      return over === undefined ? m : withoutTaking(withoutTree(over, to), to);
     }
     case "cleanup":
       return atSource ? cleanupSource(rules, m, world, index) : cleanupDestination(m, to);
@@ -301,7 +357,7 @@ function cleanupSource(rules: Rules, before: Machine, world: World, index: numbe
 function cleanupDestination(before: Machine, to: number): Machine {
   let m = before;
   const state = holdAt(m, to)?.state;
-  if (state !== undefined && !has(state, "OWNER", "TOMBSTONE", "GONE", "STOPPED")) return m;
+  if (state !== undefined && state !== "OWNER" && isOpen(state)) return m;
   if (state === "TOMBSTONE" && m.trees.some((t) => t.epoch === to)) m = withoutTree(m, to);
   if (m.images.includes(to)) m = { ...m, images: m.images.filter((image) => image !== to) };
   return m.taking.some((t) => t.to === to) ? withoutTaking(m, to) : m;

@@ -9,6 +9,7 @@ const { values } = parseArgs({
     "power-losses": { type: "string", default: "1" },
     "engine-deaths": { type: "string", default: "1" },
     "local-failures": { type: "string", default: "1" },
+    fences: { type: "string", default: "0" },
     terminations: { type: "string", default: "1" },
   },
 });
@@ -18,6 +19,7 @@ const budget = {
   powerLosses: Number(values["power-losses"]),
   engineDeaths: Number(values["engine-deaths"]),
   localFailures: Number(values["local-failures"]),
+  fences: Number(values.fences),
   terminations: Number(values.terminations),
 };
 for (const lazy of [false, true]) {

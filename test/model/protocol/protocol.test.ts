@@ -12,6 +12,7 @@ const NONE: Budget = {
   engineDeaths: 0,
   localFailures: 0,
   terminations: 0,
+  fences: 0,
   operations: 1,
 };
 const told = ({ promise, trace }: Violation): string =>
@@ -24,6 +25,7 @@ const BOUNDS: Record<string, Partial<Budget>> = {
   "a machine loses power": { powerLosses: 1 },
   "an agent dies and a machine loses power": { kills: 1, powerLosses: 1 },
   "criu dies in the hold": { engineDeaths: 1 },
+  "a machine loses power, and a person fences it": { powerLosses: 1, fences: 1 },
   "the workflow is terminated, and an agent dies": { terminations: 1, kills: 1 },
 };
 for (const [name, budget] of Object.entries(BOUNDS)) {
@@ -75,6 +77,12 @@ const WRONG: ({ name: string; promise: Violation["promise"] } & Omit<Partial<Opt
   {
     name: "a destination that waits for its token too long runs",
     rules: { waitForToken: false },
+    promise: "never two copies",
+  },
+  {
+    name: "a machine that runs is fenced",
+    rules: { fenceOnlyWhatIsOff: false },
+    budget: { fences: 1 },
     promise: "never two copies",
   },
   {

@@ -92,6 +92,8 @@ export interface Budget {
   /** A local restore that fails, or takes too long: each tries under a new epoch, so they are counted. */
   readonly localFailures: number;
   readonly terminations: number;
+  /** A person fences a machine, and decides. */
+  readonly fences: number;
   readonly operations: number;
 }
 export interface World {
@@ -128,6 +130,8 @@ export interface Rules {
   readonly askSourceFirst: boolean;
   /** The source keeps its frozen copy until the destination needs nothing more. */
   readonly keepUntilWhole: boolean;
+  /** Only a machine that is off can be fenced. */
+  readonly fenceOnlyWhatIsOff: boolean;
   /** A local restore that was cut is refused before the next. */
   readonly refuseLocally: boolean;
   /** A destination that waits for its token waits for ever. */
@@ -143,6 +147,7 @@ export const RULES: Rules = {
   journalRefusals: true,
   askSourceFirst: true,
   keepUntilWhole: true,
+  fenceOnlyWhatIsOff: true,
   refuseLocally: true,
   waitForToken: true,
   journalPreparedFirst: true,
@@ -235,7 +240,7 @@ export function keyOf(world: World): string {
     world.wire,
     world.calls,
     `${flow.op}${flow.at}${reading(flow.source)}/${reading(flow.destination)}`,
-    `${left.kills}${left.powerLosses}${left.engineDeaths}${left.localFailures}${left.terminations}${left.operations}`,
+    `${left.kills}${left.powerLosses}${left.engineDeaths}${left.localFailures}${left.terminations}${left.fences}${left.operations}`,
     world.lost ? "x" : "",
   ].join("\n");
 }

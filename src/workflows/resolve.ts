@@ -1,0 +1,154 @@
+/**
+ * A person resolves a hand-over in doubt: the update of a migration (or of a settle). It refuses whatever could make two
+ * copies: a node that answers speaks for itself, and one that does not must have been fenced (`ferry fence`). What it
+ * does is in the journals then, and the settling, which goes on beside it, finds it there.
+ */
+import { CancellationScope, defineUpdate, setHandler } from "@temporalio/workflow";
+import type { Inquiry, OperationRef } from "../model/contract.js";
+import type { FailureData } from "../model/failure.js";
+import {
+  UPDATE,
+  type HandOver,
+  type MigrationView,
+  type Resolved,
+  type ResolveRequest,
+  type Tuning,
+} from "../model/messages.js";
+import { resolveProblems } from "../model/request-check.js";
+import { backHome } from "../model/settlement.js";
+import { refuseUnless } from "./accept.js";
+import { failure, once, readFailure, shortly, tryAsk } from "./calls.js";
+
+export interface Resolvable {
+  readonly view: MigrationView;
+  readonly handOver: () => HandOver;
+  readonly tuning: Tuning;
+}
+
+export function resolvable(saga: Resolvable): void {
+  setHandler(
+    defineUpdate<Resolved, [ResolveRequest]>(UPDATE.resolve),
+    (request) =>
+      CancellationScope.nonCancellable(async () => {
+        const { ref } = saga.handOver();
+        const message = await resolve(ref, saga.tuning, request);
+        return { operation: ref.operation, message };
+      }),
+    {
+      validator: (request) => {
+        refuseUnless("the request to resolve", resolveProblems(request));
+        const { state, phase } = saga.view;
+        if (state === "in-doubt" || state === "stuck") return;
+        const { ref } = saga.handOver();
+        throw failure({
+          code: "E_STATE",
+          message: `${ref.operation} is not in doubt (${state}, phase ${phase}): there is nothing to resolve`,
+          workload: ref.workload,
+          remedy: `see where it stands: ferry inspect ${ref.workload}`,
+        });
+      },
+    },
+  );
+}
+
+async function resolve(ref: OperationRef, tuning: Tuning, { keep, acceptRollback }: ResolveRequest): Promise<string> {
+  const ask = (node: string) => tryAsk(node, () => once(node, tuning, "what does its journal say?").inquire(ref));
+  const [source, destination] = await Promise.all([ask(ref.source), ask(ref.destination)]);
+  return keep === "source"
+    ? keepSource(ref, tuning, acceptRollback, source, destination)
+    : keepDestination(ref, tuning, source, destination);
+}
+
+type Said = { answer?: Inquiry; failure?: FailureData };
+
+async function keepSource(
+  ref: OperationRef,
+  tuning: Tuning,
+  acceptRollback: boolean,
+  source: Said,
+  destination: Said,
+): Promise<string> {
+  if (source.answer === undefined) {
+    throw refusal(ref, `${ref.source} does not answer, and only it can take ${ref.workload} back`, {
+      remedy: `bring ${ref.source} back; if it is off for good: ferry fence ${ref.source}, then --keep destination`,
+    });
+  }
+  const evidence =
+    destination.answer === undefined
+      ? await fenced(ref, tuning, ref.source, ref.destination)
+      : await refusedThere(ref, tuning, destination.answer);
+  const back = await tryAsk(ref.source, () =>
+    shortly(ref.source, tuning, "take it back, by a person's word").retake({ ref, evidence, acceptRollback }),
+  );
+  if (back.failure) throw failure(back.failure);
+  const home = backHome(ref, back.answer);
+  if (home === undefined)
+    throw refusal(ref, `${ref.source} has not taken ${ref.workload} back yet`, { remedy: "ask again" });
+  return `${ref.workload} runs on ${ref.source} again (epoch ${home.epoch}): ${evidence}`;
+}
+
+/** The destination answers: it must not have run it, and never will. */
+async function refusedThere(ref: OperationRef, tuning: Tuning, said: Inquiry): Promise<string> {
+  const refused = await tryAsk(ref.destination, () => shortly(ref.destination, tuning, "refuse the epoch").refuse(ref));
+  if (refused.failure) throw failure(refused.failure);
+  if (refused.answer.state !== "TOMBSTONE") {
+    throw refusal(
+      ref,
+      `${ref.destination} answers, and says ${refused.answer.state ?? said.state ?? "nothing"}: it may run it`,
+      {
+        remedy: `keep the destination's: ferry resolve ${ref.workload} --keep destination`,
+      },
+    );
+  }
+  return `${ref.destination} has refused epoch ${ref.to} for ever`;
+}
+
+async function keepDestination(ref: OperationRef, tuning: Tuning, source: Said, destination: Said): Promise<string> {
+  if (destination.answer === undefined) {
+    throw refusal(ref, `${ref.destination} does not answer, and only it can run what it was given`, {
+      remedy: `bring ${ref.destination} back; if it is off for good: ferry fence ${ref.destination}, then --keep source`,
+    });
+  }
+  if (source.answer !== undefined) {
+    const { token, state } = source.answer;
+    if (token === undefined) {
+      throw refusal(
+        ref,
+        `${ref.source} answers, and has not released ${ref.workload} (${state ?? "nothing"}): it may run it`,
+        {
+          remedy: `keep the source's: ferry resolve ${ref.workload} --keep source`,
+        },
+      );
+    }
+    const told = await tryAsk(ref.destination, () =>
+      shortly(ref.destination, tuning, "carry the token").deliver({ ref, token }),
+    );
+    if (told.failure) throw failure(told.failure);
+    return `${ref.source} has released ${ref.workload}, and ${ref.destination} has its token: it goes forward`;
+  }
+  const evidence = await fenced(ref, tuning, ref.destination, ref.source);
+  const claimed = await tryAsk(ref.destination, () =>
+    shortly(ref.destination, tuning, "run it, by a person's word").claim({ ref, evidence }),
+  );
+  if (claimed.failure) throw failure(claimed.failure);
+  return `${ref.destination} runs ${ref.workload} (epoch ${ref.to}): ${evidence}`;
+}
+
+/** The evidence that a silent node is off. `asked`: a node whose worker can look it up. */
+async function fenced(ref: OperationRef, tuning: Tuning, asked: string, node: string): Promise<string> {
+  let fence;
+  try {
+    fence = await shortly(asked, tuning, `was ${node} fenced?`).fenceOf(node);
+  } catch (error) {
+    throw failure(readFailure(error, asked));
+  }
+  if (fence === null) {
+    throw refusal(ref, `${node} does not answer, and nobody has fenced it: it may run ${ref.workload}`, {
+      remedy: `switch it off, then say so: ferry fence ${node} --i-have-powered-it-off`,
+    });
+  }
+  return `${node} was fenced: ${fence.evidence}`;
+}
+
+const refusal = (ref: OperationRef, message: string, { remedy }: { remedy: string }) =>
+  failure({ code: "E_STATE", message, workload: ref.workload, remedy });

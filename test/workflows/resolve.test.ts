@@ -1,0 +1,126 @@
+/**
+ * A person resolves what is in doubt for good: fences a node, decides whose copy stays. Refused wherever it could make two
+ * copies; a node that comes back loses its stale one.
+ */
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { WorkflowUpdateFailedError } from "@temporalio/client";
+import { ApplicationFailure } from "@temporalio/common";
+import type { FailureData } from "../../src/model/failure.js";
+import { UPDATE } from "../../src/model/messages.js";
+import { nodeWorkflowId } from "../../src/model/names.js";
+import type { MigrationReport } from "../../src/model/report.js";
+import { skipWithoutTemporal } from "../support/temporal.js";
+import { Stage, until, type Subject } from "./support.js";
+
+async function refusal(act: () => Promise<unknown>): Promise<FailureData> {
+  let caught: unknown;
+  try {
+    await act();
+  } catch (error) {
+    caught = error;
+  }
+  assert.ok(caught instanceof WorkflowUpdateFailedError, String(caught));
+  assert.ok(caught.cause instanceof ApplicationFailure);
+  return caught.cause.details?.[0] as FailureData;
+}
+
+describe("resolve", { skip: skipWithoutTemporal }, () => {
+  let stage: Stage;
+  before(async () => {
+    stage = await Stage.up(["node-a", "node-b", "node-c"]);
+  });
+  after(() => stage.down());
+
+  const down = async (node: string): Promise<void> => {
+    stage.world.crash(node);
+    void stage.workers.stopNode(node);
+    await Promise.resolve();
+  };
+  const inDoubt = (subject: Subject) =>
+    until(
+      () => subject.status(),
+      (seen) => seen.state === "in-doubt",
+      30_000,
+    );
+  const fence = (node: string) =>
+    stage.client.workflow
+      .getHandle(nodeWorkflowId(node))
+      .executeUpdate(UPDATE.fence, { args: [{ evidence: "the plug is in my hand" }] });
+  const state = (node: string, subject: Subject, epoch: number) =>
+    stage.world.node(node).hold(subject.name, epoch)?.state;
+
+  test("what is not in doubt can't be resolved", async () => {
+    const subject = await stage.run();
+    let go = (): void => undefined;
+    const held = new Promise<void>((resolve) => (go = resolve));
+    stage.world.at("source:precopy", () => held);
+    const started = await subject.migrate("node-b", {});
+    const operation = subject.operation(started);
+    const { code, message } = await refusal(() =>
+      operation.executeUpdate(UPDATE.resolve, { args: [{ keep: "source", acceptRollback: false }] }),
+    );
+    assert.equal(code, "E_STATE");
+    assert.match(message, /is not in doubt/);
+    go();
+    assert.equal(((await operation.result()) as MigrationReport).outcome, "moved");
+  });
+
+  test("the destination is gone after the source has released: fenced, then the source takes it back", async () => {
+    const subject = await stage.run();
+    stage.world.at("source:released", () => down("node-b"));
+    const started = await subject.migrate("node-b", { mode: "postcopy" });
+    const operation = subject.operation(started);
+    const resolve = (keep: string) =>
+      operation.executeUpdate(UPDATE.resolve, { args: [{ keep, acceptRollback: false }] });
+    await inDoubt(subject);
+
+    assert.match((await refusal(() => resolve("neither"))).message, /keep must be source or destination/);
+    const early = await refusal(() => resolve("source"));
+    assert.equal(early.code, "E_STATE");
+    assert.match(early.message, /nobody has fenced it/);
+    assert.match(early.remedy ?? "", /ferry fence node-b/);
+    assert.match((await refusal(() => resolve("destination"))).message, /node-b does not answer/);
+    assert.match((await refusal(() => fence("node-a"))).message, /node-a answers: it is not off/);
+
+    await fence("node-b");
+    await resolve("source");
+    const report = (await operation.result()) as MigrationReport;
+    assert.equal(report.outcome, "rolled-back", JSON.stringify(report.failure));
+    assert.deepEqual(stage.world.running(subject.name), ["node-a"]);
+
+    await until(
+      () => subject.status(),
+      (seen) => seen.operation === undefined,
+      15_000,
+    );
+    const moved = await subject.moveTo("node-c");
+    assert.equal(moved.outcome, "moved", JSON.stringify(moved.failure));
+    stage.agent("node-b").restart();
+    await stage.startNode("node-b");
+    await until(
+      () => state("node-b", subject, report.epoch + 1),
+      (seen) => seen === "TOMBSTONE" || seen === "SUPERSEDED",
+      30_000,
+    );
+    assert.deepEqual(stage.world.running(subject.name), ["node-c"]);
+    assert.deepEqual(stage.world.violations, []);
+  });
+
+  test("the source is gone, nobody knows whether it has released: fenced, then the destination runs what it has", async () => {
+    const subject = await stage.run();
+    stage.world.at("source:before-release", () => down("node-a"));
+    const started = await subject.migrate("node-b", {});
+    const operation = subject.operation(started);
+    const resolve = (keep: string) =>
+      operation.executeUpdate(UPDATE.resolve, { args: [{ keep, acceptRollback: false }] });
+    await inDoubt(subject);
+    assert.match((await refusal(() => resolve("destination"))).message, /nobody has fenced it/);
+    await fence("node-a");
+    await resolve("destination");
+    const report = (await operation.result()) as MigrationReport;
+    assert.equal(report.outcome, "moved", JSON.stringify(report.failure));
+    assert.equal(report.node, "node-b");
+    assert.deepEqual(stage.world.running(subject.name), ["node-b"]);
+  });
+});
