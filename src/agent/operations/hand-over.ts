@@ -78,7 +78,7 @@ export class HandOver extends SourceSide {
       );
     }
     const runs = destination?.hold === "RUNNING" || destination?.hold === "OWNER";
-    if (this.letGo || (runs && destination?.complete === true)) {
+    if (this.letGo || (runs && destination.complete)) {
       refuse("E_PAST_COMMIT", `node ${this.peer} has said that it owns ${ref.workload}`, "keep the destination's copy");
     }
     if (!acceptRollback && runs) {
