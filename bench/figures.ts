@@ -58,7 +58,7 @@ function curves(
 const several = (rows: readonly Summary[], x: (row: Summary) => number): boolean => new Set(rows.map(x)).size > 1;
 
 export function figures(result: BenchResult): Figure[] {
-  const rows = result.summary.filter((row) => row.gapMs !== undefined);
+  const rows = result.summary.filter((row) => row.gapMs !== undefined && row.idle === undefined);
   const repeats = Math.max(0, ...rows.map((row) => row.gapMs?.n ?? 0));
   const how = repeats > 1 ? `medians of ${repeats}, whiskers: least and most` : "one move each";
   return [

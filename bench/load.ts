@@ -1,6 +1,8 @@
 /** The load beside the counting client: redis-benchmark, pgbench, or none (the toucher dirties its memory by itself). */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { z } from "zod";
 import { labNode } from "../deploy/lab/index.js";
 import type { Place } from "../deploy/demo/clients.js";
 import type { Cell } from "./model.js";
@@ -66,6 +68,35 @@ export async function startLoad(stage: Stage, cell: Cell, place: Place): Promise
       return perSecond(text);
     },
     kill: () => void child.kill("SIGKILL"),
+  };
+}
+
+const idleSeen = z.strictObject({
+  connected: z.int(),
+  breaks: z.int(),
+  answers: z.array(z.tuple([z.number(), z.number()])),
+});
+
+/** Connections that speak now and then (see idle.ts). */
+export async function startIdle(stage: Stage, place: Place, count: number) {
+  const program = fileURLToPath(new URL("idle.js", import.meta.url));
+  const child = await onClient(stage, [process.execPath, program, place.host, String(place.port), String(count)]);
+  let text = "";
+  child.stdout?.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+  const ended = once(child, "close");
+  return {
+    kill: () => void child.kill("SIGKILL"),
+    /** The longest wait, in ms, for an answer that was out at any time in [from, to] (Unix ms). Ends them. */
+    async longest(from: number, to: number): Promise<number> {
+      child.kill("SIGTERM");
+      await ended;
+      const { connected, breaks, answers } = idleSeen.parse(JSON.parse(text));
+      if (connected !== count || breaks > 0) {
+        throw new Error(`of ${count} idle connections ${connected} were made, and ${breaks} broke`);
+      }
+      const waits = answers.filter(([sentAt, ms]) => sentAt <= to && sentAt + ms >= from).map(([, ms]) => ms);
+      return Math.max(0, ...waits);
+    },
   };
 }
 

@@ -71,7 +71,7 @@ function line(run: Run): string {
   if (!run.ok || client === undefined) return `${what}: FAILED: ${run.reason ?? "no reason"}`;
   const ms = (name: string, value: number | undefined): string =>
     value === undefined ? "" : `, ${name} ${value.toFixed(0)} ms`;
-  return `${what}: client gap ${client.gapMs.toFixed(0)} ms${ms("blackout", move?.blackoutMs)}${ms("criu", move?.criu && move.criu.dumpMs + move.criu.restoreMs)}${ms("residual", move?.residualMs)}${ms("total", move?.totalMs)}`;
+  return `${what}: client gap ${client.gapMs.toFixed(0)} ms${ms("idle connections", run.idleGapMs)}${ms("blackout", move?.blackoutMs)}${ms("criu", move?.criu && move.criu.dumpMs + move.criu.restoreMs)}${ms("residual", move?.residualMs)}${ms("total", move?.totalMs)}`;
 }
 
 /** Systems in turn, repeat after repeat: a busy minute of the machine falls on all of them. */

@@ -3,7 +3,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { loadavg } from "node:os";
 import type { Place } from "../deploy/demo/clients.js";
 import { countSequence, parseSamples, type Sample } from "../deploy/demo/verdict.js";
-import { startLoad } from "./load.js";
+import { startIdle, startLoad } from "./load.js";
 import type { Cell, Run, System } from "./model.js";
 import { programOf } from "./program.js";
 import { scratch, warmMemory, wireBytesOf, type Stage } from "./stage.js";
@@ -64,6 +64,7 @@ async function observe(
   const file = scratch(stage, "samples.tsv");
   const counter = await program.count(place, file, stage);
   const load = await startLoad(stage, cell, place);
+  const idle = cell.idle === undefined ? undefined : await startIdle(stage, place, cell.idle);
   try {
     await pause(IDLE_MS);
     const wire = await wireBytesOf(stage, "node-a");
@@ -74,6 +75,7 @@ async function observe(
     await pause(AFTER_MS);
     const wireBytes = (await wireBytesOf(stage, "node-a")) - wire;
     const loadPerSec = await load.stop();
+    const idleGapMs = await idle?.longest(from, to);
     const end = await counter.stop();
     const samples = parseSamples(readFileSync(file, "utf8"));
     const { missing, duplicates } = countSequence(samples);
@@ -90,9 +92,11 @@ async function observe(
       wireBytes,
       memoryIntact,
       ...(loadPerSec === undefined ? {} : { loadPerSec }),
+      ...(idleGapMs === undefined ? {} : { idleGapMs }),
     };
   } finally {
     load.kill();
+    idle?.kill();
     counter.kill();
     rmSync(file, { force: true });
   }

@@ -36,6 +36,8 @@ export interface Cell {
   /** toucher only: bytes of memory dirtied, in MB/s. */
   dirtyMBPerSec: number;
   link: LinkKind;
+  /** Connections beside the counting one that speak once a second each. */
+  idle?: number;
 }
 
 export interface CriuTime {
@@ -86,6 +88,8 @@ export interface Run extends Cell {
   wireBytes?: number;
   /** Read back at the end: every byte, or every key, is what it ought to be. */
   memoryIntact?: boolean;
+  /** The longest that one of the idle connections waited while it moved. */
+  idleGapMs?: number;
   /** Requests or transactions per second of the load beside the counting client. */
   loadPerSec?: number;
 }
@@ -93,6 +97,7 @@ export interface Run extends Cell {
 export interface Summary extends Cell {
   system: System;
   gapMs?: Spread;
+  idleGapMs?: Spread;
   blackoutMs?: Spread;
   totalMs?: Spread;
   residualMs?: Spread;

@@ -17,6 +17,8 @@ export interface Settings {
   /** Where given: only these get a first move that does not count, and are measured at other than `wide` sizes and loads. */
   few?: { systems: readonly System[]; wide: readonly number[] };
   repeats: number;
+  /** Idle connections beside the counting one, in a move of pre-copy at 1 GiB, or at the largest size below. */
+  idle: number;
   trackingRepeats: number;
   trackingSeconds: number;
 }
@@ -31,6 +33,7 @@ export const FULL: Settings = {
   workloads: ["redis", "postgres"],
   workloadMib: 256,
   repeats: 5,
+  idle: 50,
   trackingRepeats: 5,
   trackingSeconds: 4,
 };
@@ -86,6 +89,10 @@ export function planOf(settings: Settings, systems: readonly System[]): Step[] {
   };
   for (const mib of settings.sizes) {
     add(toucher(mib, DIRTY_MB_PER_SEC), few?.wide.includes(mib) === false ? fewer(systems) : systems);
+  }
+  const idleMib = Math.max(0, ...settings.sizes.filter((mib) => mib <= 1024));
+  if (settings.idle > 0 && idleMib > 0) {
+    add({ ...toucher(idleMib, DIRTY_MB_PER_SEC), idle: settings.idle }, ["ferry-precopy"]);
   }
   for (const rate of settings.rates) add(toucher(settings.rateMib, rate), CURVES);
   for (const workload of settings.workloads) {

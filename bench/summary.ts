@@ -11,7 +11,7 @@ import {
 import { median, spread, type Spread } from "./stats.js";
 
 const keyOf = (run: Cell & { system: System }): string =>
-  [run.system, run.workload, run.mib, run.dirtyMBPerSec, run.link].join(" ");
+  [run.system, run.workload, run.mib, run.dirtyMBPerSec, run.link, run.idle ?? 0].join(" ");
 
 export function summarize(runs: readonly Run[]): Summary[] {
   const groups = new Map<string, Run[]>();
@@ -24,6 +24,7 @@ export function summarize(runs: readonly Run[]): Summary[] {
       spread(good.flatMap((run) => pick(run) ?? []));
     const all = {
       gapMs: of((run) => run.client?.gapMs),
+      idleGapMs: of((run) => run.idleGapMs),
       blackoutMs: of((run) => run.move?.blackoutMs),
       totalMs: of((run) => run.move?.totalMs),
       residualMs: of((run) => run.move?.residualMs),
@@ -46,7 +47,7 @@ export function summarize(runs: readonly Run[]): Summary[] {
       agentLoopP99Ms: of((run) => run.move?.loops?.agent?.p99Ms),
       workerLoopP99Ms: of((run) => run.move?.loops?.worker?.p99Ms),
     };
-    const { system, workload, mib, dirtyMBPerSec, link } = first;
+    const { system, workload, mib, dirtyMBPerSec, link, idle } = first;
     const known = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
     return [
       {
@@ -55,6 +56,7 @@ export function summarize(runs: readonly Run[]): Summary[] {
         mib,
         dirtyMBPerSec,
         link,
+        ...(idle === undefined ? {} : { idle }),
         ...(known as Partial<Summary>),
         failed: group.length - good.length,
         reasons: [...new Set(group.flatMap((run) => run.reason ?? []))],
@@ -87,9 +89,10 @@ export function ratiosOf(
 ): Pick<BenchResult, "ratios" | "missing"> {
   const ratios: Record<string, number> = {};
   const missing: Record<string, string> = {};
-  const values = (system: System, mib: number, pick: (run: Run) => number | undefined): number[] =>
+  const values = (system: System, mib: number, pick: (run: Run) => number | undefined, idle?: number): number[] =>
     runs.flatMap((run) =>
       run.ok &&
+      run.idle === idle &&
       run.system === system &&
       run.mib === mib &&
       run.workload === REFERENCE.workload &&
@@ -124,6 +127,12 @@ export function ratiosOf(
   ratio("criuLazyTailOverFerryTail", ["criu-lazy", 1024, residual], ["ferry-hybrid", 1024, residual]);
   ratio("criuLazyTailOverFerryPostcopyTail", ["criu-lazy", 1024, residual], ["ferry-postcopy", 1024, residual]);
   ratio("gapOverBlackout", precopy, ["ferry-precopy", 1024, blackout]);
+  // Of single moves: the blackout of each is its own.
+  const waits = runs.flatMap(({ ok, idle, idleGapMs, move }) =>
+    ok && idle !== undefined && idleGapMs !== undefined && move?.blackoutMs ? [idleGapMs / move.blackoutMs] : [],
+  );
+  if (waits.length === 0) missing["idleGapOverBlackout"] = "not measured";
+  else ratios["idleGapOverBlackout"] = median(waits);
   if (tracking === undefined) missing["throughputWhileTracking"] = "not measured";
   else {
     ratios["throughputWhileTracking"] = median(tracking.whilePerSec) / median(tracking.withoutPerSec);
@@ -153,7 +162,7 @@ export function table(result: BenchResult): string {
   const lines = result.summary.map((row) => [
     row.workload,
     String(row.mib),
-    row.workload === "toucher" ? `${row.dirtyMBPerSec} MB/s` : "load",
+    `${row.workload === "toucher" ? `${row.dirtyMBPerSec} MB/s` : "load"}${row.idle === undefined ? "" : `, ${row.idle} idle`}`,
     row.link,
     SYSTEM_NAMES[row.system],
     row.gapMs === undefined ? "none" : n(row.gapMs),

@@ -87,6 +87,15 @@ export function nodesOf(context: Context): FerryClient["nodes"] {
   return {
     get,
     list: async () => Promise.all((await knownNodes(context)).map(get)),
+    forget: async (name) => {
+      checkName("node", name);
+      await demandNode(context, name);
+      await asking({ address: context.address, doing: `forget ${name}` }, () =>
+        context.client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
+          context.client.workflow.getHandle(nodeWorkflowId(name)).executeUpdate<void, []>(UPDATE.forget, { args: [] }),
+        ),
+      );
+    },
     fence: async (name, evidence) => {
       checkName("node", name);
       await demandNode(context, name);

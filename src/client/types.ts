@@ -136,6 +136,11 @@ export interface FerryClient {
      * @throws FerryError E_STATE when the node answers, E_NODE_UNKNOWN
      */
     fence(name: string, evidence: string): Promise<Fence>;
+    /**
+     * A node that was given up is no longer listed, nor asked before a workload is started. It registers again when it
+     * comes back. @throws FerryError E_STATE when it answers, E_NODE_UNKNOWN
+     */
+    forget(name: string): Promise<void>;
   };
   close(): Promise<void>;
 }

@@ -34,6 +34,7 @@ export const UPDATE = {
   resolve: "resolve",
   /** To a node. */
   fence: "fence",
+  forget: "forget",
 } as const;
 
 export const QUERY = { status: "status", lastMigration: "lastMigration", view: "view", report: "report" } as const;

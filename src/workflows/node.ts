@@ -79,7 +79,7 @@ export async function node(input: NodeInput): Promise<void> {
     defineUpdate<NodeState, [FenceRequest]>(UPDATE.fence),
     async ({ evidence }) => {
       asks += 1;
-      await CancellationScope.nonCancellable(() => demandSilence(input.node));
+      await CancellationScope.nonCancellable(() => demandSilence(input.node, "fenced"));
       Object.assign(state, { online: false, fence: { at: Date.now(), evidence } });
       tell();
       return state;
@@ -89,15 +89,28 @@ export async function node(input: NodeInput): Promise<void> {
     },
   );
 
+  let forgotten = false;
+  setHandler(defineUpdate<void, []>(UPDATE.forget), async () => {
+    asks += 1;
+    await CancellationScope.nonCancellable(() => demandSilence(input.node, "forgotten"));
+    forgotten = true;
+  });
+
   tell();
   await CancellationScope.nonCancellable(() =>
-    condition(() => (workflowInfo().continueAsNewSuggested || asks >= MAX_ASKS) && allHandlersFinished()),
+    condition(
+      () => forgotten || ((workflowInfo().continueAsNewSuggested || asks >= MAX_ASKS) && allHandlersFinished()),
+    ),
   );
+  if (forgotten) {
+    await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+    return;
+  }
   await continueAsNew<typeof node>({ node: input.node, carried: state });
 }
 
 /** A node that answers is not off. */
-async function demandSilence(name: string): Promise<void> {
+async function demandSilence(name: string, done: "fenced" | "forgotten"): Promise<void> {
   const answered = await ask(name, { ask: "describe" }).then(
     () => true,
     () => false,
@@ -105,7 +118,7 @@ async function demandSilence(name: string): Promise<void> {
   if (!answered) return;
   throw failure({
     code: "E_STATE",
-    message: `${name} answers: it is not off, so it can't be fenced`,
+    message: `${name} answers: it is not off, so it can't be ${done}`,
     node: name,
     remedy: "switch it off first; a node that answers settles what is in doubt by itself",
   });

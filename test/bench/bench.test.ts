@@ -96,6 +96,12 @@ test("the full plan holds all that the ratios need, the quick one all but 4 GiB"
   const full = planOf(FULL, SYSTEMS);
   for (const mib of [64, 256, 1024, 4096]) assert.ok(sizes(full).has(mib), `${mib} MiB`);
   assert.ok(full.some(({ cell }) => cell.link === "1gbit"));
+  assert.deepEqual(
+    new Set(
+      full.flatMap(({ cell, system }) => (cell.idle === undefined ? [] : [`${system} ${cell.mib} ${cell.idle}`])),
+    ),
+    new Set(["ferry-precopy 1024 50"]),
+  );
   assert.ok(full.some(({ cell }) => cell.dirtyMBPerSec === 0) && full.some(({ cell }) => cell.dirtyMBPerSec === 500));
   assert.deepEqual(
     [...sizes(planOf(QUICK, SYSTEMS))].sort((a, b) => a - b),
@@ -154,6 +160,8 @@ test("ratios are of medians at their size; what was not measured is named with w
     runOf("ferry-precopy", 1024, 200),
     runOf("ferry-precopy", 1024, 400),
     runOf("ferry-precopy", 1024, 300),
+    // Moves with idle connections beside it have a ratio of their own.
+    runOf("ferry-precopy", 1024, 9000, { idle: 50, idleGapMs: 4950 }),
     runOf("podman", 1024, 6000),
     runOf("criu-cold", 256, 9000),
     runOf("criu-cold", 1024, 100, { ok: false, reason: "it broke" }),
@@ -167,6 +175,7 @@ test("ratios are of medians at their size; what was not measured is named with w
   });
   assert.equal(ratios["podmanOverPrecopyDowntime1GiB"], 20);
   assert.equal(ratios["gapOverBlackout"], 2);
+  assert.equal(ratios["idleGapOverBlackout"], 1.1);
   assert.ok(Math.abs((ratios["precopyBlackoutOverCriuFloor1GiB"] ?? 0) - 4 / 3) < 1e-9);
   assert.deepEqual([ratios["throughputWhileTracking"], ratios["throughputWhileSending"]], [0.98, 0.5]);
   assert.match(missing["coldScriptOverPrecopyDowntime1GiB"] ?? "", /criu script, cold at 1024 MiB/);

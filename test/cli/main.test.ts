@@ -13,6 +13,8 @@ const COMMANDS = [
   "stop",
   "rm",
   "nodes",
+  "fence",
+  "resolve",
   "doctor",
   "lab",
   "demo",

@@ -7,8 +7,8 @@ import { after, before, describe, test } from "node:test";
 import { WorkflowUpdateFailedError } from "@temporalio/client";
 import { ApplicationFailure } from "@temporalio/common";
 import type { FailureData } from "../../src/model/failure.js";
-import { UPDATE } from "../../src/model/messages.js";
-import { nodeWorkflowId } from "../../src/model/names.js";
+import { UPDATE, WORKFLOW } from "../../src/model/messages.js";
+import { nodeWorkflowId, WORKFLOW_TASK_QUEUE } from "../../src/model/names.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
 import { Stage, until, type Subject } from "./support.js";
@@ -49,6 +49,23 @@ describe("resolve", { skip: skipWithoutTemporal }, () => {
       .executeUpdate(UPDATE.fence, { args: [{ evidence: "the plug is in my hand" }] });
   const state = (node: string, subject: Subject, epoch: number) =>
     stage.world.node(node).hold(subject.name, epoch)?.state;
+
+  test("a node that answers can't be forgotten; one that was given up is not listed any more", async () => {
+    const forget = (node: string) =>
+      stage.client.workflow.getHandle(nodeWorkflowId(node)).executeUpdate(UPDATE.forget, { args: [] });
+    assert.match(
+      (await refusal(() => forget("node-c"))).message,
+      /node-c answers: it is not off, so it can't be forgotten/,
+    );
+    await stage.client.workflow.start(WORKFLOW.node, {
+      workflowId: nodeWorkflowId("node-x"),
+      taskQueue: WORKFLOW_TASK_QUEUE,
+      args: [{ node: "node-x" }],
+    });
+    await forget("node-x");
+    const { status } = await stage.client.workflow.getHandle(nodeWorkflowId("node-x")).describe();
+    assert.equal(status.name, "COMPLETED");
+  });
 
   test("what is not in doubt can't be resolved", async () => {
     const subject = await stage.run();

@@ -60,7 +60,7 @@ async function switchOff(node: string, file: string): Promise<string> {
 export function register(program: Command, context: CommandContext): void {
   withConnection(program.command("fence"))
     .description(
-      "Say that a node is off, so that what is in doubt because of it can be resolved. Without\n--i-have-powered-it-off a command of the configuration switches it off.",
+      "Say that a node is off, so that what is in doubt because of it can be resolved. Without --i-have-powered-it-off a command of the configuration switches it off.",
     )
     .argument("<node>", "node", parseNodeName)
     .option("--i-have-powered-it-off", "you did, and it stays off until somebody switches it on again")

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
+import { parseNodeName } from "../parse.js";
 import { renderNodes } from "../render/workloads.js";
 
 interface NodesFlags extends ConnectionFlags {
@@ -9,15 +10,31 @@ interface NodesFlags extends ConnectionFlags {
 }
 
 export function register(program: Command, context: CommandContext): void {
-  withConnection(program.command("nodes"))
+  const nodes = withConnection(program.command("nodes"))
     .description("List nodes: which answer, what room they have, which versions they run.")
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExamples:\n  ferry nodes\n  ferry nodes --json | jq -r '.[].name'")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ferry nodes\n  ferry nodes --json | jq -r '.[].name'\n  ferry nodes forget node-c",
+    )
     .action(async (flags: NodesFlags) => {
       await withClient(context, flags, async (client) => {
-        const nodes = await client.nodes.list();
-        if (flags.json === true) context.json(nodes);
-        else for (const line of renderNodes(nodes, context.style())) context.out(line);
+        const all = await client.nodes.list();
+        if (flags.json === true) context.json(all);
+        else for (const line of renderNodes(all, context.style())) context.out(line);
+      });
+    });
+  withConnection(nodes.command("forget"))
+    .description("No longer list a node that was given up, nor ask it before a workload is started.")
+    .argument("<node>", "node", parseNodeName)
+    .addHelpText(
+      "after",
+      "\nRefused while it answers. It registers again when its worker comes back.\n\nExamples:\n  ferry nodes forget node-c",
+    )
+    .action(async (node: string, flags: ConnectionFlags) => {
+      await withClient(context, flags, async (client) => {
+        await client.nodes.forget(node);
+        context.out(`${node} is forgotten`);
       });
     });
 }

@@ -79,8 +79,10 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
     ],
     [...nodes]
       .sort((a, b) => a.name.localeCompare(b.name))
-      .map(({ name, reachable, facts, problem }) => {
-        const state: Cell = reachable ? { text: "up", paint: "green" } : { text: "not usable", paint: "red" };
+      .map(({ name, reachable, facts, problem, fence }) => {
+        const state: Cell = reachable
+          ? { text: "up", paint: "green" }
+          : { text: fence === undefined ? "not usable" : "fenced", paint: "red" };
         if (facts === undefined) return [name, state, "-", "-", "-", "-", "-", "-", problem ?? "-"];
         return [
           name,
