@@ -5,6 +5,8 @@ import { nameProblem } from "../model/names.js";
 
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error"] as const;
 
+const hostPort = z.string().regex(/^[^\s/:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$/, "must be host:port");
+
 const schema = z.strictObject({
   node: z.string().superRefine((node, context) => {
     const problem = nameProblem("node", node);
@@ -13,7 +15,7 @@ const schema = z.strictObject({
   /** Unix socket of the node's agent. */
   agentSocket: z.string().min(1),
   /** Temporal frontend, host:port. There is no default: a worker must not end up at a server by accident. */
-  address: z.string().regex(/^[^\s/:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$/, "must be host:port"),
+  address: hostPort,
   namespace: z.string().min(1).default("default"),
   /** PEM, as read from its files. */
   tls: z
@@ -27,6 +29,8 @@ const schema = z.strictObject({
   logLevel: z.enum(LOG_LEVELS).default("info"),
   /** File that the log is appended to; default: standard output. */
   logFile: z.string().min(1).optional(),
+  /** host:port where metrics are served for Prometheus; default: nowhere. */
+  metrics: hostPort.optional(),
   /** How long a stopping worker waits for short steps (long ones detach at once), then gives up. */
   shutdownGraceMs: z.int().min(0).default(2_000),
   shutdownForceMs: z.int().min(1_000).default(10_000),

@@ -18,6 +18,7 @@ import { WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../model/names.js";
 import { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
 import { tellEndings } from "./endings.js";
 import { logFields } from "./interceptor.js";
+import { tellStates } from "./metrics.js";
 import { SdkLogger, openLog } from "./log.js";
 import { ensureSearchAttributes, fenceOf, listNodes, registerNode, signOff } from "./register.js";
 
@@ -123,6 +124,7 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
       else {
         registerNode(client, agent, node, stop, log);
         void tellEndings(client, agent, node, over.signal, log);
+        if (config.metrics !== undefined) void tellStates(client, over.signal, log);
       }
       const ended = await Promise.allSettled(running);
       const failed = ended.find((end) => end.status === "rejected");
@@ -176,6 +178,7 @@ function installRuntime(config: WorkerConfig, log: Pino): void {
         forward: {},
         filter: makeTelemetryFilterString({ core: config.logLevel === "trace" ? "DEBUG" : "WARN", other: "ERROR" }),
       },
+      ...(config.metrics === undefined ? {} : { metrics: { prometheus: { bindAddress: config.metrics } } }),
     },
   });
 }

@@ -27,6 +27,7 @@ const fails = async (code: FailureCode, pattern: RegExp, act: () => Promise<unkn
 describe("SDK", { skip: skipWithoutTemporal }, () => {
   let server: TestServer;
   let ferry: FerryClient;
+  let metrics: string;
   const world = new SimulatedWorld({ nodes: ["node-a", "node-b"], phaseMs: 60 });
   const agents = new Map<string, SimulatedAgent>();
   const stops: AbortController[] = [];
@@ -36,6 +37,7 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
 
   before(async () => {
     server = await startTemporal();
+    metrics = `127.0.0.1:${await freePort()}`;
     for (const node of ["node-a", "node-b"]) {
       const agent = createSimulatedAgent(world, node);
       agents.set(node, agent);
@@ -43,7 +45,7 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
       stops.push(stop);
       workers.push(
         runWorker(
-          { node, agentSocket: "unused", address: server.address, logLevel: "info", logFile: logFile(node) },
+          { node, agentSocket: "unused", address: server.address, logLevel: "info", logFile: logFile(node), metrics },
           { agent, signal: stop.signal, embedded: true },
         ),
       );
@@ -65,6 +67,17 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
   });
 
   const run = (name: string) => ferry.workloads.run({ name, node: "node-a", command: ["true"], runtime: "simulated" });
+
+  test("metrics: how many workloads are in doubt, and what Temporal's SDK measures", async () => {
+    const page = await until(
+      async () => (await fetch(`http://${metrics}/metrics`)).text(),
+      (text) => text.includes("ferry_workloads{"),
+      30_000,
+    );
+    assert.match(page, /^ferry_workloads\{[^}]*state="in-doubt"[^}]*\} 0$/m);
+    assert.match(page, /^ferry_workloads\{[^}]*state="stuck"[^}]*\} 0$/m);
+    assert.match(page, /^temporal_/m);
+  });
 
   test("run, list, inspect, logs, migrate with progress, migrate back, stop, remove", async () => {
     const redis = await run("redis");

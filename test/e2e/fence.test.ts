@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
+import { Client, Connection } from "@temporalio/client";
 import { labKillNode, labRun, labServicePid, labStartNode } from "../../deploy/lab/index.js";
 import type { MigrationHandle } from "../../src/client/types.js";
 import type { MigrationReport } from "../../src/model/report.js";
@@ -161,6 +162,19 @@ for (const released of [false, true]) {
     await assertOneCopy(source);
   });
 }
+
+test("every sweep has come to its end", LIMIT, async () => {
+  const connection = await Connection.connect({ address: e2e.lab.address ?? "" });
+  try {
+    const { workflow } = new Client({ connection });
+    await until("no sweep goes on", 130_000, async () => {
+      const { count } = await workflow.count("WorkflowType = 'sweep' AND ExecutionStatus = 'Running'");
+      return count === 0;
+    });
+  } finally {
+    await connection.close();
+  }
+});
 
 test("through all of it the client saw one connection, every number once", async () => {
   await witness.assertIntact();

@@ -10,6 +10,7 @@ interface NodeFlags extends ConnectionFlags, Omit<AgentFlags, "node"> {
   name?: string;
   node?: string;
   workerUid: number;
+  metrics?: string;
 }
 
 export function register(program: Command, context: CommandContext): void {
@@ -24,7 +25,8 @@ export function register(program: Command, context: CommandContext): void {
       "user and group id that the worker runs as",
       parseCount("a user id", 1, 2 ** 31),
       60_971,
-    );
+    )
+    .option("--metrics <host:port>", "the worker serves metrics for Prometheus there");
   withLogFlags(withAgentFlags(command))
     .addHelpText("after", "\nExamples:\n  ferry node --name node-a --link-host 192.0.2.11 --address 192.0.2.1:7233")
     .action(async (flags: NodeFlags) => {
@@ -67,6 +69,7 @@ export function register(program: Command, context: CommandContext): void {
             ...option("--agent-socket", socket),
             ...option("--address", address),
             ...option("--namespace", namespace),
+            ...option("--metrics", flags.metrics),
             ...logs,
           ],
           uid: flags.workerUid,

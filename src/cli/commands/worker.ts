@@ -11,6 +11,7 @@ interface WorkerFlags extends ConnectionFlags {
   logLevel?: LogLevel;
   logFile?: string;
   supervised?: boolean;
+  metrics?: string;
 }
 
 export function register(program: Command, context: CommandContext): void {
@@ -19,7 +20,8 @@ export function register(program: Command, context: CommandContext): void {
       "Run a node's worker: unprivileged, polls Temporal for the node's steps and asks its agent to do them.\nMay be killed and restarted at any time; SIGTERM ends it gracefully.",
     )
     .requiredOption("--node <name>", "name of this node", parseNodeName)
-    .option("--agent-socket <path>", "the agent's socket", "/run/ferry/agent.sock");
+    .option("--agent-socket <path>", "the agent's socket", "/run/ferry/agent.sock")
+    .option("--metrics <host:port>", "serve metrics for Prometheus there, with the number of workloads in doubt");
   withSupervised(withLogFlags(command))
     .addHelpText(
       "after",
@@ -33,6 +35,7 @@ export function register(program: Command, context: CommandContext): void {
         node: flags.node,
         agentSocket: flags.agentSocket,
         ...target,
+        ...(flags.metrics !== undefined && { metrics: flags.metrics }),
         ...(flags.logLevel !== undefined && { logLevel: flags.logLevel }),
         ...(flags.logFile !== undefined && { logFile: flags.logFile }),
       });
