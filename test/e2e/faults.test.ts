@@ -83,6 +83,10 @@ const modeOf = (point: string, agent = false): Mode => {
   return agent || point === "source.precopy" ? "precopy" : "cold";
 };
 
+/** Pages must still be missing when the source hears that it runs there: else nothing is drained. */
+const slowly = (point: string): { bandwidthBytesPerSec?: number } =>
+  point.endsWith(".drain") ? { bandwidthBytesPerSec: 10 * 2 ** 20 } : {};
+
 /** `npm run test:faults` has every fault at every point; the default run those where the sides' duties differ. */
 const everywhere = process.env["FERRY_FAULTS"] === "all";
 const those = <T extends string>(all: readonly T[], some: readonly T[]): readonly T[] => (everywhere ? all : some);
@@ -102,7 +106,7 @@ for (const point of agentsDieAt) {
     const { node } = await witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
     await armFailpoint(e2e, side, point, "kill");
-    const report = await migrate(witness.workload, other(node), modeOf(point, true));
+    const report = await migrate(witness.workload, other(node), modeOf(point, true), slowly(point));
     assert.ok(await fired(e2e, side, point), `${point} was not reached: ${why(report)}`);
     await assertOneCopy(report);
   });
@@ -180,7 +184,7 @@ for (const point of workersDieAt) {
     const { node } = await witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
     await armFailpoint(e2e, side, point, "pause");
-    const running = migrate(witness.workload, other(node), modeOf(point));
+    const running = migrate(witness.workload, other(node), modeOf(point), slowly(point));
     await reached(e2e, side, point, running);
     for (const name of ["node-a", "node-b"]) {
       const pid = await labServicePid(e2e.state, name, "worker");

@@ -149,8 +149,13 @@ export async function assertLives(
   assert.equal(await witness.digest(), digest, "the keyspace is as before");
 }
 
-export async function migrate(workload: WorkloadHandle, to: string, mode: Mode): Promise<MigrationReport> {
-  return (await workload.migrate({ to, mode })).result();
+export async function migrate(
+  workload: WorkloadHandle,
+  to: string,
+  mode: Mode,
+  more: { bandwidthBytesPerSec?: number } = {},
+): Promise<MigrationReport> {
+  return (await workload.migrate({ to, mode, ...more })).result();
 }
 
 /** How it ended, in words. */

@@ -71,7 +71,9 @@ for (const point of POINTS) {
       const side: Side = point.startsWith("source") ? "source" : "destination";
       const at = side === "source" ? source : destination;
       await armFailpoint(e2e, at, point, "pause");
-      const handle = await witness.workload.migrate({ to: destination, mode: modeOf(point) });
+      // Pages must still be missing when the source hears that it runs there: else nothing is drained.
+      const slowly = point.endsWith(".drain") ? { bandwidthBytesPerSec: 10 * 2 ** 20 } : {};
+      const handle = await witness.workload.migrate({ to: destination, mode: modeOf(point), ...slowly });
       const ended = handle.result();
       ended.catch(() => undefined);
       let heal: Heal | undefined;
