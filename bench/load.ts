@@ -78,11 +78,17 @@ const idleSeen = z.strictObject({
 });
 
 /** Connections that speak now and then (see idle.ts). */
-export async function startIdle(stage: Stage, place: Place, count: number) {
+export function startIdle(stage: Stage, place: Place, count: number) {
   const program = fileURLToPath(new URL("idle.js", import.meta.url));
-  const child = await onClient(stage, [process.execPath, program, place.host, String(place.port), String(count)]);
+  // Into the client's network alone: then the signal that ends it is the program's own.
+  const args = [`--net=/proc/${stage.clientPid}/ns/net`, "--", process.execPath, program];
+  const child = spawn("nsenter", [...args, place.host, String(place.port), String(count)], {
+    stdio: ["ignore", "pipe", "inherit"],
+    env: ENV,
+  });
+  child.on("error", () => undefined);
   let text = "";
-  child.stdout?.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+  child.stdout.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
   const ended = once(child, "close");
   return {
     kill: () => void child.kill("SIGKILL"),

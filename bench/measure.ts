@@ -64,7 +64,7 @@ async function observe(
   const file = scratch(stage, "samples.tsv");
   const counter = await program.count(place, file, stage);
   const load = await startLoad(stage, cell, place);
-  const idle = cell.idle === undefined ? undefined : await startIdle(stage, place, cell.idle);
+  const idle = cell.idle === undefined ? undefined : startIdle(stage, place, cell.idle);
   try {
     await pause(IDLE_MS);
     const wire = await wireBytesOf(stage, "node-a");

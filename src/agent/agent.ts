@@ -42,7 +42,7 @@ import type { Steered } from "../model/steering.js";
 import { Endings } from "./endings.js";
 import type { ControlHub } from "./operations/control.js";
 import { HandOvers } from "./operations/hand-overs.js";
-import { removeSpentVolume, specOf, volumeDir, type NodeContext } from "./operations/node-context.js";
+import { keepAside, removeSpentVolume, specOf, volumeDir, type NodeContext } from "./operations/node-context.js";
 import { Settling } from "./operations/settling.js";
 import { checkPolicy, loadPolicy } from "./policy.js";
 import { checkPlaces, checkShared, offerShared } from "./shared-volumes.js";
@@ -104,7 +104,10 @@ export class FerryAgent implements NodeAgent {
       });
     }
     if (swept.length > 0) this.context.log("warn", "swept what the journal does not own", { swept });
-    for (const name of this.book.workloads()) await removeSpentVolume(this.context, name);
+    for (const name of this.book.workloads()) {
+      await keepAside(this.context, name);
+      await removeSpentVolume(this.context, name);
+    }
     this.handOvers.goOn();
     this.ends.start();
   }

@@ -3,7 +3,7 @@
  */
 import type { Inquiry, Observation, OperationRef } from "./contract.js";
 import type { FailureData } from "./failure.js";
-import { isDead, mayRun, openHold, settle, type Hold, type Verdict } from "./ownership.js";
+import { isDead, isOpen, mayRun, openHold, settle, type Hold, type Verdict } from "./ownership.js";
 
 /** The next epoch that neither node has seen: aborted numbers are never used again. */
 export const nextEpoch = (epoch: number, ...seen: readonly (readonly Hold[])[]): number =>
@@ -63,7 +63,7 @@ export function conclude(ref: OperationRef, source: Inquiry | undefined, destina
   const home = source === undefined ? undefined : backHome(ref, source);
   if (home !== undefined && isFenced(ref, source)) {
     // A person has decided: whatever the destination comes back with is superseded.
-    const over = destination !== undefined && ["TOMBSTONE", "SUPERSEDED"].includes(destination.state ?? "");
+    const over = destination?.state !== undefined && !isOpen(destination.state);
     const why = `epoch ${ref.to} was fenced, and the source runs`;
     return { verdict: over ? "rolled-back" : "roll-back", why };
   }

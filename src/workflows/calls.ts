@@ -80,6 +80,11 @@ export function readFailure(error: unknown, node?: string): FailureData {
   return { code: "E_INTERNAL", message: error instanceof Error ? error.message : String(error), ...at };
 }
 
+/** Nobody polls for the node: neither its agent nor its worker is there. One whose worker answers, with whatever, is not off. */
+export const nobodyThere = (data: FailureData): boolean =>
+  data.code === "E_NODE_UNREACHABLE" && data.message.startsWith(NOBODY);
+const NOBODY = "no worker of ";
+
 function timeoutFailure(error: TimeoutFailure, node: string | undefined): FailureData {
   const name = node ?? "the node";
   const at = node === undefined ? {} : { node };
@@ -87,7 +92,7 @@ function timeoutFailure(error: TimeoutFailure, node: string | undefined): Failur
   return error.timeoutType === "SCHEDULE_TO_START"
     ? {
         code: "E_NODE_UNREACHABLE",
-        message: `no worker of ${name} took the task: the node is out of reach`,
+        message: `${NOBODY}${name} took the task: the node is out of reach`,
         remedy,
         ...at,
       }

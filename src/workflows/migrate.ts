@@ -50,7 +50,7 @@ import { knock } from "./knock.js";
 import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
 import { resolvable } from "./resolve.js";
 import { steerable } from "./steer.js";
-import { clearUp, settleHandOver, type Doubt, type Settled } from "./settle.js";
+import { clearUp, receiptFor, settleHandOver, type Doubt, type Settled } from "./settle.js";
 
 /** What is shown is no older than a quarter of the time that it has taken so far (and than `maxWatchMs`). */
 const WATCH_BACKOFF = 1.25;
@@ -184,13 +184,7 @@ async function settleLeftovers(saga: Saga): Promise<undefined> {
     saga.settling = handOver;
     const settled = await settleHandOver(handOver, saga.input.tuning, (doubt) => tellDoubt(saga, doubt));
     saga.reasons.push(`settled ${handOver.ref.operation} first: ${settled.verdict}, ${settled.why}`);
-    await clearUp(
-      handOver,
-      saga.input.tuning,
-      settled.verdict === "moved",
-      settled.outstanding,
-      settled.source?.receipt,
-    );
+    await clearUp(handOver, saga.input.tuning, settled.verdict === "moved", settled.outstanding, receiptFor(settled));
     if (settled.verdict === "moved") {
       throw failure({
         code: "E_STATE",
@@ -349,7 +343,7 @@ async function unwind(saga: Saga): Promise<MigrationReport> {
   keep(saga, settled);
   const moved = settled.verdict === "moved";
   saga.tell({ phase: "cleanup", state: "undoing", phases: phases(saga.sourceOutcome, saga.destinationOutcome) });
-  const left = await clearUp(saga.handOver, saga.input.tuning, moved, settled.outstanding, settled.source?.receipt);
+  const left = await clearUp(saga.handOver, saga.input.tuning, moved, settled.outstanding, receiptFor(settled));
   if (left.length > 0) saga.reasons.push(`${left.join(" and ")} did not clear up yet: a sweep goes on asking`);
   saga.reasons.push(`settled by asking both journals: ${settled.why}`);
   if (moved && cancelled) saga.reasons.push("the cancel came after the commit point: the migration went on to its end");

@@ -31,7 +31,7 @@ import { nodeTaskQueue } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
 import { askProblems, fenceProblems } from "../model/request-check.js";
 import { acceptInput, refuseUnless } from "./accept.js";
-import { failure, readFailure } from "./calls.js";
+import { failure, nobodyThere, readFailure } from "./calls.js";
 import { attributes } from "./console.js";
 
 /** A node that can't answer a question within this long is out of reach. */
@@ -67,6 +67,11 @@ export async function node(input: NodeInput): Promise<void> {
     async (request) => {
       asks += 1;
       const answer = await CancellationScope.nonCancellable(() => ask(input.node, request));
+      // It answers: whatever was said of it is over, also when its worker was never restarted.
+      if (state.fence !== undefined) {
+        delete state.fence;
+        tell();
+      }
       if (request.ask === "describe") state.facts = answer as NodeFacts;
       return answer;
     },
@@ -79,7 +84,9 @@ export async function node(input: NodeInput): Promise<void> {
     defineUpdate<NodeState, [FenceRequest]>(UPDATE.fence),
     async ({ evidence }) => {
       asks += 1;
+      const { since } = state;
       await CancellationScope.nonCancellable(() => demandSilence(input.node, "fenced"));
+      if (state.online && state.since !== since) throw answers(input.node, "fenced");
       Object.assign(state, { online: false, fence: { at: Date.now(), evidence } });
       tell();
       return state;
@@ -111,18 +118,29 @@ export async function node(input: NodeInput): Promise<void> {
 
 /** A node that answers is not off. */
 async function demandSilence(name: string, done: "fenced" | "forgotten"): Promise<void> {
-  const answered = await ask(name, { ask: "describe" }).then(
-    () => true,
-    () => false,
-  );
-  if (!answered) return;
-  throw failure({
+  const there = proxyActivities<NodeActivities>({
+    taskQueue: nodeTaskQueue(name),
+    scheduleToStartTimeout: PROBE_MS,
+    startToCloseTimeout: PROBE_MS,
+    retry: { maximumAttempts: 1 },
+    summary: `is it off? @ ${name}`,
+  });
+  try {
+    await there.describeNode();
+  } catch (error) {
+    // Whatever else went wrong, its worker was there to say so.
+    if (nobodyThere(readFailure(error, name))) return;
+  }
+  throw answers(name, done);
+}
+
+const answers = (name: string, done: "fenced" | "forgotten") =>
+  failure({
     code: "E_STATE",
     message: `${name} answers: it is not off, so it can't be ${done}`,
     node: name,
     remedy: "switch it off first; a node that answers settles what is in doubt by itself",
   });
-}
 
 async function ask(name: string, request: AskRequest): Promise<NodeFacts | Observation | LogChunk> {
   const timeout = request.ask === "describe" ? (request.timeoutMs ?? PROBE_MS) : PROBE_MS * 3;

@@ -8,7 +8,7 @@ import { running } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { attributes, showMigration } from "./console.js";
 import { resolvable } from "./resolve.js";
-import { clearUp, settleHandOver } from "./settle.js";
+import { clearUp, receiptFor, settleHandOver } from "./settle.js";
 
 export interface SettleResult {
   verdict: "moved" | "rolled-back";
@@ -59,7 +59,7 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
   const result = await CancellationScope.nonCancellable(async () => {
     const settled = await settleHandOver(handOver, tuning, tell);
     const moved = settled.verdict === "moved";
-    await clearUp(handOver, tuning, moved, settled.outstanding, settled.source?.receipt);
+    await clearUp(handOver, tuning, moved, settled.outstanding, receiptFor(settled));
     const side = moved ? settled.destination : settled.source;
     const hold = side === undefined ? undefined : running(side.holds);
     node = moved ? ref.destination : ref.source;

@@ -17,7 +17,7 @@ import {
 import { resolveProblems } from "../model/request-check.js";
 import { backHome } from "../model/settlement.js";
 import { refuseUnless } from "./accept.js";
-import { failure, once, readFailure, shortly, tryAsk } from "./calls.js";
+import { failure, nobodyThere, once, readFailure, shortly, tryAsk } from "./calls.js";
 
 export interface Resolvable {
   readonly view: MigrationView;
@@ -61,6 +61,14 @@ async function resolve(ref: OperationRef, tuning: Tuning, { keep, acceptRollback
 
 type Said = { answer?: Inquiry; failure?: FailureData };
 
+/** A node whose worker answers that its agent does not is not off: its copies may well run. */
+function demandNobody(ref: OperationRef, node: string, said: Said): void {
+  if (said.failure === undefined || nobodyThere(said.failure)) return;
+  throw refusal(ref, `${node} is not off, it only does not say what it has: ${said.failure.message}`, {
+    remedy: `mend its agent (ferry nodes); it settles by itself then. If it can't be mended, switch the machine off`,
+  });
+}
+
 async function keepSource(
   ref: OperationRef,
   tuning: Tuning,
@@ -73,6 +81,7 @@ async function keepSource(
       remedy: `bring ${ref.source} back; if it is off for good: ferry fence ${ref.source}, then --keep destination`,
     });
   }
+  if (destination.answer === undefined) demandNobody(ref, ref.destination, destination);
   const evidence =
     destination.answer === undefined
       ? await fenced(ref, tuning, ref.source, ref.destination)
@@ -126,12 +135,13 @@ async function keepDestination(ref: OperationRef, tuning: Tuning, source: Said, 
     if (told.failure) throw failure(told.failure);
     return `${ref.source} has released ${ref.workload}, and ${ref.destination} has its token: it goes forward`;
   }
+  demandNobody(ref, ref.source, source);
   const evidence = await fenced(ref, tuning, ref.destination, ref.source);
   const claimed = await tryAsk(ref.destination, () =>
     shortly(ref.destination, tuning, "run it, by a person's word").claim({ ref, evidence }),
   );
   if (claimed.failure) throw failure(claimed.failure);
-  return `${ref.destination} runs ${ref.workload} (epoch ${ref.to}): ${evidence}`;
+  return `${ref.destination} is told to run ${ref.workload} (epoch ${ref.to}): ${evidence}`;
 }
 
 /** The evidence that a silent node is off. `asked`: a node whose worker can look it up. */

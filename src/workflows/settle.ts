@@ -13,7 +13,7 @@ import { patched, sleep, startChild, ParentClosePolicy, workflowInfo } from "@te
 import type { Inquiry, OperationRef, Receipt, SideOutcome } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import { WORKFLOW, type HandOver, type MigrationState, type SweepInput, type Tuning } from "../model/messages.js";
-import { backHome, conclude } from "../model/settlement.js";
+import { backHome, conclude, isFenced } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { attributes, ofHandOver, showSweep, type SweepView } from "./console.js";
 import { isSilence, once, patiently, shortly, tryAsk, type Answer } from "./calls.js";
@@ -49,7 +49,9 @@ export async function settleHandOver(
       tryAsk(ref.destination, () => once(ref.destination, tuning, "ask the journal").inquire(ref)),
     ]);
     remember(memory, source.answer, destination.answer);
-    const verdict = conclude(ref, source.answer, destination.answer);
+    // What a person has decided stays so, also in a round in which the source is silent.
+    const known = source.answer ?? (isFenced(ref, memory.source) ? memory.source : undefined);
+    const verdict = conclude(ref, known, destination.answer);
     let trouble = source.failure ?? destination.failure;
     switch (verdict.verdict) {
       case "moved": {
@@ -61,7 +63,7 @@ export async function settleHandOver(
       case "rolled-back":
         return settled("rolled-back", verdict.why, memory);
       case "roll-back": {
-        const unfinished = await rollBack(ref, tuning, memory, source.answer);
+        const unfinished = await rollBack(ref, tuning, memory, known);
         if (unfinished === undefined) return settled("rolled-back", verdict.why, memory);
         if (unfinished === "again") continue;
         trouble = unfinished;
@@ -80,6 +82,10 @@ export async function settleHandOver(
     await sleep(Math.min(tuning.backoffMs * 1.6 ** round, tuning.maxBackoffMs));
   }
 }
+
+/** The word of the side that has it, for a node that comes back later. */
+export const receiptFor = ({ verdict, source, destination, destinationOutcome }: Settled): Receipt | undefined =>
+  verdict === "moved" ? (destinationOutcome?.receipt ?? destination?.receipt) : source?.receipt;
 
 interface Memory {
   source?: Inquiry;
@@ -206,7 +212,11 @@ async function finishMove(handOver: HandOver, tuning: Tuning, memory: Memory): P
         );
   const taken = await taking;
   const receipt = taken.answer?.receipt;
-  if (receipt !== undefined && handing !== undefined && memory.source?.state === "RELEASED") {
+  const state = memory.source?.state;
+  // It has not released, as far as is known, and yet it is owned there: by a person's word.
+  const decided =
+    (state === "OWNER" || state === "FROZEN") && receipt !== undefined && patched("a stale source is told");
+  if (receipt !== undefined && handing !== undefined && (state === "RELEASED" || decided)) {
     // The link may be cut for good: then nobody else tells the source that its frozen copy is not needed any more.
     await tryAsk(ref.source, () => once(ref.source, tuning, "carry the receipt").acknowledge({ ref, receipt }));
   }
@@ -215,7 +225,8 @@ async function finishMove(handOver: HandOver, tuning: Tuning, memory: Memory): P
   memory.destinationOutcome = taken.answer;
   if (handed?.answer !== undefined) memory.sourceOutcome = handed.answer;
   // The source has released and can never run it again: its clearing up needs nobody to wait.
-  if (handed?.failure) memory.outstanding.push(ref.source);
+  const left = handed?.answer?.state;
+  if (handed?.failure || (decided && left !== "GONE" && left !== "SUPERSEDED")) memory.outstanding.push(ref.source);
   return undefined;
 }
 
@@ -301,7 +312,8 @@ export async function sweep(input: SweepInput): Promise<void> {
             const there = await tryAsk(ref.destination, () =>
               once(ref.destination, tuning, "its receipt").inquire(ref),
             );
-            const receipt = there.answer?.receipt;
+            // It may have moved on, or be stopped, meanwhile.
+            const receipt = there.answer?.receipt ?? input.receipt;
             if (receipt !== undefined) await once(node, tuning, "carry the receipt").acknowledge({ ref, receipt });
             await patiently(node, tuning, "finish handing over").handOver({ ref, options, reservation });
           }

@@ -92,7 +92,7 @@ for (const [point, left] of [
       assert.match(fenced.stdout, /ferry resolve redis --keep source/);
       const resolved = await ferry(e2e, ["resolve", "redis", "--keep", "source"]);
       assert.equal(resolved.code, 0, resolved.stderr);
-      const report = await handle.result();
+      const report = await settled(handle);
       assert.equal(report.outcome, "rolled-back", why(report));
       assert.equal(report.node, source);
       await assertOneCopyHere(source);

@@ -198,9 +198,17 @@ export abstract class DestinationSide implements ControlTarget {
    * A person says that the source is off: what was prepared runs without its token. Throws E_STATE when something of it
    * is at the source only.
    */
-  claim(evidence: string): void {
+  async claim(evidence: string): Promise<void> {
     const { ref } = this.input;
+    // Asked anew: it may be another one since this agent was restarted.
+    await this.mover.ensure();
     if (this.token.value !== undefined || this.holdState !== "PREPARED") return;
+    if (this.link.value) {
+      throw ferryError("E_STATE", `node ${ref.source} is connected right now: it is not off`, {
+        side: "destination",
+        remedy: "wait: both settle it by themselves",
+      });
+    }
     const { digest } = this;
     if (digest === undefined || this.mover.status?.pages.allReceived !== true) {
       throw ferryError(

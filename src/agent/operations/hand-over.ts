@@ -70,7 +70,8 @@ export class HandOver extends SourceSide {
       throw ferryError(code, message, { workload: ref.workload, side: "source", remedy });
     };
     if (this.options.local === true) refuse("E_STATE", `${ref.workload} is being restored on this node`, "wait for it");
-    if (connected) {
+    // One that has refused for ever may well be there.
+    if (connected && destination?.hold !== "TOMBSTONE") {
       refuse(
         "E_STATE",
         `node ${this.peer} is connected right now: it is not off`,
@@ -370,7 +371,7 @@ export class HandOver extends SourceSide {
       const { signal } = this.decided;
       await this.insist("journaling the token", async () => this.control.release(this.makeToken(digest)));
       const serving = new AbortController();
-      void this.serve(serving.signal);
+      const served = this.serve(serving.signal);
       try {
         const { destination } = await this.control.level.wait(
           (l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER",
@@ -386,6 +387,8 @@ export class HandOver extends SourceSide {
         this.letGo = true;
       } finally {
         serving.abort(new Error("done"));
+        // A mover that it was just starting must not outlive the decision.
+        if (signal.aborted) await served;
       }
       await this.enter("release");
       const outcome = this.assemble();

@@ -253,7 +253,7 @@ export class HandOvers {
     const known = this.running.get(ref.operation);
     if (known !== undefined) return step(known, waitMs);
     const hold = this.book.hold(ref.workload, ref.epoch);
-    if (hold?.state === "SUPERSEDED") return settled(hold.state);
+    if (hold?.state === "SUPERSEDED" || hold?.state === "STOPPED") return settled(hold.state);
     if (hold === undefined || !["OWNER", "FROZEN", "RELEASED", "GONE"].includes(hold.state)) {
       throw ferryError(
         "E_STALE_EPOCH",

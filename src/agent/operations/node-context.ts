@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
+import { isOpen } from "../../model/ownership.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
 import { signReceipt, type LinkIdentity } from "../../transfer/link/index.js";
@@ -32,7 +33,7 @@ export interface NodeContext {
 /** Files of a workload on this node: data, log and its own layer of the root file system. */
 export const volumeDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "volumes", workload);
 
-const SPENT = ["TOMBSTONE", "GONE", "BURNED", "FENCED", "SUPERSEDED"];
+const SPENT = ["TOMBSTONE", "GONE", "BURNED", "FENCED"];
 /**
  * Removes what came here for a hand-over that was refused, and what was left when a workload went elsewhere. Files of a
  * workload that this node runs, holds, or has stopped stay.
@@ -43,10 +44,17 @@ export async function removeSpentVolume({ book, config }: NodeContext, workload:
   await rm(volumeDir(config, workload), { recursive: true, force: true });
 }
 
-/** The files of a copy that was superseded: nobody runs on them, and a person may want to look. */
-export async function keepAside({ config }: NodeContext, workload: string, epoch: number): Promise<void> {
+/**
+ * The files of a copy that was superseded, if they are still its own: nobody runs on them, and a person may want to look.
+ * Again at boot, for an agent that died before it came to it.
+ */
+export async function keepAside({ config, book }: NodeContext, workload: string): Promise<void> {
   const from = volumeDir(config, workload);
-  if (!existsSync(from)) return;
+  const holds = book.holds(workload);
+  const epoch = holds.findLast(({ state }) => state === "SUPERSEDED")?.epoch;
+  // The directory is the workload's: a later epoch that came here, runs, or was stopped has it now.
+  const taken = holds.some(({ state }) => isOpen(state) || state === "STOPPED");
+  if (epoch === undefined || taken || !existsSync(from)) return;
   const aside = join(config.stateDir, "superseded");
   await mkdir(aside, { recursive: true, mode: 0o700 });
   const to = join(aside, `${workload}-${epoch}`);
@@ -107,7 +115,8 @@ export function receiptOf({ book, config, identity }: NodeContext, ref: Operatio
   const { workload, operation, to: epoch } = ref;
   if (config.node === ref.source) {
     const { digest } = book.hold(workload, ref.epoch) ?? {};
-    if (digest === undefined || book.hold(workload, epoch)?.state !== "FENCED") return undefined;
+    const fenced = book.hold(workload, epoch);
+    if (digest === undefined || fenced?.state !== "FENCED" || fenced.operation !== operation) return undefined;
     return signReceipt({ workload, operation, epoch: ref.epoch, digest }, identity);
   }
   const hold = book.hold(workload, epoch);

@@ -166,7 +166,7 @@ export class Settling {
     ) {
       throw ferryError("E_STATE", `${ref.workload} is not prepared on node ${ref.destination}: it has not all of it`);
     }
-    if (hold.state === "PREPARED") this.handOvers.ensureTakeOver(record.input, false).claim(evidence);
+    if (hold.state === "PREPARED") await this.handOvers.ensureTakeOver(record.input, false).claim(evidence);
     return this.inquire(ref);
   }
 
@@ -193,12 +193,12 @@ export class Settling {
       this.context.log("warn", "superseded: the other node has it, by a person's word", { workload, operation, epoch });
     }
     handOver?.superseded();
-    await runtime.destroy(
-      { name: workload, epoch },
-      sideDirs(config.runDir, operation, isSource ? "source" : "destination"),
-    );
+    const dirs = sideDirs(config.runDir, operation, isSource ? "source" : "destination");
+    await runtime.destroy({ name: workload, epoch }, dirs);
     await within(Promise.resolve(handOver?.result ?? takeOver?.superseded()), SETTLE_WAIT_MS);
-    await keepAside(this.context, workload, epoch);
+    // Whatever was under way may have begun to restore it once more.
+    await runtime.destroy({ name: workload, epoch }, dirs);
+    await keepAside(this.context, workload);
     return this.inquire(ref);
   }
 
@@ -212,10 +212,12 @@ export class Settling {
       const handOver = this.handOvers.ensureHandOver(record.input, {});
       handOver.acknowledge(receipt);
       await within(handOver.result, SETTLE_WAIT_MS);
+    } else if (this.book.hold(ref.workload, ref.to)?.state === "FENCED") {
+      throw ferryError("E_TOKEN", `epoch ${ref.to} of ${ref.workload} was fenced: what has it is stale`);
     } else if (hold?.state === "OWNER" || hold?.state === "FROZEN") {
       // Never released, and yet the destination owns it: a person has decided for it while this node was away.
       return this.supersede(input);
-    } else if (hold?.state !== "GONE" && hold?.state !== "SUPERSEDED") {
+    } else if (hold === undefined || !["GONE", "SUPERSEDED", "STOPPED"].includes(hold.state)) {
       throw ferryError("E_TOKEN", `epoch ${ref.epoch} of ${ref.workload} was not released to epoch ${ref.to} here`);
     }
     return this.inquire(ref);

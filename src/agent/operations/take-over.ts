@@ -172,6 +172,7 @@ export class TakeOver extends DestinationSide {
     const { runtime } = this.context;
     const { ref } = this.input;
     for (let attempt = 1; ; attempt++) {
+      this.demandActive();
       try {
         if (this.engine === undefined) this.engine = runtime.adoptRestore(this.dirs);
         const status = this.engine?.status();
@@ -186,6 +187,7 @@ export class TakeOver extends DestinationSide {
           await this.fetchPages();
         }
         await this.enter("resume");
+        this.demandActive();
         const { resumedAt } = await runtime.release(this.incarnation, this.dirs);
         this.resumedAt = resumedAt;
         this.record("RUNNING");
@@ -211,6 +213,13 @@ export class TakeOver extends DestinationSide {
         await new Promise((resolve) => setTimeout(resolve, 500 * attempt));
       }
     }
+  }
+
+  /** It may have been superseded meanwhile. Throws E_STATE. */
+  private demandActive(): void {
+    if (this.holdState === "ACTIVE") return;
+    const { ref } = this.input;
+    throw ferryError("E_STATE", `epoch ${ref.to} of ${ref.workload} is ${this.holdState ?? "unknown"}: it may not run`);
   }
 
   /** RUNNING: network, then every page. Goes on however often the mover dies. */
@@ -268,6 +277,8 @@ export class TakeOver extends DestinationSide {
 
   /** SUPERSEDED was journaled, and the tree killed: what served it goes. */
   async superseded(): Promise<void> {
+    // Without its mover nothing of it gets on.
+    await this.mover.end();
     await this.result.catch(() => undefined);
     await this.mover.end();
     await destroyFaultService(this.dirs.store);

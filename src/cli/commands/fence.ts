@@ -18,6 +18,7 @@ interface FenceFlags extends ConnectionFlags {
 
 const CONFIG = "/etc/ferry/fence.json";
 const DEFAULT_TIMEOUT_MS = 60_000;
+const MAX_EVIDENCE = 800;
 /** A migration in doubt says what it knows by then. */
 const DOUBT_MS = 15_000;
 const pause = (ms: number): Promise<undefined> => new Promise((resolve) => setTimeout(resolve, ms, undefined).unref());
@@ -81,11 +82,13 @@ Examples:
     )
     .action(async (node: string, flags: FenceFlags) => {
       await withClient(context, flags, async (client) => {
+        // A name that nobody knows is found out before anything is switched off.
+        await client.nodes.get(node);
         const evidence =
           flags.iHavePoweredItOff === true
-            ? `${userInfo().username} says that it was powered off`
+            ? `${userName()} says that it was powered off`
             : await switchOff(node, flags.config);
-        const fence = await client.nodes.fence(node, evidence);
+        const fence = await client.nodes.fence(node, evidence.slice(0, MAX_EVIDENCE));
         const inDoubt = await waiting(client, node);
         if (flags.json === true) {
           context.json({ node, ...fence, inDoubt });
@@ -100,6 +103,14 @@ Examples:
     });
 }
 
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return `user ${process.getuid?.() ?? "?"}`;
+  }
+}
+
 /** Workloads in doubt, and the side that is left of them. */
 async function waiting(client: FerryClient, node: string): Promise<{ name: string; keep: "source" | "destination" }[]> {
   const found: { name: string; keep: "source" | "destination" }[] = [];
@@ -108,7 +119,8 @@ async function waiting(client: FerryClient, node: string): Promise<{ name: strin
     const report = await client.workloads
       .get(name)
       .migration()
-      .then((migration) => Promise.race([migration?.result(), pause(DOUBT_MS)]));
+      .then((migration) => Promise.race([migration?.result(), pause(DOUBT_MS)]))
+      .catch(() => undefined);
     if (report?.source === node) found.push({ name, keep: "destination" });
     else if (report?.destination === node) found.push({ name, keep: "source" });
   }

@@ -28,7 +28,7 @@ export function register(program: Command, context: CommandContext): void {
   --keep destination   the destination runs what it has prepared, without the source's token
 
 A node that comes back finds itself superseded: its copy is killed, its files are kept aside in its state directory.
-Exit codes: 0 decided; 2 refused, and nothing was touched.
+Exit codes: 0 decided; 2 refused; 3 refused, since it is past the point where that side could have it.
 
 Examples:
   ferry fence node-b --i-have-powered-it-off
