@@ -31,7 +31,7 @@ export function resolvable(saga: Resolvable): void {
     (request) =>
       CancellationScope.nonCancellable(async () => {
         const { ref } = saga.handOver();
-        const message = await resolve(ref, saga.tuning, request);
+        const message = await resolve(ref, saga, request);
         return { operation: ref.operation, message };
       }),
     {
@@ -51,12 +51,13 @@ export function resolvable(saga: Resolvable): void {
   );
 }
 
-async function resolve(ref: OperationRef, tuning: Tuning, { keep, acceptRollback }: ResolveRequest): Promise<string> {
+async function resolve(ref: OperationRef, saga: Resolvable, { keep, acceptRollback }: ResolveRequest): Promise<string> {
+  const { tuning } = saga;
   const ask = (node: string) => tryAsk(node, () => once(node, tuning, "what does its journal say?").inquire(ref));
   const [source, destination] = await Promise.all([ask(ref.source), ask(ref.destination)]);
   return keep === "source"
-    ? keepSource(ref, tuning, acceptRollback, source, destination)
-    : keepDestination(ref, tuning, source, destination);
+    ? keepSource(ref, saga, acceptRollback, source, destination)
+    : keepDestination(ref, saga, source, destination);
 }
 
 type Said = { answer?: Inquiry; failure?: FailureData };
@@ -71,11 +72,12 @@ function demandNobody(ref: OperationRef, node: string, said: Said): void {
 
 async function keepSource(
   ref: OperationRef,
-  tuning: Tuning,
+  saga: Resolvable,
   acceptRollback: boolean,
   source: Said,
   destination: Said,
 ): Promise<string> {
+  const { tuning } = saga;
   if (source.answer === undefined) {
     throw refusal(ref, `${ref.source} does not answer, and only it can take ${ref.workload} back`, {
       remedy: `bring ${ref.source} back; if it is off for good: ferry fence ${ref.source}, then --keep destination`,
@@ -84,7 +86,7 @@ async function keepSource(
   if (destination.answer === undefined) demandNobody(ref, ref.destination, destination);
   const evidence =
     destination.answer === undefined
-      ? await fenced(ref, tuning, ref.source, ref.destination)
+      ? await fenced(ref, saga, ref.source, ref.destination)
       : await refusedThere(ref, tuning, destination.answer);
   const back = await tryAsk(ref.source, () =>
     shortly(ref.source, tuning, "take it back, by a person's word").retake({ ref, evidence, acceptRollback }),
@@ -112,7 +114,8 @@ async function refusedThere(ref: OperationRef, tuning: Tuning, said: Inquiry): P
   return `${ref.destination} has refused epoch ${ref.to} for ever`;
 }
 
-async function keepDestination(ref: OperationRef, tuning: Tuning, source: Said, destination: Said): Promise<string> {
+async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said, destination: Said): Promise<string> {
+  const { tuning } = saga;
   if (destination.answer === undefined) {
     throw refusal(ref, `${ref.destination} does not answer, and only it can run what it was given`, {
       remedy: `bring ${ref.destination} back; if it is off for good: ferry fence ${ref.destination}, then --keep source`,
@@ -136,7 +139,7 @@ async function keepDestination(ref: OperationRef, tuning: Tuning, source: Said, 
     return `${ref.source} has released ${ref.workload}, and ${ref.destination} has its token: it goes forward`;
   }
   demandNobody(ref, ref.source, source);
-  const evidence = await fenced(ref, tuning, ref.destination, ref.source);
+  const evidence = await fenced(ref, saga, ref.destination, ref.source);
   const claimed = await tryAsk(ref.destination, () =>
     shortly(ref.destination, tuning, "run it, by a person's word").claim({ ref, evidence }),
   );
@@ -145,7 +148,7 @@ async function keepDestination(ref: OperationRef, tuning: Tuning, source: Said, 
 }
 
 /** The evidence that a silent node is off. `asked`: a node whose worker can look it up. */
-async function fenced(ref: OperationRef, tuning: Tuning, asked: string, node: string): Promise<string> {
+async function fenced(ref: OperationRef, { view, tuning }: Resolvable, asked: string, node: string): Promise<string> {
   let fence;
   try {
     fence = await shortly(asked, tuning, `was ${node} fenced?`).fenceOf(node);
@@ -155,6 +158,11 @@ async function fenced(ref: OperationRef, tuning: Tuning, asked: string, node: st
   if (fence === null) {
     throw refusal(ref, `${node} does not answer, and nobody has fenced it: it may run ${ref.workload}`, {
       remedy: `switch it off, then say so: ferry fence ${node} --i-have-powered-it-off`,
+    });
+  }
+  if (fence.at < view.startedAt) {
+    throw refusal(ref, `${node} was fenced before this migration began, and has been there since`, {
+      remedy: `make sure that it is off now, then say so again: ferry fence ${node} --i-have-powered-it-off`,
     });
   }
   return `${node} was fenced: ${fence.evidence}`;
