@@ -7,64 +7,25 @@
  *
  * No step lies inside the blackout: takeOver is armed first, and from the freeze on both agents talk to each other.
  */
-import {
-  CancellationScope,
-  allHandlersFinished,
-  condition,
-  getExternalWorkflowHandle,
-  isCancellation,
-  setHandler,
-  sleep,
-  defineQuery,
-  workflowInfo,
-} from "@temporalio/workflow";
-import { CONTRACT_SCHEMA, type Inquiry, type SideOutcome, type SourceFacts } from "../model/contract.js";
-import { failureClass, type FailureData, type Side } from "../model/failure.js";
-import {
-  QUERY,
-  SIGNAL,
-  type HandOver,
-  type MigrateInput,
-  type MigrationState,
-  type MigrationView,
-  type OperationNews,
-} from "../model/messages.js";
-import { operationId } from "../model/names.js";
+import { CancellationScope, allHandlersFinished, condition, isCancellation, sleep } from "@temporalio/workflow";
+import type { Inquiry, SideOutcome } from "../model/contract.js";
+import { failureClass } from "../model/failure.js";
+import type { MigrateInput } from "../model/messages.js";
 import type { Phase } from "../model/phase.js";
 import { chooseMode } from "../model/mode-choice.js";
-import {
-  blockers,
-  type AskedOptions,
-  type Finding,
-  type MigrateOptions,
-  type MigratePlan,
-  type Mode,
-} from "../model/plan.js";
+import { blockers } from "../model/plan.js";
 import { furthest, newer } from "../model/progress.js";
 import type { MigrationReport } from "../model/report.js";
 import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.js";
-import { attributes, showMigration, showReport } from "./console.js";
 import { knock } from "./knock.js";
-import { assembleReport, mainFailure, phases, planOf, sideFailure } from "./report.js";
-import { resolvable } from "./resolve.js";
-import { steerable } from "./steer.js";
-import { clearUp, receiptFor, settleHandOver, type Doubt, type Settled } from "./settle.js";
+import { mainFailure, phases, planOf, sideFailure } from "./report.js";
+import { begin, chosen, finish, news, tellDoubt, type Saga, type Step } from "./saga.js";
+import { clearUp, receiptFor, settleHandOver, type Settled } from "./settle.js";
 
 /** What is shown is no older than a quarter of the time that it has taken so far (and than `maxWatchMs`). */
 const WATCH_BACKOFF = 1.25;
-
-interface Step {
-  name: string;
-  side: Side | "both";
-  phase: Phase;
-  /** Activities that it calls, and the one that undoes it. */
-  activities: readonly string[];
-  undo?: "refuse" | "burn";
-  /** Ends the migration early when it returns an outcome. */
-  run: (saga: Saga) => Promise<"planned" | "refused" | undefined>;
-}
 
 /** name | side | phase | activities | undo | action */
 export const STEPS: readonly Step[] = [
@@ -85,37 +46,6 @@ function step(
 ): Step {
   return { name, side, phase, activities, ...(undo === undefined ? {} : { undo }), run };
 }
-
-interface Saga {
-  readonly input: MigrateInput;
-  handOver: HandOver;
-  facts?: SourceFacts;
-  findings: Finding[];
-  plan?: MigratePlan;
-  sourceOutcome?: SideOutcome;
-  destinationOutcome?: SideOutcome;
-  /** Steps with an undo that were begun: if there are any, both journals are asked before anything is said. */
-  begun: Step[];
-  failures: FailureData[];
-  reasons: string[];
-  leftovers: HandOver[];
-  /** The older hand-over that is being settled before this one begins. */
-  settling?: HandOver;
-  view: MigrationView;
-  tell: (change: Partial<MigrationView>) => void;
-  /** Its search attributes; only what changed reaches the server. */
-  show: ReturnType<typeof attributes>;
-  /** Both sides were asked, and have not answered yet. */
-  handing: boolean;
-  /** Shows the mode that `auto` came to. */
-  chose: (mode: Mode) => void;
-}
-
-/** Until preflight has chosen, and for what an older hand-over left: its mode changes nothing about how it is settled. */
-const chosen = (asked: AskedOptions): MigrateOptions => ({
-  ...asked,
-  mode: asked.mode === "auto" ? "precopy" : asked.mode,
-});
 
 export async function migrate(input: MigrateInput): Promise<MigrationReport> {
   acceptInput("migrate", input);
@@ -366,141 +296,4 @@ async function unwind(saga: Saga): Promise<MigrationReport> {
 function keep(saga: Saga, settled: Settled): void {
   if (settled.sourceOutcome !== undefined) saga.sourceOutcome = settled.sourceOutcome;
   if (settled.destinationOutcome !== undefined) saga.destinationOutcome = settled.destinationOutcome;
-}
-
-function begin(input: MigrateInput): Saga {
-  const now = Date.now();
-  const { workload, source, destination, options, sequence } = input;
-  const operation = operationId(workload, "migrate", sequence);
-  const show = attributes();
-  const view: MigrationView = {
-    workload,
-    operation,
-    source,
-    destination,
-    mode: options.mode,
-    state: "working",
-    phase: "preflight",
-    startedAt: now,
-    since: now,
-    phases: [],
-    steering: [],
-  };
-  const saga: Saga = {
-    input,
-    handOver: {
-      ref: {
-        schema: CONTRACT_SCHEMA,
-        operation,
-        workload,
-        epoch: input.epoch,
-        to: input.epoch + 1,
-        source,
-        destination,
-      },
-      options: chosen(options),
-      spec: input.spec,
-    },
-    findings: [],
-    begun: [],
-    failures: [],
-    reasons: [],
-    leftovers: [],
-    handing: false,
-    show,
-    chose: (mode) => {
-      view.mode = mode;
-      show({ FerryMode: mode });
-    },
-    view,
-    tell: (change) => {
-      if (change.state !== undefined && change.state !== view.state) view.since = Date.now();
-      Object.assign(view, change);
-      // Once it is over its state is how it ended: see `finish`.
-      if (view.state !== "done") show({ FerryState: view.state });
-      showMigration(view);
-    },
-  };
-  setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
-  steerable({
-    view,
-    handOver: saga.handOver,
-    underWay: () => saga.handing,
-    tell: saga.tell,
-    tuning: input.tuning,
-  });
-  setHandler(defineQuery<MigrationReport>(QUERY.report), () =>
-    report(saga, view.state === "stuck" ? "stuck" : "in-doubt"),
-  );
-  resolvable({ view, handOver: () => saga.settling ?? saga.handOver, tuning: input.tuning });
-  saga.tell({});
-  return saga;
-}
-
-function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {
-  const { ref } = saga.handOver;
-  const moved = outcome === "moved";
-  const failures = [...saga.failures];
-  if ((outcome === "in-doubt" || outcome === "stuck") && saga.view.problem !== undefined) {
-    failures.unshift({
-      code: outcome === "stuck" ? "E_STUCK" : "E_IN_DOUBT",
-      message: saga.view.problem,
-      ...(saga.view.remedy === undefined ? {} : { remedy: saga.view.remedy }),
-    });
-  }
-  const made = assembleReport({
-    handOver: saga.handOver,
-    outcome,
-    node: moved ? ref.destination : ref.source,
-    epoch: moved ? (saga.destinationOutcome?.epoch ?? ref.to) : ref.epoch,
-    startedAt: saga.view.startedAt,
-    endedAt: Date.now(),
-    findings: saga.findings,
-    failures,
-    reasons: saga.reasons,
-    ...(saga.plan === undefined ? {} : { plan: saga.plan }),
-    ...(saga.sourceOutcome === undefined ? {} : { sourceOutcome: saga.sourceOutcome }),
-    ...(saga.destinationOutcome === undefined ? {} : { destinationOutcome: saga.destinationOutcome }),
-  });
-  return outcome === "in-doubt" || outcome === "stuck"
-    ? { ...made, ...(failures[0] && { failure: failures[0] }) }
-    : made;
-}
-
-function finish(saga: Saga, outcome: MigrationReport["outcome"]): MigrationReport {
-  const made = report(saga, outcome);
-  saga.tell({ state: "done", phase: "done", phases: made.phases });
-  saga.show({ FerryState: outcome, FerryNode: made.node });
-  showReport(made);
-  return made;
-}
-
-function tellDoubt(saga: Saga, doubt: Omit<Doubt, "state"> & { state: MigrationState }): void {
-  const changed = doubt.state !== saga.view.state || doubt.problem !== saga.view.problem;
-  if (doubt.state === "working") {
-    delete saga.view.problem;
-    delete saga.view.remedy;
-  }
-  saga.tell(doubt);
-  if (changed) {
-    // Not waited for: the entity may be gone, and asking the nodes must not wait for it.
-    void news(saga, {});
-  }
-}
-
-/** Tells the entity. One that is gone is no reason to stop. */
-async function news(saga: Saga, more: Pick<OperationNews, "handOver">): Promise<void> {
-  const { parent } = workflowInfo();
-  if (parent === undefined) return;
-  const body: OperationNews = {
-    operation: saga.handOver.ref.operation,
-    state: saga.view.state,
-    ...more,
-    ...(saga.view.problem === undefined ? {} : { problem: saga.view.problem }),
-  };
-  try {
-    await getExternalWorkflowHandle(parent.workflowId).signal(SIGNAL.operation, body);
-  } catch (error) {
-    if (isCancellation(error)) throw error;
-  }
 }
