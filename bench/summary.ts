@@ -89,10 +89,10 @@ export function ratiosOf(
 ): Pick<BenchResult, "ratios" | "missing"> {
   const ratios: Record<string, number> = {};
   const missing: Record<string, string> = {};
-  const values = (system: System, mib: number, pick: (run: Run) => number | undefined, idle?: number): number[] =>
+  const values = (system: System, mib: number, pick: (run: Run) => number | undefined): number[] =>
     runs.flatMap((run) =>
       run.ok &&
-      run.idle === idle &&
+      run.idle === undefined &&
       run.system === system &&
       run.mib === mib &&
       run.workload === REFERENCE.workload &&

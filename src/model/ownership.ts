@@ -91,6 +91,9 @@ const OPEN: readonly HoldState[] = [
   "ACTIVE",
   "RUNNING",
 ];
+/** Promised to this node and not running: it may still be refused. */
+export const mayRefuse = (state: HoldState): boolean =>
+  state === "RESERVED" || state === "RECEIVED" || state === "PREPARED";
 export const isOpen = (state: HoldState): boolean => OPEN.includes(state);
 /** The latest of these holds that is not over: what stands against starting the workload anew, whatever its operation. */
 export const openHold = (holds: readonly Hold[]): Hold | undefined =>

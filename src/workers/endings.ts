@@ -4,6 +4,7 @@ import type { Logger as Pino } from "pino";
 import type { Ending, NodeAgent } from "../model/contract.js";
 import { SIGNAL, type EndedNews } from "../model/messages.js";
 import { workloadWorkflowId } from "../model/names.js";
+import { sleep } from "./sleep.js";
 
 const ASK_EVERY_MS = 1_000;
 
@@ -31,14 +32,6 @@ export async function tellEndings(
     // An agent that is away is asked again.
     const endings = await agent.endings().catch((): Ending[] => []);
     for (const ending of endings) if (!told.has(`${ending.workload} ${ending.epoch}`)) await tell(ending);
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(done, ASK_EVERY_MS);
-      function done(): void {
-        clearTimeout(timer);
-        stop.removeEventListener("abort", done);
-        resolve();
-      }
-      stop.addEventListener("abort", done);
-    });
+    await sleep(ASK_EVERY_MS, stop);
   }
 }

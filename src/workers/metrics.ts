@@ -6,6 +6,7 @@ import type { Client } from "@temporalio/client";
 import { Runtime } from "@temporalio/worker";
 import type { Logger as Pino } from "pino";
 import { WORKFLOW } from "../model/messages.js";
+import { sleep } from "./sleep.js";
 
 const EVERY_MS = 15_000;
 const ASK_MS = 5_000;
@@ -28,15 +29,7 @@ export async function tellStates(client: Client, over: AbortSignal, log: Pino): 
         log.debug({ error: String(error) }, "how many workloads are in doubt could not be read");
       }
     }
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        over.removeEventListener("abort", done);
-        resolve();
-      };
-      const timer = setTimeout(done, EVERY_MS);
-      over.addEventListener("abort", done);
-    });
+    await sleep(EVERY_MS, over);
   }
 }
 

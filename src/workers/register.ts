@@ -2,6 +2,7 @@
 import type { Client } from "@temporalio/client";
 import type { NativeConnection } from "@temporalio/worker";
 import type { Logger as Pino } from "pino";
+import type { NodeActivitiesOptions } from "../activities/index.js";
 import type { Fence, NodeAgent } from "../model/contract.js";
 import { ferryError } from "../model/failure.js";
 import { QUERY, SIGNAL, WORKFLOW, type NodeInput, type NodeState } from "../model/messages.js";
@@ -83,7 +84,7 @@ export function registerNode(client: Client, agent: NodeAgent, node: string, sto
 }
 
 /** Every node that has registered. @throws FerryError E_TEMPORAL_DOWN */
-export async function listNodes(client: Client): Promise<string[]> {
+async function listNodes(client: Client): Promise<string[]> {
   const query = `WorkflowType = '${WORKFLOW.node}' AND ExecutionStatus = 'Running'`;
   const names = new Set<string>();
   try {
@@ -99,7 +100,7 @@ export async function listNodes(client: Client): Promise<string[]> {
 }
 
 /** What a person has said of a node that is off. @throws FerryError E_TEMPORAL_DOWN */
-export async function fenceOf(client: Client, node: string): Promise<Fence | null> {
+async function fenceOf(client: Client, node: string): Promise<Fence | null> {
   try {
     const state = await client.withDeadline(Date.now() + LIST_MS, () =>
       client.workflow.getHandle(nodeWorkflowId(node)).query<NodeState>(QUERY.status),
@@ -112,6 +113,12 @@ export async function fenceOf(client: Client, node: string): Promise<Fence | nul
     });
   }
 }
+
+/** What the node's activities ask Temporal, and not their agent. */
+export const registryOf = (client: Client): Pick<NodeActivitiesOptions, "knownNodes" | "fenceOf"> => ({
+  knownNodes: () => listNodes(client),
+  fenceOf: (node) => fenceOf(client, node),
+});
 
 /** Best effort: a worker that is killed can't say so either, and a probe tells the truth anyway. */
 export async function signOff(client: Client, node: string, log: Pino): Promise<void> {

@@ -18,9 +18,10 @@ import { WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../model/names.js";
 import { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
 import { tellEndings } from "./endings.js";
 import { logFields } from "./interceptor.js";
-import { tellStates } from "./metrics.js";
 import { SdkLogger, openLog } from "./log.js";
-import { ensureSearchAttributes, fenceOf, listNodes, registerNode, signOff } from "./register.js";
+import { tellStates } from "./metrics.js";
+import { ensureSearchAttributes, registerNode, registryOf, signOff } from "./register.js";
+import { sleep } from "./sleep.js";
 
 export { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
 
@@ -87,14 +88,7 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
     const activities = await Worker.create({
       ...common,
       taskQueue: nodeTaskQueue(node),
-      activities: {
-        ...createNodeActivities({
-          agent,
-          node,
-          knownNodes: () => listNodes(client),
-          fenceOf: (name) => fenceOf(client, name),
-        }),
-      },
+      activities: { ...createNodeActivities({ agent, node, ...registryOf(client) }) },
       maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       defaultHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       maxConcurrentActivityTaskExecutions: 100,
@@ -191,17 +185,4 @@ function stopSignal(options: RunWorkerOptions): AbortSignal {
     for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, () => stop.abort());
   }
   return stop.signal;
-}
-
-function sleep(ms: number, stop: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      stop.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    stop.addEventListener("abort", done);
-    if (stop.aborted) done();
-  });
 }

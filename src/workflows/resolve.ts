@@ -17,7 +17,7 @@ import {
 import { resolveProblems } from "../model/request-check.js";
 import { backHome } from "../model/settlement.js";
 import { refuseUnless } from "./accept.js";
-import { failure, nobodyThere, once, readFailure, shortly, tryAsk } from "./calls.js";
+import { failure, nobodyThere, once, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
 
 export interface Resolvable {
   readonly view: MigrationView;
@@ -60,15 +60,7 @@ async function resolve(ref: OperationRef, saga: Resolvable, { keep, acceptRollba
     : keepDestination(ref, saga, source, destination);
 }
 
-type Said = { answer?: Inquiry; failure?: FailureData };
-
-/** A node whose worker answers that its agent does not is not off: its copies may well run. */
-function demandNobody(ref: OperationRef, node: string, said: Said): void {
-  if (said.failure === undefined || nobodyThere(said.failure)) return;
-  throw refusal(ref, `${node} is not off, it only does not say what it has: ${said.failure.message}`, {
-    remedy: `mend its agent (ferry nodes); it settles by itself then. If it can't be mended, switch the machine off`,
-  });
-}
+type Said = Answer<Inquiry>;
 
 async function keepSource(
   ref: OperationRef,
@@ -79,36 +71,34 @@ async function keepSource(
 ): Promise<string> {
   const { tuning } = saga;
   if (source.answer === undefined) {
-    throw refusal(ref, `${ref.source} does not answer, and only it can take ${ref.workload} back`, {
-      remedy: `bring ${ref.source} back; if it is off for good: ferry fence ${ref.source}, then --keep destination`,
-    });
+    throw refusal(
+      ref,
+      `${ref.source} does not answer, and only it can take ${ref.workload} back`,
+      `bring ${ref.source} back; if it is off for good: ferry fence ${ref.source}, then --keep destination`,
+    );
   }
-  if (destination.answer === undefined) demandNobody(ref, ref.destination, destination);
   const evidence =
     destination.answer === undefined
-      ? await fenced(ref, saga, ref.source, ref.destination)
-      : await refusedThere(ref, tuning, destination.answer);
+      ? await fenced(ref, saga, ref.source, ref.destination, destination.failure)
+      : await refusedThere(ref, tuning);
   const back = await tryAsk(ref.source, () =>
     shortly(ref.source, tuning, "take it back, by a person's word").retake({ ref, evidence, acceptRollback }),
   );
   if (back.failure) throw failure(back.failure);
   const home = backHome(ref, back.answer);
-  if (home === undefined)
-    throw refusal(ref, `${ref.source} has not taken ${ref.workload} back yet`, { remedy: "ask again" });
+  if (home === undefined) throw refusal(ref, `${ref.source} has not taken ${ref.workload} back yet`, "ask again");
   return `${ref.workload} runs on ${ref.source} again (epoch ${home.epoch}): ${evidence}`;
 }
 
 /** The destination answers: it must not have run it, and never will. */
-async function refusedThere(ref: OperationRef, tuning: Tuning, said: Inquiry): Promise<string> {
+async function refusedThere(ref: OperationRef, tuning: Tuning): Promise<string> {
   const refused = await tryAsk(ref.destination, () => shortly(ref.destination, tuning, "refuse the epoch").refuse(ref));
   if (refused.failure) throw failure(refused.failure);
   if (refused.answer.state !== "TOMBSTONE") {
     throw refusal(
       ref,
-      `${ref.destination} answers, and says ${refused.answer.state ?? said.state ?? "nothing"}: it may run it`,
-      {
-        remedy: `keep the destination's: ferry resolve ${ref.workload} --keep destination`,
-      },
+      `${ref.destination} answers, and says ${refused.answer.state ?? "nothing"}: it may run it`,
+      `keep the destination's: ferry resolve ${ref.workload} --keep destination`,
     );
   }
   return `${ref.destination} has refused epoch ${ref.to} for ever`;
@@ -117,9 +107,11 @@ async function refusedThere(ref: OperationRef, tuning: Tuning, said: Inquiry): P
 async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said, destination: Said): Promise<string> {
   const { tuning } = saga;
   if (destination.answer === undefined) {
-    throw refusal(ref, `${ref.destination} does not answer, and only it can run what it was given`, {
-      remedy: `bring ${ref.destination} back; if it is off for good: ferry fence ${ref.destination}, then --keep source`,
-    });
+    throw refusal(
+      ref,
+      `${ref.destination} does not answer, and only it can run what it was given`,
+      `bring ${ref.destination} back; if it is off for good: ferry fence ${ref.destination}, then --keep source`,
+    );
   }
   if (source.answer !== undefined) {
     const { token, state } = source.answer;
@@ -127,9 +119,7 @@ async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said
       throw refusal(
         ref,
         `${ref.source} answers, and has not released ${ref.workload} (${state ?? "nothing"}): it may run it`,
-        {
-          remedy: `keep the source's: ferry resolve ${ref.workload} --keep source`,
-        },
+        `keep the source's: ferry resolve ${ref.workload} --keep source`,
       );
     }
     const told = await tryAsk(ref.destination, () =>
@@ -138,8 +128,7 @@ async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said
     if (told.failure) throw failure(told.failure);
     return `${ref.source} has released ${ref.workload}, and ${ref.destination} has its token: it goes forward`;
   }
-  demandNobody(ref, ref.source, source);
-  const evidence = await fenced(ref, saga, ref.destination, ref.source);
+  const evidence = await fenced(ref, saga, ref.destination, ref.source, source.failure);
   const claimed = await tryAsk(ref.destination, () =>
     shortly(ref.destination, tuning, "run it, by a person's word").claim({ ref, evidence }),
   );
@@ -147,8 +136,24 @@ async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said
   return `${ref.destination} is told to run ${ref.workload} (epoch ${ref.to}): ${evidence}`;
 }
 
-/** The evidence that a silent node is off. `asked`: a node whose worker can look it up. */
-async function fenced(ref: OperationRef, { view, tuning }: Resolvable, asked: string, node: string): Promise<string> {
+/**
+ * The evidence that a silent node is off. `asked`: a node whose worker can look it up; `silence`: how it did not answer. One
+ * whose worker answers that its agent does not is not off: its copies may well run.
+ */
+async function fenced(
+  ref: OperationRef,
+  { view, tuning }: Resolvable,
+  asked: string,
+  node: string,
+  silence: FailureData,
+): Promise<string> {
+  if (!nobodyThere(silence)) {
+    throw refusal(
+      ref,
+      `${node} is not off, it only does not say what it has: ${silence.message}`,
+      "mend its agent (ferry nodes); it settles by itself then. If it can't be mended, switch the machine off",
+    );
+  }
   let fence;
   try {
     fence = await shortly(asked, tuning, `was ${node} fenced?`).fenceOf(node);
@@ -156,17 +161,21 @@ async function fenced(ref: OperationRef, { view, tuning }: Resolvable, asked: st
     throw failure(readFailure(error, asked));
   }
   if (fence === null) {
-    throw refusal(ref, `${node} does not answer, and nobody has fenced it: it may run ${ref.workload}`, {
-      remedy: `switch it off, then say so: ferry fence ${node} --i-have-powered-it-off`,
-    });
+    throw refusal(
+      ref,
+      `${node} does not answer, and nobody has fenced it: it may run ${ref.workload}`,
+      `switch it off, then say so: ferry fence ${node} --i-have-powered-it-off`,
+    );
   }
   if (fence.at < view.startedAt) {
-    throw refusal(ref, `${node} was fenced before this migration began, and has been there since`, {
-      remedy: `make sure that it is off now, then say so again: ferry fence ${node} --i-have-powered-it-off`,
-    });
+    throw refusal(
+      ref,
+      `${node} was fenced before this migration began, and has been there since`,
+      `make sure that it is off now, then say so again: ferry fence ${node} --i-have-powered-it-off`,
+    );
   }
   return `${node} was fenced: ${fence.evidence}`;
 }
 
-const refusal = (ref: OperationRef, message: string, { remedy }: { remedy: string }) =>
+const refusal = (ref: OperationRef, message: string, remedy: string) =>
   failure({ code: "E_STATE", message, workload: ref.workload, remedy });

@@ -20,7 +20,7 @@ import {
 import { createNodeActivities } from "../../src/activities/index.js";
 import type { NodeAgent } from "../../src/model/contract.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../../src/model/names.js";
-import { fenceOf, listNodes } from "../../src/workers/register.js";
+import { registryOf } from "../../src/workers/register.js";
 
 export function temporalBinary(): string | undefined {
   const cache = process.env["FERRY_CACHE"];
@@ -184,8 +184,7 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
             ...createNodeActivities({
               agent,
               node,
-              knownNodes: () => listNodes(client),
-              fenceOf: (name) => fenceOf(client, name),
+              ...registryOf(client),
               pollMs: 50,
               agentAwayMs: 2_000,
             }),

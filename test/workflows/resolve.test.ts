@@ -4,26 +4,11 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { WorkflowUpdateFailedError } from "@temporalio/client";
-import { ApplicationFailure } from "@temporalio/common";
-import type { FailureData } from "../../src/model/failure.js";
 import { UPDATE, WORKFLOW } from "../../src/model/messages.js";
 import { nodeWorkflowId, WORKFLOW_TASK_QUEUE } from "../../src/model/names.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
-import { Stage, until, type Subject } from "./support.js";
-
-async function refusal(act: () => Promise<unknown>): Promise<FailureData> {
-  let caught: unknown;
-  try {
-    await act();
-  } catch (error) {
-    caught = error;
-  }
-  assert.ok(caught instanceof WorkflowUpdateFailedError, String(caught));
-  assert.ok(caught.cause instanceof ApplicationFailure);
-  return caught.cause.details?.[0] as FailureData;
-}
+import { refusal, Stage, until, type Subject } from "./support.js";
 
 describe("resolve", { skip: skipWithoutTemporal }, () => {
   let stage: Stage;

@@ -4,26 +4,11 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { WorkflowUpdateFailedError } from "@temporalio/client";
-import { ApplicationFailure } from "@temporalio/common";
-import type { FailureData } from "../../src/model/failure.js";
 import type { Point } from "../../src/runtimes/simulated/world.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
-import { Stage, Subject, until } from "./support.js";
+import { refusal, Stage, Subject, until } from "./support.js";
 
 const NODES = ["node-a", "node-b", "node-c"];
-
-async function refusal(act: () => Promise<unknown>): Promise<FailureData> {
-  let caught: unknown;
-  try {
-    await act();
-  } catch (error) {
-    caught = error;
-  }
-  assert.ok(caught instanceof WorkflowUpdateFailedError, String(caught));
-  assert.ok(caught.cause instanceof ApplicationFailure);
-  return caught.cause.details?.[0] as FailureData;
-}
 
 describe("no second copy", { skip: skipWithoutTemporal }, () => {
   let stage: Stage;

@@ -1,6 +1,9 @@
 /** Simulated nodes with workers on a dev server, and the entity of a workload driven by its messages. */
+import assert from "node:assert/strict";
 import type { Client, WorkflowHandle } from "@temporalio/client";
-import { WithStartWorkflowOperation } from "@temporalio/client";
+import { WithStartWorkflowOperation, WorkflowUpdateFailedError } from "@temporalio/client";
+import { ApplicationFailure } from "@temporalio/common";
+import type { FailureData } from "../../src/model/failure.js";
 import { createSimulatedAgent, type SimulatedAgent } from "../../src/runtimes/simulated/agent.js";
 import { SimulatedWorld } from "../../src/runtimes/simulated/world.js";
 import {
@@ -184,4 +187,17 @@ export async function until<Seen>(
     if (Date.now() > deadline) throw new Error(`not in ${timeoutMs} ms; last seen: ${JSON.stringify(seen)}`);
     await new Promise((resolve) => setTimeout(resolve, 30));
   }
+}
+
+/** What an update was refused with. */
+export async function refusal(act: () => Promise<unknown>): Promise<FailureData> {
+  let caught: unknown;
+  try {
+    await act();
+  } catch (error) {
+    caught = error;
+  }
+  assert.ok(caught instanceof WorkflowUpdateFailedError, String(caught));
+  assert.ok(caught.cause instanceof ApplicationFailure);
+  return caught.cause.details?.[0] as FailureData;
 }

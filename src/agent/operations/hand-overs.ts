@@ -16,7 +16,7 @@ import type {
   TakeOverInput,
 } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
-import { isDead, isOpen, runningHold } from "../../model/ownership.js";
+import { isDead, isOpen, mayRefuse, runningHold } from "../../model/ownership.js";
 import type { Progress } from "../../model/report.js";
 import type { Steered } from "../../model/steering.js";
 import { ControlHub } from "./control.js";
@@ -292,7 +292,7 @@ export class HandOvers {
     const record = this.book.operation("destination", ref.operation);
     if (record?.side !== "destination" || record.local !== true) return;
     const hold = this.book.hold(ref.workload, record.input.ref.to);
-    if (hold?.peer === node && ["RESERVED", "RECEIVED", "PREPARED"].includes(hold.state)) {
+    if (hold?.peer === node && mayRefuse(hold.state)) {
       const takeOver = this.ensureTakeOver(record.input, true);
       takeOver.refuse(
         ferryError("E_CANCELLED", "an earlier local restore was cut, and is begun anew", { side: "destination" }).data,

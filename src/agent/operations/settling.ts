@@ -5,10 +5,10 @@
 import { rm } from "node:fs/promises";
 import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef, ResolveInput } from "../../model/contract.js";
 import { ferryError } from "../../model/failure.js";
-import { isDead, isOpen, mayRun, runningHold, type Hold } from "../../model/ownership.js";
+import { isDead, isOpen, mayRefuse, mayRun, runningHold, type Hold } from "../../model/ownership.js";
+import { verifyReceipt } from "../../transfer/link/index.js";
 import { removeDirs, sideDirs } from "./dirs.js";
 import type { HandOvers } from "./hand-overs.js";
-import { verifyReceipt } from "../../transfer/link/index.js";
 import { keepAside, mustBe, receiptOf, removeSpentVolume, volumeDir, type NodeContext } from "./node-context.js";
 
 /** How long burn and refuse wait for their side before they answer with the state as it is. */
@@ -178,7 +178,7 @@ export class Settling {
     mustBe(this.context, isSource ? "source" : "destination", ref);
     const epoch = isSource ? ref.epoch : ref.to;
     const hold = this.book.hold(workload, epoch);
-    if (!isSource && (hold === undefined || ["RESERVED", "RECEIVED", "PREPARED"].includes(hold.state))) {
+    if (!isSource && (hold === undefined || mayRefuse(hold.state))) {
       return this.refuse(ref);
     }
     if (hold === undefined || (!isOpen(hold.state) && hold.state !== "SUPERSEDED")) return this.inquire(ref);
@@ -188,8 +188,7 @@ export class Settling {
     const handOver = isSource ? this.handOvers.source(operation) : undefined;
     const takeOver = isSource ? undefined : this.handOvers.destination(operation);
     if (hold.state !== "SUPERSEDED") {
-      const peer = owner;
-      this.book.record({ workload, epoch, state: "SUPERSEDED", operation, peer });
+      this.book.record({ workload, epoch, state: "SUPERSEDED", operation, peer: owner });
       this.context.log("warn", "superseded: the other node has it, by a person's word", { workload, operation, epoch });
     }
     handOver?.superseded();

@@ -1,6 +1,6 @@
 /** May this node take part in this hand-over, by what its journal already promised? Pure. */
 import type { OperationRef } from "../../model/contract.js";
-import { emptyLedger, mayRun, moveProblem, type Hold, type Ledger } from "../../model/ownership.js";
+import { emptyLedger, mayRefuse, mayRun, moveProblem, type Hold, type Ledger } from "../../model/ownership.js";
 import type { Finding } from "../../model/plan.js";
 import { finder } from "./findings.js";
 
@@ -37,7 +37,7 @@ export function checkEpoch(ref: OperationRef, holds: readonly Hold[], node: stri
       ),
     ];
   }
-  const pending = own.find((hold) => ["RESERVED", "RECEIVED", "PREPARED"].includes(hold.state));
+  const pending = own.find((hold) => mayRefuse(hold.state));
   if (pending !== undefined && pending.operation !== ref.operation) {
     return [
       block(

@@ -70,8 +70,8 @@ export function register(program: Command, context: CommandContext): void {
     .addHelpText(
       "after",
       `
-A node that answers can't be fenced by word. The fence ends when the node's worker starts again. If it was not off, and only
-cut from the network, its copies may run on until it is reached again: then they are killed (two copies meanwhile).
+A node that answers can't be fenced by word. The fence ends when the node answers again. If it was not off, and only cut from
+the network, its copies may run on until it is reached again: then they are killed (two copies meanwhile).
 
 The configuration: {"command": ["ipmitool", "-H", "{node}-bmc", "chassis", "power", "off"], "timeoutMs": 60000}
 Exit codes: 0 fenced; 1 the command failed; 2 refused.

@@ -10,7 +10,7 @@ import type {
   Step,
 } from "../../model/contract.js";
 import { FerryError, ferryError, type Side } from "../../model/failure.js";
-import { forget, holdsOf, isOpen, mayRun, runningHold } from "../../model/ownership.js";
+import { forget, holdsOf, isOpen, mayRefuse, mayRun, runningHold } from "../../model/ownership.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Finding } from "../../model/plan.js";
 import { burnHere, progressOf, pump, receiptOf, recordOf, refuseHere, remember, takeBack, tokenOf } from "./engine.js";
@@ -218,7 +218,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     refuse: (ref) =>
       call("refuse", ref.workload, () => {
         const state = node.hold(ref.workload, ref.to)?.state;
-        if (state === undefined || state === "RESERVED" || state === "RECEIVED" || state === "PREPARED") {
+        if (state === undefined || mayRefuse(state)) {
           refuseHere(world, node, ref);
         }
         return inquiry(ref);
@@ -269,7 +269,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       call("supersede", ref.workload, () => {
         const epoch = ref.source === name ? ref.epoch : ref.to;
         const state = node.hold(ref.workload, epoch)?.state;
-        if (state === undefined || state === "RESERVED" || state === "RECEIVED" || state === "PREPARED") {
+        if (state === undefined || mayRefuse(state)) {
           refuseHere(world, node, ref);
         } else if (isOpen(state)) {
           node.journal({ workload: ref.workload, epoch, state: "SUPERSEDED" });

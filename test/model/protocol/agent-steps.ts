@@ -1,9 +1,8 @@
 /** What an agent may do next, by itself: both sides of a hand-over, and the boot. See src/agent/operations. */
-import { highestEpoch, isDead, type Hold } from "../../../src/model/ownership.js";
+import { highestEpoch, isDead, isOpen, mayRefuse, type Hold } from "../../../src/model/ownership.js";
 import {
   added,
   holdAt,
-  holds,
   journaled,
   operationName,
   other,
@@ -23,8 +22,6 @@ import {
 } from "./world.js";
 
 const digestOf = (to: number): string => `d${to}`;
-/** States in which something of an incarnation may be on a node: see KEPT in src/agent/agent. */
-const KEPT = ["OWNER", "FROZEN", "RELEASED", "RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING"];
 
 export const withGiving = (m: Machine, giving: Giving): Machine => ({
   ...m,
@@ -58,8 +55,8 @@ export function agentSteps(rules: Rules, world: World, name: Name): Step[] {
 
 /** The boot rule: what the journal does not own is swept, and every hand-over that it says is under way goes on. */
 function booted(world: World, machine: Machine): Machine {
-  let m: Machine = { ...machine, up: true };
-  m = { ...m, trees: m.trees.filter(({ epoch }) => KEPT.includes(holdAt(m, epoch)?.state ?? "")) };
+  const kept = machine.trees.filter(({ epoch }) => isOpen(holdAt(machine, epoch)?.state ?? "GONE"));
+  let m: Machine = { ...machine, up: true, trees: kept };
   for (const record of m.records) {
     const op = world.ops[record.op];
     if (op === undefined) continue;
@@ -142,7 +139,7 @@ function give(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
   // A local restore that was cut, or failed: what it restored never ran, and is refused before the next try.
   const unswept = machine.taking.find((t) => t.op === giving.op && t.local);
   const cut = machine.records.find((r) => r.op === giving.op && r.side === "destination" && r.local);
-  const open = cut !== undefined && ["RESERVED", "RECEIVED", "PREPARED"].includes(holdAt(machine, cut.to)?.state ?? "");
+  const open = cut !== undefined && mayRefuse(holdAt(machine, cut.to)?.state ?? "GONE");
   const begun = giving.restoring !== undefined;
   if (rules.refuseLocally && !begun && open && unswept?.refused !== true) {
     go(
@@ -239,7 +236,7 @@ function take(rules: Rules, world: World, name: Name, taking: Taking): Step[] {
   const entry = (state: Hold["state"]): Machine | undefined =>
     journaled(rules, machine, { ...line, state, ...(state === "RUNNING" ? {} : { digest: digestOf(to) }) });
   const state = hold?.state;
-  if (taking.refused && (state === "RESERVED" || state === "RECEIVED" || state === "PREPARED")) {
+  if (taking.refused && state !== undefined && mayRefuse(state)) {
     go(`journals TOMBSTONE of ${to}`, refused(machine));
   } else if (state === "RESERVED" || state === "RECEIVED") {
     const refusing = withTaking(machine, { ...taking, refused: true });
@@ -314,5 +311,3 @@ export function faults(world: World, name: Name): Step[] {
   }
   return steps.map((step) => ({ ...step, fault: true }));
 }
-
-export { holds };

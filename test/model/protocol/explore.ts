@@ -1,4 +1,5 @@
 /** Walks every world that can be reached within a budget of faults, and checks what Ferry promises in each. */
+import { isOpen } from "../../../src/model/ownership.js";
 import { agentSteps, faults } from "./agent-steps.js";
 import { callSteps, flowSteps, personSteps } from "./flow-steps.js";
 import { begin, holds, keyOf, RULES, type Budget, type Name, type Rules, type Step, type World } from "./world.js";
@@ -40,12 +41,10 @@ export function stepsOf(rules: Rules, world: World): Step[] {
   ];
 }
 
-const OPEN = ["FROZEN", "RELEASED", "RESERVED", "RECEIVED", "PREPARED", "ACTIVE", "RUNNING"];
-
 /** Nothing is open any more, and (unless a loss of power took it) exactly one copy runs, where a journal says that it may. */
 export function isSettled(world: World, judged: readonly Name[] = NAMES): boolean {
   const all = judged.flatMap((name) => holds(world[name]));
-  if (all.some(({ state }) => OPEN.includes(state))) return false;
+  if (all.some(({ state }) => state !== "OWNER" && isOpen(state))) return false;
   if (!judged.every((name) => world[name].up && world[name].giving.length + world[name].taking.length === 0))
     return false;
   const trees = NAMES.flatMap((name) => world[name].trees.map((tree) => ({ name, ...tree })));

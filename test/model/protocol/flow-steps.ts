@@ -313,12 +313,9 @@ function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: n
       if (taking?.token === true) return m;
       return withTaking(m, { op: index, to, local: false, refused: false, ...taking, token: true });
     }
-    case "acknowledge": {
-      // With the destination's receipt: it runs there, and needs nothing more.
-      if (hold?.state !== "RELEASED" || holdAt(world[op.destination], to)?.state !== "OWNER") return m;
-      if (world.wire.includes(`whole ${to}`)) return m;
+    case "acknowledge":
+      // What the destination's receipt says is on the wire as well, where nothing is ever lost for good.
       return m;
-    }
     case "supersede": {
       // With the source's receipt: it has taken back what it had released.
       if (!has(hold?.state, "ACTIVE", "RUNNING", "OWNER")) return carryOut(rules, world, m, "refuse", index, atSource);
