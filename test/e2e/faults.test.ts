@@ -5,15 +5,15 @@
  */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { after, afterEach, before, test } from "node:test";
+import { afterEach, test } from "node:test";
 import { labLink, labNode, labRun, labServicePid } from "../../deploy/lab/index.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import type { Mode } from "../../src/model/plan.js";
+import { withRedis } from "./scene.js";
 import {
   armFailpoint,
   assertLives,
   cancelHeard,
-  clearFailpoints,
   copies,
   cutLink,
   describeReport,
@@ -23,32 +23,16 @@ import {
   migrate,
   other,
   reached,
-  startLab,
-  startWitness,
   until,
-  type E2eLab,
-  type Witness,
 } from "./support.js";
 
 /** Whoever hangs longer has hung. */
 const LIMIT = { timeout: 90_000 };
 
-let e2e: E2eLab;
-let witness: Witness;
-let digest: string;
-before(async () => {
-  e2e = await startLab();
-  witness = await startWitness(e2e, "redis", "node-a", 30);
-  digest = await witness.digest();
-});
-after(async () => {
-  witness?.counter.kill();
-  await e2e?.down();
-});
+const scene = withRedis(30);
 afterEach(async () => {
   // A test that failed must not take the others with it.
-  await clearFailpoints(e2e);
-  await until("the workload at rest", 60_000, async () => (await witness.workload.status()).state === "running");
+  await until("the workload at rest", 60_000, async () => (await scene.witness.workload.status()).state === "running");
 });
 
 const why = describeReport;
@@ -56,8 +40,8 @@ const why = describeReport;
 /** Where it is now, and that it is there once, whole, and answering. */
 async function assertOneCopy(report: MigrationReport): Promise<void> {
   assert.ok(report.outcome === "moved" || report.outcome === "rolled-back", why(report));
-  await assertLives(e2e, witness, digest, report.node, 10_000);
-  const status = await witness.workload.status();
+  await assertLives(scene.e2e, scene.witness, scene.digest, report.node, 10_000);
+  const status = await scene.witness.workload.status();
   assert.equal(status.state, "running");
   assert.equal(status.node, report.node);
 }
@@ -103,11 +87,11 @@ const agentsDieAt = those(points, [
 ]);
 for (const point of agentsDieAt) {
   test(`the ${point.split(".")[0]}'s agent is killed at ${point}`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
-    await armFailpoint(e2e, side, point, "kill");
-    const report = await migrate(witness.workload, other(node), modeOf(point, true), slowly(point));
-    assert.ok(await fired(e2e, side, point), `${point} was not reached: ${why(report)}`);
+    await armFailpoint(scene.e2e, side, point, "kill");
+    const report = await migrate(scene.witness.workload, other(node), modeOf(point, true), slowly(point));
+    assert.ok(await fired(scene.e2e, side, point), `${point} was not reached: ${why(report)}`);
     await assertOneCopy(report);
   });
 }
@@ -116,20 +100,20 @@ test(
   "the source's agent is killed after the commit point, when an older migration was rolled back: none goes on but the last",
   LIMIT,
   async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     for (const [point, outcome] of [
       ["source.transfer", "rolled-back"],
       ["source.release", "moved"],
     ] as const) {
-      await armFailpoint(e2e, node, point, "kill");
-      const report = await migrate(witness.workload, other(node), "cold");
-      assert.ok(await fired(e2e, node, point), `${point} was not reached: ${why(report)}`);
+      await armFailpoint(scene.e2e, node, point, "kill");
+      const report = await migrate(scene.witness.workload, other(node), "cold");
+      assert.ok(await fired(scene.e2e, node, point), `${point} was not reached: ${why(report)}`);
       assert.equal(report.outcome, outcome, why(report));
       await assertOneCopy(report);
     }
     // The first node gives it away again: its agent, restarted once more above, is not busy with what was long over.
     for (const to of [node, other(node)]) {
-      const report = await migrate(witness.workload, to, "cold");
+      const report = await migrate(scene.witness.workload, to, "cold");
       assert.equal(report.outcome, "moved", why(report));
       await assertOneCopy(report);
     }
@@ -137,7 +121,7 @@ test(
 );
 
 test("a call to hand over that comes when its migration is over begins nothing", LIMIT, async () => {
-  const { node, epoch } = await witness.workload.status();
+  const { node, epoch } = await scene.witness.workload.status();
   // The destination refuses before the source has heard of it: then settling needs no word of the source.
 
   const to = epoch + 900;
@@ -159,7 +143,7 @@ test("a call to hand over that comes when its migration is over begins nothing",
   const program = `import { callAgent } from "/opt/ferry/dist/src/agent/client.js";
     for (const [verb, input] of ${JSON.stringify(calls)})
       console.log(JSON.stringify((await callAgent("/run/ferry/agent.sock", verb, input)) ?? null));`;
-  const said = await labRun(e2e.state, node, ["node", "--input-type=module", "-e", program], {});
+  const said = await labRun(scene.e2e.state, node, ["node", "--input-type=module", "-e", program], {});
   const [, late] = said.stdout
     .trim()
     .split("\n")
@@ -167,7 +151,7 @@ test("a call to hand over that comes when its migration is over begins nothing",
   assert.equal(late?.done, true, said.stdout);
   assert.equal(late?.result?.state, "OWNER");
   // and the node is not busy with it
-  const report = await migrate(witness.workload, other(node), "cold");
+  const report = await migrate(scene.witness.workload, other(node), "cold");
   assert.equal(report.outcome, "moved", why(report));
   await assertOneCopy(report);
 });
@@ -181,16 +165,16 @@ const workersDieAt = those(points, [
 ]);
 for (const point of workersDieAt) {
   test(`both workers are killed at ${point}, and the migration completes`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
-    await armFailpoint(e2e, side, point, "pause");
-    const running = migrate(witness.workload, other(node), modeOf(point), slowly(point));
-    await reached(e2e, side, point, running);
+    await armFailpoint(scene.e2e, side, point, "pause");
+    const running = migrate(scene.witness.workload, other(node), modeOf(point), slowly(point));
+    await reached(scene.e2e, side, point, running);
     for (const name of ["node-a", "node-b"]) {
-      const pid = await labServicePid(e2e.state, name, "worker");
+      const pid = await labServicePid(scene.e2e.state, name, "worker");
       if (pid !== undefined) process.kill(pid, "SIGKILL");
     }
-    await goOn(e2e, side, point);
+    await goOn(scene.e2e, side, point);
     const report = await running;
     assert.equal(report.outcome, "moved", why(report));
     await assertOneCopy(report);
@@ -200,14 +184,14 @@ for (const point of workersDieAt) {
 const cancelledAt = those(BEFORE_COMMIT, ["source.presync", "source.freeze", "source.transfer", "destination.restore"]);
 for (const point of cancelledAt) {
   test(`cancelled by the user at ${point}, it runs on at the source`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     const side = point.startsWith("source") ? node : other(node);
-    await armFailpoint(e2e, side, point, "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: modeOf(point) });
+    await armFailpoint(scene.e2e, side, point, "pause");
+    const handle = await scene.witness.workload.migrate({ to: other(node), mode: modeOf(point) });
     const ended = handle.result();
-    await reached(e2e, side, point, ended);
-    await cancelHeard(e2e, handle, node);
-    await goOn(e2e, side, point);
+    await reached(scene.e2e, side, point, ended);
+    await cancelHeard(scene.e2e, handle, node);
+    await goOn(scene.e2e, side, point);
     const report = await ended;
     assert.equal(report.outcome, "rolled-back", why(report));
     assert.equal(report.node, node);
@@ -216,27 +200,19 @@ for (const point of cancelledAt) {
 }
 
 test("cancelled after the commit point, it goes forward", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, node, "source.release", "pause");
-  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-  const ended = handle.result();
-  await reached(e2e, node, "source.release", ended);
+  const { handle, ended, go } = await scene.pausedAt("source.release", { mode: "cold" });
   await handle.cancel();
-  await goOn(e2e, node, "source.release");
+  await go();
   const report = await ended;
   assert.equal(report.outcome, "moved", why(report));
   await assertOneCopy(report);
 });
 
 test("criu is killed in the hold: restored locally, with the connection", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, node, "source.transfer", "pause");
-  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-  const ended = handle.result();
-  await reached(e2e, node, "source.transfer", ended);
-  assert.ok((await killOn(e2e, node, "criu dump")) > 0);
-  await cancelHeard(e2e, handle, node);
-  await goOn(e2e, node, "source.transfer");
+  const { source: node, handle, ended, go } = await scene.pausedAt("source.transfer", { mode: "cold" });
+  assert.ok((await killOn(scene.e2e, node, "criu dump")) > 0);
+  await cancelHeard(scene.e2e, handle, node);
+  await go();
   const report = await ended;
   assert.equal(report.outcome, "rolled-back", why(report));
   assert.equal(report.node, node);
@@ -248,18 +224,14 @@ for (const point of ["destination.arm", "destination.restore", "destination.swit
     `criu is killed in the hold, and the agent at ${point} of the local restore: restored once more`,
     LIMIT,
     async () => {
-      const { node } = await witness.workload.status();
-      await armFailpoint(e2e, node, "source.transfer", "pause");
-      const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-      const ended = handle.result();
-      await reached(e2e, node, "source.transfer", ended);
-      assert.ok((await killOn(e2e, node, "criu dump")) > 0);
+      const { source: node, handle, ended, go } = await scene.pausedAt("source.transfer", { mode: "cold" });
+      assert.ok((await killOn(scene.e2e, node, "criu dump")) > 0);
       // The local restore is a take-over of this node's own.
-      await armFailpoint(e2e, node, point, "kill");
-      await cancelHeard(e2e, handle, node);
-      await goOn(e2e, node, "source.transfer");
+      await armFailpoint(scene.e2e, node, point, "kill");
+      await cancelHeard(scene.e2e, handle, node);
+      await go();
       const report = await ended;
-      assert.ok(await fired(e2e, node, point));
+      assert.ok(await fired(scene.e2e, node, point));
       assert.equal(report.outcome, "rolled-back", why(report));
       assert.equal(report.node, node);
       await assertOneCopy(report);
@@ -268,19 +240,15 @@ for (const point of ["destination.arm", "destination.restore", "destination.swit
 }
 
 test("the destination's criu dies while it restores: rolled back", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, other(node), "destination.restore", "pause");
-  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-  const ended = handle.result();
-  await reached(e2e, other(node), "destination.restore", ended);
+  const { source: node, ended, go } = await scene.pausedAt("destination.restore", { mode: "cold" });
   // A restore is over soon: whoever waits there for criu kills it as it begins.
   const killed = labRun(
-    e2e.state,
+    scene.e2e.state,
     other(node),
     ["timeout", "30", "sh", "-c", "until pkill -9 -x criu; do :; done"],
     {},
   );
-  await goOn(e2e, other(node), "destination.restore");
+  await go();
   await killed;
   const report = await ended;
   assert.equal(report.outcome, "rolled-back", why(report));
@@ -293,13 +261,9 @@ test(
   "the destination's criu dies when it holds what it has restored: it is restored again, and moves",
   LIMIT,
   async () => {
-    const { node } = await witness.workload.status();
-    await armFailpoint(e2e, other(node), "destination.transfer", "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-    const ended = handle.result();
-    await reached(e2e, other(node), "destination.transfer", ended);
-    assert.ok((await killOn(e2e, other(node), "criu restore")) > 0);
-    await goOn(e2e, other(node), "destination.transfer");
+    const { source: node, ended, go } = await scene.pausedAt("destination.transfer", { mode: "cold" });
+    assert.ok((await killOn(scene.e2e, other(node), "criu restore")) > 0);
+    await go();
     const report = await ended;
     assert.equal(report.outcome, "moved", why(report));
     await assertOneCopy(report);
@@ -310,16 +274,17 @@ test(
   "the destination's criu refuses by itself, of something that changed after the checks: rolled back, with its words",
   LIMIT,
   async () => {
-    const { node } = await witness.workload.status();
-    await armFailpoint(e2e, node, "source.presync", "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-    const ended = handle.result();
-    await reached(e2e, node, "source.presync", ended);
+    const { source: node, ended, go } = await scene.pausedAt("source.presync", { mode: "cold" });
     // Preflight has compared the programs of both nodes. criu looks at their size once more.
     const program = 'f=$(readlink -f "$(command -v redis-server)")';
-    await labRun(e2e.state, other(node), ["sh", "-c", `${program}; cp -a "$f" /root/kept && printf x >> "$f"`], {});
+    await labRun(
+      scene.e2e.state,
+      other(node),
+      ["sh", "-c", `${program}; cp -a "$f" /root/kept && printf x >> "$f"`],
+      {},
+    );
     try {
-      await goOn(e2e, node, "source.presync");
+      await go();
       const report = await ended;
       assert.equal(report.outcome, "rolled-back", why(report));
       assert.equal(report.failure?.code, "E_RESTORE", why(report));
@@ -327,7 +292,7 @@ test(
       assert.match((report.failure?.evidence?.lines ?? []).join("\n"), /bad size/, why(report));
       await assertOneCopy(report);
     } finally {
-      await labRun(e2e.state, other(node), ["sh", "-c", `${program}; cp -a /root/kept "$f"; rm /root/kept`], {});
+      await labRun(scene.e2e.state, other(node), ["sh", "-c", `${program}; cp -a /root/kept "$f"; rm /root/kept`], {});
     }
   },
 );
@@ -338,16 +303,20 @@ const CANCEL_MS = 2_000;
 const CANCEL_MARGIN_MS = 500;
 
 test("a cancel reaches the source's agent within two seconds, in the middle of the files", LIMIT, async (t) => {
-  const { node } = await witness.workload.status();
+  const { node } = await scene.witness.workload.status();
   const inside = ["nsenter", "--target", String(await redisPid(node)), "--mount"];
-  await labRun(e2e.state, node, [...inside, "dd", "if=/dev/urandom", "of=/data/large", "bs=1M", "count=24"], {});
+  await labRun(scene.e2e.state, node, [...inside, "dd", "if=/dev/urandom", "of=/data/large", "bs=1M", "count=24"], {});
   try {
     // So slow that it would take twelve seconds.
-    const handle = await witness.workload.migrate({ to: other(node), mode: "cold", bandwidthBytesPerSec: 2 * 2 ** 20 });
+    const handle = await scene.witness.workload.migrate({
+      to: other(node),
+      mode: "cold",
+      bandwidthBytesPerSec: 2 * 2 ** 20,
+    });
     for await (const { phase } of handle.progress({ everyMs: 50 })) if (phase === "presync") break;
     // In the middle of it: bytes are under way.
     await new Promise((resolve) => setTimeout(resolve, 500));
-    const { pid } = await labNode(e2e.state, node);
+    const { pid } = await labNode(scene.e2e.state, node);
     const journal = `/proc/${pid}/root/var/lib/ferry/journal.jsonl`;
     const burned = (): boolean =>
       readFileSync(journal, "utf8")
@@ -368,21 +337,21 @@ test("a cancel reaches the source's agent within two seconds, in the middle of t
     assert.equal(report.node, node);
     await assertOneCopy(report);
   } finally {
-    await labRun(e2e.state, node, [...inside, "rm", "-f", "/data/large"], {});
+    await labRun(scene.e2e.state, node, [...inside, "rm", "-f", "/data/large"], {});
   }
 });
 
 for (const side of ["source", "destination"] as const) {
   test(`the ${side}'s mover is killed in the blackout`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     const at = side === "source" ? node : other(node);
     const point = side === "source" ? "source.transfer" : "destination.restore";
-    await armFailpoint(e2e, at, point, "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    await armFailpoint(scene.e2e, at, point, "pause");
+    const handle = await scene.witness.workload.migrate({ to: other(node), mode: "cold" });
     const ended = handle.result();
-    await reached(e2e, at, point, ended);
-    assert.ok((await killOn(e2e, at, `ferry-mover-${side}`)) > 0);
-    await goOn(e2e, at, point);
+    await reached(scene.e2e, at, point, ended);
+    assert.ok((await killOn(scene.e2e, at, `ferry-mover-${side}`)) > 0);
+    await goOn(scene.e2e, at, point);
     const report = await ended;
     // Another one fetches the page that criu itself waits for: long before the deadline.
     if (side === "destination") assert.equal(report.outcome, "moved", why(report));
@@ -390,14 +359,14 @@ for (const side of ["source", "destination"] as const) {
   });
 
   test(`the ${side}'s mover is killed while post-copy drains: it goes on`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     const at = side === "source" ? node : other(node);
-    await armFailpoint(e2e, other(node), "destination.drain", "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: "postcopy" });
+    await armFailpoint(scene.e2e, other(node), "destination.drain", "pause");
+    const handle = await scene.witness.workload.migrate({ to: other(node), mode: "postcopy" });
     const ended = handle.result();
-    await reached(e2e, other(node), "destination.drain", ended);
-    assert.ok((await killOn(e2e, at, `ferry-mover-${side}`)) > 0);
-    await goOn(e2e, other(node), "destination.drain");
+    await reached(scene.e2e, other(node), "destination.drain", ended);
+    assert.ok((await killOn(scene.e2e, at, `ferry-mover-${side}`)) > 0);
+    await goOn(scene.e2e, other(node), "destination.drain");
     const report = await ended;
     assert.equal(report.outcome, "moved", why(report));
     await assertOneCopy(report);
@@ -405,13 +374,9 @@ for (const side of ["source", "destination"] as const) {
 }
 
 test("the page daemon is killed while post-copy drains: the workload waits and goes on", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, other(node), "destination.drain", "pause");
-  const handle = await witness.workload.migrate({ to: other(node), mode: "postcopy" });
-  const ended = handle.result();
-  await reached(e2e, other(node), "destination.drain", ended);
-  assert.ok((await killOn(e2e, other(node), "pages/daemon")) > 0);
-  await goOn(e2e, other(node), "destination.drain");
+  const { source: node, ended, go } = await scene.pausedAt("destination.drain", { mode: "postcopy" });
+  assert.ok((await killOn(scene.e2e, other(node), "pages/daemon")) > 0);
+  await go();
   const report = await ended;
   assert.equal(report.outcome, "moved", why(report));
   await assertOneCopy(report);
@@ -419,49 +384,45 @@ test("the page daemon is killed while post-copy drains: the workload waits and g
 
 for (const point of those(["source.presync", "source.transfer"], ["source.transfer"])) {
   test(`the link is cut at ${point} for good: it runs on at the source`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
-    await armFailpoint(e2e, node, point, "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    const { node } = await scene.witness.workload.status();
+    await armFailpoint(scene.e2e, node, point, "pause");
+    const handle = await scene.witness.workload.migrate({ to: other(node), mode: "cold" });
     const ended = handle.result();
-    await reached(e2e, node, point, ended);
-    await cutLink(e2e, "add", node, other(node));
+    await reached(scene.e2e, node, point, ended);
+    await cutLink(scene.e2e, "add", node, other(node));
     try {
-      await goOn(e2e, node, point);
+      await goOn(scene.e2e, node, point);
       const report = await ended;
       assert.equal(report.outcome, "rolled-back", why(report));
       assert.equal(report.node, node);
       await assertOneCopy(report);
     } finally {
-      await cutLink(e2e, "delete", node, other(node));
+      await cutLink(scene.e2e, "delete", node, other(node));
     }
   });
 }
 
 test("the destination's cable is out for a second in the middle of it: it moves or rolls back", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, node, "source.presync", "pause");
-  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-  const ended = handle.result();
-  await reached(e2e, node, "source.presync", ended);
-  await labLink(e2e.state, other(node), "down");
-  await goOn(e2e, node, "source.presync");
+  const { source: node, ended, go } = await scene.pausedAt("source.presync", { mode: "cold" });
+  await labLink(scene.e2e.state, other(node), "down");
+  await go();
   await new Promise((resolve) => setTimeout(resolve, 1000));
-  await labLink(e2e.state, other(node), "up");
+  await labLink(scene.e2e.state, other(node), "up");
   await assertOneCopy(await ended);
 });
 
 // /run is the node's tmpfs, where images and pages go.
 const runSize = (node: string, size: string): Promise<unknown> =>
-  labRun(e2e.state, node, ["mount", "-o", `remount,size=${size}`, "/run"], {});
+  labRun(scene.e2e.state, node, ["mount", "-o", `remount,size=${size}`, "/run"], {});
 
 test("the destination has no room: refused by preflight, in words", LIMIT, async () => {
-  const { node } = await witness.workload.status();
+  const { node } = await scene.witness.workload.status();
   await runSize(other(node), "8m");
   try {
-    const report = await migrate(witness.workload, other(node), "cold");
+    const report = await migrate(scene.witness.workload, other(node), "cold");
     assert.equal(report.outcome, "refused", why(report));
     assert.match(why(report), /need .* free/);
-    assert.equal((await copies(e2e))[node], 1);
+    assert.equal((await copies(scene.e2e))[node], 1);
   } finally {
     await runSize(other(node), "50%");
   }
@@ -469,14 +430,14 @@ test("the destination has no room: refused by preflight, in words", LIMIT, async
 
 for (const point of ["source.presync", "source.transfer"]) {
   test(`the destination's memory file system is full from ${point} on: rolled back, in words`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
-    await armFailpoint(e2e, node, point, "pause");
-    const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+    const { node } = await scene.witness.workload.status();
+    await armFailpoint(scene.e2e, node, point, "pause");
+    const handle = await scene.witness.workload.migrate({ to: other(node), mode: "cold" });
     const ended = handle.result();
-    await reached(e2e, node, point, ended);
+    await reached(scene.e2e, node, point, ended);
     await runSize(other(node), "8m");
     try {
-      await goOn(e2e, node, point);
+      await goOn(scene.e2e, node, point);
       const report = await ended;
       assert.equal(report.outcome, "rolled-back", why(report));
       assert.match(why(report), /E_NO_SPACE/);
@@ -488,10 +449,10 @@ for (const point of ["source.presync", "source.transfer"]) {
 }
 
 test("the destination's disk is full: rolled back, in words", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, node, "source.presync", "pause");
+  const { node } = await scene.witness.workload.status();
+  await armFailpoint(scene.e2e, node, "source.presync", "pause");
   await labRun(
-    e2e.state,
+    scene.e2e.state,
     node,
     [
       "nsenter",
@@ -506,43 +467,42 @@ test("the destination's disk is full: rolled back, in words", LIMIT, async () =>
     ],
     {},
   );
-  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
+  const handle = await scene.witness.workload.migrate({ to: other(node), mode: "cold" });
   const ended = handle.result();
-  await reached(e2e, node, "source.presync", ended);
+  await reached(scene.e2e, node, "source.presync", ended);
   // A small file system in the place of the volumes: as good as a disk that is full.
   await labRun(
-    e2e.state,
+    scene.e2e.state,
     other(node),
     ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/ferry/volumes"],
     {},
   );
   try {
-    await goOn(e2e, node, "source.presync");
+    await goOn(scene.e2e, node, "source.presync");
     const report = await ended;
     assert.equal(report.outcome, "rolled-back", why(report));
     assert.match(why(report), /E_NO_SPACE|[Nn]o space/);
     await assertOneCopy(report);
   } finally {
-    await labRun(e2e.state, other(node), ["umount", "-l", "/var/lib/ferry/volumes"], {});
+    await labRun(scene.e2e.state, other(node), ["umount", "-l", "/var/lib/ferry/volumes"], {});
   }
 });
 
 async function redisPid(node: string): Promise<number> {
-  const { stdout } = await labRun(e2e.state, node, ["pgrep", "-x", "redis-server"], {});
+  const { stdout } = await labRun(scene.e2e.state, node, ["pgrep", "-x", "redis-server"], {});
   return Number(stdout.trim());
 }
 
 test("a second migration while one runs is refused", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  await armFailpoint(e2e, node, "source.presync", "pause");
-  const handle = await witness.workload.migrate({ to: other(node), mode: "cold" });
-  const ended = handle.result();
-  await reached(e2e, node, "source.presync", ended);
-  await assert.rejects(witness.workload.migrate({ to: other(node), mode: "cold" }), /busy|running|under way|already/i);
-  await goOn(e2e, node, "source.presync");
+  const { source: node, ended, go } = await scene.pausedAt("source.presync", { mode: "cold" });
+  await assert.rejects(
+    scene.witness.workload.migrate({ to: other(node), mode: "cold" }),
+    /busy|running|under way|already/i,
+  );
+  await go();
   await assertOneCopy(await ended);
 });
 
 test("through all of it the client saw one connection, every number once", LIMIT, async () => {
-  await witness.assertIntact();
+  await scene.witness.assertIntact();
 });

@@ -3,62 +3,19 @@
  * its connection, and the machine that comes back after all finds itself superseded.
  */
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { Client, Connection } from "@temporalio/client";
 import { labKillNode, labRun, labServicePid, labStartNode } from "../../deploy/lab/index.js";
-import type { MigrationHandle } from "../../src/client/types.js";
-import type { MigrationReport } from "../../src/model/report.js";
 import { ferry } from "./ferry.js";
-import {
-  armFailpoint,
-  assertLives,
-  assertMoved,
-  clearFailpoints,
-  describeReport as why,
-  goOn,
-  journalSays,
-  migrate,
-  other,
-  reached,
-  startLab,
-  startWitness,
-  until,
-  type E2eLab,
-  type Witness,
-} from "./support.js";
+import { settled, withRedis } from "./scene.js";
+import { assertMoved, describeReport as why, journalSays, migrate, until } from "./support.js";
 
 const LIMIT = { timeout: 240_000 };
-let e2e: E2eLab;
-let witness: Witness;
-let digest: string;
-before(async () => {
-  e2e = await startLab();
-  witness = await startWitness(e2e, "redis", "node-a", 20);
-  digest = await witness.digest();
-});
-after(async () => {
-  witness?.counter.kill();
-  await e2e?.down();
-});
-afterEach(() => clearFailpoints(e2e));
-
-async function assertOneCopy(node: string): Promise<void> {
-  await until("its entity is at rest", 30_000, async () => (await witness.workload.status()).operation === undefined);
-  await assertLives(e2e, witness, digest, node, 20_000);
-  const status = await witness.workload.status();
-  assert.deepEqual([status.state, status.node], ["running", node]);
-}
+const scene = withRedis(20);
 const inDoubt = () =>
-  until("it is in doubt", 60_000, async () => (await witness.workload.status()).state === "in-doubt");
-/** The workflow asks the nodes again in a while. */
-async function settled(handle: MigrationHandle): Promise<MigrationReport> {
-  for (const until = performance.now() + 60_000; ;) {
-    const report = await handle.result();
-    if (report.outcome !== "in-doubt" || performance.now() > until) return report;
-  }
-}
+  until("it is in doubt", 60_000, async () => (await scene.witness.workload.status()).state === "in-doubt");
 const redisOn = async (node: string): Promise<number> => {
-  const { stdout } = await labRun(e2e.state, node, ["pgrep", "-x", "-c", "redis-server"], { allow: [1] });
+  const { stdout } = await labRun(scene.e2e.state, node, ["pgrep", "-x", "-c", "redis-server"], { allow: [1] });
   return Number(stdout);
 };
 
@@ -70,101 +27,101 @@ for (const [point, left] of [
     `the destination's machine is lost at ${point}, after the commit point: the source takes it back`,
     LIMIT,
     async () => {
-      const { node: source } = await witness.workload.status();
-      const destination = other(source);
-      await armFailpoint(e2e, destination, point, "pause");
-      const handle = await witness.workload.migrate({ to: destination, mode: "cold" });
-      await reached(e2e, destination, point);
-      await until("the source has released", 10_000, () => journalSays(e2e, source, handle.operation, "RELEASED"));
+      const { source, destination, handle } = await scene.pausedAt(point, { mode: "cold" });
+      await until("the source has released", 10_000, () =>
+        journalSays(scene.e2e, source, handle.operation, "RELEASED"),
+      );
 
-      const alive = await ferry(e2e, ["fence", destination, "--i-have-powered-it-off"]);
+      const alive = await ferry(scene.e2e, ["fence", destination, "--i-have-powered-it-off"]);
       assert.equal(alive.code, 2, alive.stderr);
       assert.match(alive.stderr, /answers: it is not off/);
 
-      await labKillNode(e2e.state, destination);
+      await labKillNode(scene.e2e.state, destination);
       await inDoubt();
-      const early = await ferry(e2e, ["resolve", "redis", "--keep", "source"]);
+      const early = await ferry(scene.e2e, ["resolve", "redis", "--keep", "source"]);
       assert.equal(early.code, 2, early.stderr);
       assert.match(early.stderr, /nobody has fenced it[^]*ferry fence/);
 
-      const fenced = await ferry(e2e, ["fence", destination, "--i-have-powered-it-off"]);
+      const fenced = await ferry(scene.e2e, ["fence", destination, "--i-have-powered-it-off"]);
       assert.equal(fenced.code, 0, fenced.stderr);
       assert.match(fenced.stdout, /ferry resolve redis --keep source/);
-      const resolved = await ferry(e2e, ["resolve", "redis", "--keep", "source"]);
+      const resolved = await ferry(scene.e2e, ["resolve", "redis", "--keep", "source"]);
       assert.equal(resolved.code, 0, resolved.stderr);
       const report = await settled(handle);
       assert.equal(report.outcome, "rolled-back", why(report));
       assert.equal(report.node, source);
       await assertOneCopyHere(source);
 
-      await labStartNode(e2e.state, destination);
-      await until("it finds itself superseded", 60_000, () => journalSays(e2e, destination, handle.operation, left));
+      await labStartNode(scene.e2e.state, destination);
+      await until("it finds itself superseded", 60_000, () =>
+        journalSays(scene.e2e, destination, handle.operation, left),
+      );
       assert.equal(await redisOn(destination), 0);
-      await assertOneCopy(source);
-      assertMoved(await migrate(witness.workload, destination, "cold"));
-      await assertOneCopy(destination);
+      await scene.assertOneCopy(source);
+      assertMoved(await migrate(scene.witness.workload, destination, "cold"));
+      await scene.assertOneCopy(destination);
     },
   );
 }
 
 /** The other machine is off: it can't be asked. */
 async function assertOneCopyHere(node: string): Promise<void> {
-  await until("its entity is at rest", 30_000, async () => (await witness.workload.status()).operation === undefined);
+  await scene.atRest();
   assert.equal(await redisOn(node), 1);
-  assert.equal(await witness.digest(), digest);
+  assert.equal(await scene.witness.digest(), scene.digest);
 }
 
 for (const released of [false, true]) {
   const when = released ? "just after it has released" : "with everything sent and nothing released";
   test(`the source's machine is lost ${when}: the destination runs what it has`, LIMIT, async () => {
-    const { node: source } = await witness.workload.status();
-    const destination = other(source);
-    await armFailpoint(e2e, source, "source.switch", "pause");
-    const handle = await witness.workload.migrate({ to: destination, mode: "cold" });
-    await reached(e2e, source, "source.switch");
+    const { source, destination, handle, go } = await scene.pausedAt("source.switch", { mode: "cold" });
     if (released) {
       // The token gets through neither by the link nor by the workflow.
-      const agent = await labServicePid(e2e.state, destination, "agent");
-      const worker = await labServicePid(e2e.state, source, "worker");
+      const agent = await labServicePid(scene.e2e.state, destination, "agent");
+      const worker = await labServicePid(scene.e2e.state, source, "worker");
       assert.ok(agent !== undefined && worker !== undefined);
       process.kill(worker, "SIGSTOP");
       process.kill(agent, "SIGSTOP");
-      await goOn(e2e, source, "source.switch");
-      await until("the source has released", 10_000, () => journalSays(e2e, source, handle.operation, "RELEASED"));
-      await labKillNode(e2e.state, source);
+      await go();
+      await until("the source has released", 10_000, () =>
+        journalSays(scene.e2e, source, handle.operation, "RELEASED"),
+      );
+      await labKillNode(scene.e2e.state, source);
       process.kill(agent, "SIGCONT");
-    } else await labKillNode(e2e.state, source);
+    } else await labKillNode(scene.e2e.state, source);
     // A token that lay in the link's buffers is as good as one that came in time.
     const went = await Promise.race([
       inDoubt().then(() => false),
-      until("it runs there", 60_000, () => journalSays(e2e, destination, handle.operation, "RUNNING")).then(() => true),
+      until("it runs there", 60_000, () => journalSays(scene.e2e, destination, handle.operation, "RUNNING")).then(
+        () => true,
+      ),
     ]);
     if (!went) {
-      const early = await ferry(e2e, ["resolve", "redis", "--keep", "destination"]);
+      const early = await ferry(scene.e2e, ["resolve", "redis", "--keep", "destination"]);
       assert.equal(early.code, 2, early.stderr);
-      const fenced = await ferry(e2e, ["fence", source, "--i-have-powered-it-off", "--json"]);
+      const fenced = await ferry(scene.e2e, ["fence", source, "--i-have-powered-it-off", "--json"]);
       assert.equal(fenced.code, 0, fenced.stderr);
       const { inDoubt: names } = JSON.parse(fenced.stdout) as { inDoubt: unknown };
       assert.deepEqual(names, [{ name: "redis", keep: "destination" }]);
-      const resolved = await ferry(e2e, ["resolve", "redis", "--keep", "destination"]);
+      const resolved = await ferry(scene.e2e, ["resolve", "redis", "--keep", "destination"]);
       assert.equal(resolved.code, 0, resolved.stderr);
     }
     const report = await settled(handle);
     assert.equal(report.outcome, "moved", why(report));
     await assertOneCopyHere(destination);
 
-    await labStartNode(e2e.state, source);
+    await labStartNode(scene.e2e.state, source);
     const left = released ? "GONE" : "SUPERSEDED";
-    await until("it is over there, too", 60_000, () => journalSays(e2e, source, handle.operation, left));
+    await until("it is over there, too", 60_000, () => journalSays(scene.e2e, source, handle.operation, left));
     assert.equal(await redisOn(source), 0);
-    await assertOneCopy(destination);
-    assertMoved(await migrate(witness.workload, source, "cold"));
-    await assertOneCopy(source);
+    await scene.assertOneCopy(destination);
+    assertMoved(await migrate(scene.witness.workload, source, "cold"));
+    await scene.assertOneCopy(source);
   });
 }
 
 test("every sweep has come to its end", LIMIT, async () => {
-  const connection = await Connection.connect({ address: e2e.lab.address ?? "" });
+  const connection = await Connection.connect({ address: scene.e2e.lab.address ?? "" });
   try {
     const { workflow } = new Client({ connection });
     await until("no sweep goes on", 130_000, async () => {
@@ -177,5 +134,5 @@ test("every sweep has come to its end", LIMIT, async () => {
 });
 
 test("through all of it the client saw one connection, every number once", async () => {
-  await witness.assertIntact();
+  await scene.witness.assertIntact();
 });

@@ -3,39 +3,18 @@
  * the keyspace as before, and no trace of a tracker in the workload's memory.
  */
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { labRun, labServicePid } from "../../deploy/lab/index.js";
 import type { FerryError, MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle, MigrationProgress } from "../../src/client/types.js";
 import type { MigrateOptions } from "../../src/model/plan.js";
 import type { Steered } from "../../src/model/steering.js";
-import {
-  assertLives,
-  cutLink,
-  describeReport as why,
-  other,
-  startLab,
-  startWitness,
-  until,
-  type E2eLab,
-  type Witness,
-} from "./support.js";
+import { withRedis } from "./scene.js";
+import { assertLives, cutLink, describeReport as why, other, until } from "./support.js";
 
 const LIMIT = { timeout: 90_000 };
 
-let e2e: E2eLab;
-let witness: Witness;
-let digest: string;
-before(async () => {
-  e2e = await startLab();
-  witness = await startWitness(e2e, "redis", "node-a", 30);
-  digest = await witness.digest();
-});
-after(async () => {
-  witness?.counter.kill();
-  await e2e?.down();
-});
-
+const scene = withRedis(30);
 /** Makes rounds, and does not freeze before `go`. */
 class Held {
   readonly node: string;
@@ -52,8 +31,8 @@ class Held {
   }
 
   static async start(options: Partial<MigrateOptions> = {}, rounds = 3): Promise<Held> {
-    const { node } = await witness.workload.status();
-    const handle = await witness.workload.migrate({ to: other(node), mode: "precopy", hold: true, ...options });
+    const { node } = await scene.witness.workload.status();
+    const handle = await scene.witness.workload.migrate({ to: other(node), mode: "precopy", hold: true, ...options });
     const held = new Held(node, handle);
     await held.rounds(rounds);
     return held;
@@ -79,14 +58,14 @@ class Held {
 
 /** What a tracker leaves while it is at work: areas that are write-protected through a userfaultfd. */
 async function tracked(node: string): Promise<boolean> {
-  const { stdout } = await labRun(e2e.state, node, ["sh", "-c", "cat /proc/$(pgrep -x redis-server)/smaps"]);
+  const { stdout } = await labRun(scene.e2e.state, node, ["sh", "-c", "cat /proc/$(pgrep -x redis-server)/smaps"]);
   return /^VmFlags:.* uw\b/m.test(stdout);
 }
 
 async function assertOneCopy(report: MigrationReport): Promise<void> {
-  await assertLives(e2e, witness, digest, report.node, 10_000);
+  await assertLives(scene.e2e, scene.witness, scene.digest, report.node, 10_000);
   assert.equal(await tracked(report.node), false, "a tracker is still on it");
-  await until("the workload at rest", 20_000, async () => (await witness.workload.status()).state === "running");
+  await until("the workload at rest", 20_000, async () => (await scene.witness.workload.status()).state === "running");
 }
 
 test("held, paused, limited and let go: it does what it is told, and says so", LIMIT, async () => {
@@ -146,7 +125,7 @@ test("the source's agent is killed after it was steered: it is still held, and b
   await held.handle.steer({ do: "hold" });
   await held.handle.steer({ do: "max-downtime", ms: 4321 });
   await held.handle.steer({ do: "bandwidth", bytesPerSec: 60_000_000 });
-  const pid = await labServicePid(e2e.state, held.node, "agent");
+  const pid = await labServicePid(scene.e2e.state, held.node, "agent");
   assert.ok(pid !== undefined);
   process.kill(pid, "SIGKILL");
   let steered: Steered | undefined;
@@ -174,20 +153,20 @@ test("the source's agent is killed after it was steered: it is still held, and b
 /** Is the CPU time of a copy on this node limited? By the kernel's own files. */
 async function throttled(node: string): Promise<boolean> {
   const find = `find /sys/fs/cgroup -path "*/redis.*" \\( -name cpu.max -o -name cpu.cfs_quota_us \\) -exec cat {} +`;
-  const { stdout } = await labRun(e2e.state, node, ["sh", "-c", find], { allow: [1] });
+  const { stdout } = await labRun(scene.e2e.state, node, ["sh", "-c", find], { allow: [1] });
   return stdout.split("\n").some((line) => line !== "" && line !== "-1" && !line.startsWith("max "));
 }
 
 for (const how of ["a cancel", "giving up", "a kill of the agent"] as const) {
   test(`throttled, and lifted after ${how}`, LIMIT, async () => {
-    const { node } = await witness.workload.status();
+    const { node } = await scene.witness.workload.status();
     const options = { mode: "precopy", maxDowntimeMs: 1, onStall: "throttle" } as const;
-    const handle = await witness.workload.migrate({ to: other(node), ...options });
+    const handle = await scene.witness.workload.migrate({ to: other(node), ...options });
     const result = handle.result();
     await until("a throttle", 30_000, () => throttled(node));
     if (how === "a cancel") await handle.cancel();
     if (how === "a kill of the agent") {
-      const pid = await labServicePid(e2e.state, node, "agent");
+      const pid = await labServicePid(scene.e2e.state, node, "agent");
       assert.ok(pid !== undefined);
       process.kill(pid, "SIGKILL");
       await until("a lift by the next agent", 20_000, async () => !(await throttled(node)));
@@ -218,8 +197,8 @@ test("a hold that runs out by itself", LIMIT, async () => {
 });
 
 test("a downtime that can't be reached: given up before anything was frozen, in words", LIMIT, async () => {
-  const { node } = await witness.workload.status();
-  const handle = await witness.workload.migrate({ to: other(node), maxDowntimeMs: 1, onStall: "give-up" });
+  const { node } = await scene.witness.workload.status();
+  const handle = await scene.witness.workload.migrate({ to: other(node), maxDowntimeMs: 1, onStall: "give-up" });
   const report = await handle.result();
   assert.equal(report.outcome, "rolled-back", why(report));
   assert.equal(report.failure?.code, "E_CONVERGENCE", why(report));
@@ -234,8 +213,8 @@ test(
   "auto: precopy when the rounds get there, hybrid when they don't and it is allowed; three pairs in the report",
   LIMIT,
   async () => {
-    const { node } = await witness.workload.status();
-    const calm = await (await witness.workload.migrate({ to: other(node) })).result();
+    const { node } = await scene.witness.workload.status();
+    const calm = await (await scene.witness.workload.migrate({ to: other(node) })).result();
     assert.deepEqual([calm.outcome, calm.mode], ["moved", "precopy"], why(calm));
     assert.match(calm.reasons.join("\n"), /mode precopy: in a look of \d+ ms .* within the limit of 1000 ms/);
     for (const { predicted, measured } of Object.values(calm.forecast ?? {})) assert.ok(predicted > 0 && measured > 0);
@@ -244,7 +223,7 @@ test(
     const { bytes } = calm.forecast;
     assert.ok(bytes.predicted > bytes.measured / 3 && bytes.predicted < bytes.measured * 3, JSON.stringify(bytes));
     const limits = { maxDowntimeMs: 1, onStall: "hybrid" } as const;
-    const short = await (await witness.workload.migrate({ to: node, ...limits })).result();
+    const short = await (await scene.witness.workload.migrate({ to: node, ...limits })).result();
     assert.deepEqual([short.outcome, short.mode], ["moved", "hybrid"], why(short));
     assert.match(
       short.reasons.join("\n"),
@@ -267,8 +246,8 @@ for (const side of ["source", "destination"] as const) {
   test(`the ${side}'s mover is killed in the rounds: it runs on at the source, or moves`, LIMIT, async () => {
     const held = await Held.start();
     const at = side === "source" ? held.node : other(held.node);
-    const { stdout } = await labRun(e2e.state, at, ["pgrep", "-f", `ferry-mover-${side}`]);
-    await labRun(e2e.state, at, ["kill", "-9", ...stdout.trim().split("\n")]);
+    const { stdout } = await labRun(scene.e2e.state, at, ["pgrep", "-f", `ferry-mover-${side}`]);
+    await labRun(scene.e2e.state, at, ["kill", "-9", ...stdout.trim().split("\n")]);
     await held.handle.steer({ do: "go" }).catch(() => undefined);
     const report = await held.result;
     assert.ok(report.outcome === "rolled-back" || report.outcome === "moved", why(report));
@@ -277,7 +256,7 @@ for (const side of ["source", "destination"] as const) {
 
   test(`the ${side}'s agent is killed in the rounds: one copy, and the next migration moves it`, LIMIT, async () => {
     const held = await Held.start();
-    const pid = await labServicePid(e2e.state, side === "source" ? held.node : other(held.node), "agent");
+    const pid = await labServicePid(scene.e2e.state, side === "source" ? held.node : other(held.node), "agent");
     assert.ok(pid !== undefined);
     process.kill(pid, "SIGKILL");
     let report: MigrationReport | undefined;
@@ -290,7 +269,7 @@ for (const side of ["source", "destination"] as const) {
     });
     assert.ok(report?.outcome === "rolled-back" || report?.outcome === "moved", report && why(report));
     await assertOneCopy(report);
-    const next = await (await witness.workload.migrate({ to: other(report.node) })).result();
+    const next = await (await scene.witness.workload.migrate({ to: other(report.node) })).result();
     assert.equal(next.outcome, "moved", why(next));
     await assertOneCopy(next);
   });
@@ -298,9 +277,9 @@ for (const side of ["source", "destination"] as const) {
 
 test("the link is away for two seconds in the rounds: they go on", LIMIT, async () => {
   const held = await Held.start();
-  await cutLink(e2e, "add", held.node, other(held.node));
+  await cutLink(scene.e2e, "add", held.node, other(held.node));
   await new Promise((resolve) => setTimeout(resolve, 2000));
-  await cutLink(e2e, "delete", held.node, other(held.node));
+  await cutLink(scene.e2e, "delete", held.node, other(held.node));
   await held.rounds((held.seen?.precopy?.round ?? 0) + 2);
   await held.handle.steer({ do: "go" });
   const report = await held.result;
@@ -309,5 +288,5 @@ test("the link is away for two seconds in the rounds: they go on", LIMIT, async 
 });
 
 test("the client saw one connection, every number once", async () => {
-  await witness.assertIntact();
+  await scene.witness.assertIntact();
 });

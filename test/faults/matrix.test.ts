@@ -7,25 +7,13 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, afterEach, before, test } from "node:test";
+import { after, test } from "node:test";
 import type { MigrationReport } from "../../src/client/index.js";
 import { packageRoot } from "../../src/host/package-root.js";
 import type { Side } from "../../src/model/failure.js";
 import type { Mode } from "../../src/model/plan.js";
-import {
-  armFailpoint,
-  assertLives,
-  clearFailpoints,
-  describeReport as why,
-  goOn,
-  other,
-  reached,
-  startLab,
-  startWitness,
-  until,
-  type E2eLab,
-  type Witness,
-} from "../e2e/support.js";
+import { settled, withRedis } from "../e2e/scene.js";
+import { describeReport as why } from "../e2e/support.js";
 import { INJECTIONS, type Heal } from "./injections.js";
 import { renderMatrix, type Cell } from "./table.js";
 
@@ -40,20 +28,9 @@ const modeOf = (point: string): Mode =>
 const wanted = process.env["FERRY_MATRIX"];
 const LIMIT = { timeout: 180_000 };
 
-let e2e: E2eLab;
-let witness: Witness;
-let digest: string;
+const scene = withRedis(20);
 const cells: Cell[] = [];
-
-before(async () => {
-  e2e = await startLab();
-  witness = await startWitness(e2e, "redis", "node-a", 20);
-  digest = await witness.digest();
-});
-afterEach(() => clearFailpoints(e2e));
-after(async () => {
-  witness?.counter.kill();
-  await e2e?.down();
+after(() => {
   if (wanted !== undefined || cells.length === 0) return;
   writeFileSync(join(packageRoot(), "docs", "faults.md"), renderMatrix(POINTS, INJECTIONS, cells));
 });
@@ -66,45 +43,34 @@ for (const point of POINTS) {
     test(name, LIMIT, async () => {
       const cell: Cell = { point, fault: injection.name, mode: modeOf(point), outcome: "failed" };
       cells.push(cell);
-      const { node: source } = await witness.workload.status();
-      const destination = other(source);
       const side: Side = point.startsWith("source") ? "source" : "destination";
-      const at = side === "source" ? source : destination;
-      await armFailpoint(e2e, at, point, "pause");
       // Pages must still be missing when the source hears that it runs there: else nothing is drained.
       const slowly = point.endsWith(".drain") ? { bandwidthBytesPerSec: 10 * 2 ** 20 } : {};
-      const handle = await witness.workload.migrate({ to: destination, mode: modeOf(point), ...slowly });
-      const ended = handle.result();
-      ended.catch(() => undefined);
+      const { source, destination, handle, go } = await scene.pausedAt(point, { mode: modeOf(point), ...slowly });
       let heal: Heal | undefined;
       let report: MigrationReport;
       try {
-        await reached(e2e, at, point, ended);
         const struck = performance.now();
-        heal = await injection.strike({ e2e, source, destination, side });
+        heal = await injection.strike({ e2e: scene.e2e, source, destination, side });
         // A machine without power has no failpoints either.
-        await goOn(e2e, at, point).catch(() => undefined);
+        await go().catch(() => undefined);
         if (injection.forEver !== true) {
           await heal?.();
           heal = undefined;
         }
-        report = await ended;
+        report = await settled(handle);
         cell.ms = performance.now() - struck;
       } finally {
         await heal?.();
       }
       assert.ok(report.outcome === "moved" || report.outcome === "rolled-back", why(report));
       assert.equal(report.node, report.outcome === "moved" ? destination : source);
-      await until("its entity is at rest", 30_000, async () => {
-        const { operation, state } = await witness.workload.status();
-        return operation === undefined && state === "running";
-      });
-      await assertLives(e2e, witness, digest, report.node, 20_000);
+      await scene.assertOneCopy(report.node);
       cell.outcome = report.outcome;
     });
   }
 }
 
 test("through all of it the client saw one connection, every number once", async () => {
-  await witness.assertIntact();
+  await scene.witness.assertIntact();
 });

@@ -147,7 +147,7 @@ async function move(e2e: E2eLab, subject: Subject, random: Random, say: (text: s
     await sleep(afterMs);
     result.faults += 1;
     await fault.strike(e2e, { source, destination }, random);
-  })();
+  })().catch((error: unknown) => say(`${fault?.name ?? "no fault"} missed: ${String(error)}`));
   let report: MigrationReport | undefined;
   let doubted = false;
   const until_ = performance.now() + END_MS;

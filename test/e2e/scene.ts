@@ -1,0 +1,80 @@
+/** A lab with a redis that is watched: what most tests of faults begin with, once for all tests of a file. */
+import assert from "node:assert/strict";
+import { after, afterEach, before } from "node:test";
+import type { MigrationReport } from "../../src/client/index.js";
+import type { MigrationHandle } from "../../src/client/types.js";
+import type { MigrateOptions } from "../../src/model/plan.js";
+import {
+  armFailpoint,
+  assertLives,
+  clearFailpoints,
+  goOn,
+  other,
+  reached,
+  startLab,
+  startWitness,
+  until,
+  type E2eLab,
+  type Witness,
+} from "./support.js";
+
+export class Scene {
+  e2e!: E2eLab;
+  /** A redis named `redis`, at first on node-a. */
+  witness!: Witness;
+  /** Of its keyspace, as it has to stay. */
+  digest!: string;
+
+  async up(megabytes: number): Promise<void> {
+    this.e2e = await startLab();
+    this.witness = await startWitness(this.e2e, "redis", "node-a", megabytes);
+    this.digest = await this.witness.digest();
+  }
+  async down(): Promise<void> {
+    // Either may be missing, when it did not come up.
+    (this.witness as Witness | undefined)?.counter.kill();
+    await (this.e2e as E2eLab | undefined)?.down();
+  }
+
+  async atRest(): Promise<void> {
+    const { workload } = this.witness;
+    await until("its entity is at rest", 30_000, async () => (await workload.status()).operation === undefined);
+  }
+  /** It runs once, whole, where its entity says. */
+  async assertOneCopy(node: string): Promise<void> {
+    await this.atRest();
+    await assertLives(this.e2e, this.witness, this.digest, node, 20_000);
+    const status = await this.witness.workload.status();
+    assert.deepEqual([status.state, status.node], ["running", node]);
+  }
+
+  /** A migration to the other node that stands at this failpoint. */
+  async pausedAt(point: string, options: Partial<MigrateOptions> & Pick<MigrateOptions, "mode">) {
+    const { node: source } = await this.witness.workload.status();
+    const destination = other(source);
+    const side = point.startsWith("source") ? source : destination;
+    await armFailpoint(this.e2e, side, point, "pause");
+    const handle = await this.witness.workload.migrate({ to: destination, ...options });
+    const ended = handle.result();
+    ended.catch(() => undefined);
+    await reached(this.e2e, side, point, ended);
+    return { source, destination, side, handle, ended, go: () => goOn(this.e2e, side, point) };
+  }
+}
+
+/** How it ended; a doubt that goes on meanwhile is no end. Asked for as long as it takes, a minute at most. */
+export async function settled(handle: MigrationHandle): Promise<MigrationReport> {
+  for (const until = performance.now() + 60_000; ;) {
+    const report = await handle.result();
+    if (report.outcome !== "in-doubt" || performance.now() > until) return report;
+  }
+}
+
+/** Registers the hooks; what it has is there from the first test on. */
+export function withRedis(megabytes: number): Scene {
+  const scene = new Scene();
+  before(() => scene.up(megabytes));
+  after(() => scene.down());
+  afterEach(() => clearFailpoints(scene.e2e));
+  return scene;
+}
