@@ -2,7 +2,7 @@
  * What criu itself took, by its own log (-v4): the floor under every blackout that uses it. Pure.
  *
  * dump     from the first task seized to the post-dump hook
- * restore  from its start to the post-restore hook: everything is there again, nothing runs yet
+ * restore  from the first image that it has read to the post-restore hook: everything is there again, nothing runs yet
  *
  * Not its `frozen_time`: that one includes the kill of the source, and is wrong in lazy mode.
  */
@@ -21,9 +21,9 @@ export function parseCriuLog(log: string): LogLine[] {
   });
 }
 
-function between(log: string, from: RegExp | undefined, to: RegExp): number | undefined {
+function between(log: string, from: RegExp, to: RegExp): number | undefined {
   const lines = parseCriuLog(log);
-  const begin = from === undefined ? 0 : lines.find((line) => from.test(line.text))?.seconds;
+  const begin = lines.find((line) => from.test(line.text))?.seconds;
   const end = lines.find((line) => to.test(line.text))?.seconds;
   return begin === undefined || end === undefined || end < begin ? undefined : (end - begin) * 1000;
 }
@@ -31,7 +31,7 @@ function between(log: string, from: RegExp | undefined, to: RegExp): number | un
 export const dumpMsOf = (log: string): number | undefined =>
   between(log, /^Seized task /, /^Running post-dump scripts/);
 export const restoreMsOf = (log: string): number | undefined =>
-  between(log, undefined, /^Running post-restore scripts/);
+  between(log, /^Reading image tree/, /^Running post-restore scripts/);
 
 /** "EVENT name seconds" lines of the peers' scripts, as Unix milliseconds. */
 export function parseEvents(text: string): Record<string, number> {

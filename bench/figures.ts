@@ -13,6 +13,7 @@ export interface Figure {
 
 const COLORS: Record<System, string> = {
   "ferry-precopy": "#1d5fa8",
+  "ferry-precopy-bare": "#7ba6d6",
   "ferry-hybrid": "#0e9488",
   "ferry-postcopy": "#7c4dbd",
   "ferry-cold": "#64748b",

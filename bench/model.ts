@@ -3,6 +3,7 @@ import type { Latency, Seen, Spread } from "./stats.js";
 
 export const SYSTEMS = [
   "ferry-precopy",
+  "ferry-precopy-bare",
   "ferry-hybrid",
   "ferry-postcopy",
   "ferry-cold",
@@ -16,6 +17,7 @@ export type System = (typeof SYSTEMS)[number];
 
 export const SYSTEM_NAMES: Record<System, string> = {
   "ferry-precopy": "Ferry precopy",
+  "ferry-precopy-bare": "the same, frames not kept",
   "ferry-hybrid": "Ferry hybrid",
   "ferry-postcopy": "Ferry postcopy",
   "ferry-cold": "Ferry cold",
@@ -125,10 +127,13 @@ export interface Summary extends Cell {
 
 export interface Tracking {
   withoutPerSec: number[];
-  /** Rounds go on, their page traffic is limited: what looking for changes costs. */
+  /** A tracker looks at the pace of a migration that is held; nothing is sent: what tracking costs by itself. */
   whilePerSec: number[];
-  /** Rounds go on, pages flow as fast as they can: what sending on the same processors costs as well. */
+  /** A held migration with its page traffic limited: what sending a little on the same processors costs as well. */
+  limitedPerSec: number[];
+  /** The same with page traffic as fast as it can. */
   sendingPerSec: number[];
+  looks: number;
   rounds: number;
   tracker: string;
 }

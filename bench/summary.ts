@@ -136,6 +136,7 @@ export function ratiosOf(
   if (tracking === undefined) missing["throughputWhileTracking"] = "not measured";
   else {
     ratios["throughputWhileTracking"] = median(tracking.whilePerSec) / median(tracking.withoutPerSec);
+    ratios["throughputWhileSending20MBs"] = median(tracking.limitedPerSec) / median(tracking.withoutPerSec);
     ratios["throughputWhileSending"] = median(tracking.sendingPerSec) / median(tracking.withoutPerSec);
   }
   return { ratios, missing };

@@ -2,7 +2,7 @@
 import { existsSync, linkSync, rmSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeFailure, FerryError, toFailure } from "../src/model/failure.js";
-import type { Mode } from "../src/model/plan.js";
+import type { MigrateOptions, Mode } from "../src/model/plan.js";
 import { dumpMsOf, parseEvents, restoreMsOf } from "./criu-log.js";
 import type { Move, System } from "./model.js";
 import { NODES, PEER_IP, PEER_MAC, type NodeName, type Stage } from "./stage.js";
@@ -33,7 +33,7 @@ const script = (name: string): string => `/opt/ferry/bench/peers/${name}.sh`;
 
 let workloads = 0;
 
-const ferry = (mode: Mode): Mover => ({
+const ferry = (mode: Mode, options: Partial<MigrateOptions> = {}): Mover => ({
   async start(stage, command) {
     workloads += 1;
     const name = `bench-${workloads}`;
@@ -43,7 +43,7 @@ const ferry = (mode: Mode): Mover => ({
       ip: spec.network.ip.replace(/\/.*$/, ""),
       async move() {
         const watch = await watchFerry(stage, SOURCE, DESTINATION);
-        const report = await (await workload.migrate({ to: DESTINATION, mode })).result();
+        const report = await (await workload.migrate({ to: DESTINATION, mode, ...options })).result();
         const seen = await watch.stop();
         if (report.outcome !== "moved") {
           const why = report.failure === undefined ? report.reasons : describeFailure(report.failure);
@@ -254,6 +254,7 @@ async function probePreCheckpoint(stage: Stage): Promise<void> {
 
 export const MOVERS: Record<System, Mover> = {
   "ferry-precopy": ferry("precopy"),
+  "ferry-precopy-bare": ferry("precopy", { keepFrames: false }),
   "ferry-hybrid": ferry("hybrid"),
   "ferry-postcopy": ferry("postcopy"),
   "ferry-cold": ferry("cold"),

@@ -1,29 +1,43 @@
-// Runs the compiled tests with node's own runner, one file after the other: the machine's namespaces, cgroups and
-// cores are shared. Without arguments all of them; with arguments those whose path contains one of the words.
+// Runs the compiled tests with node's own runner: without arguments all of them; with arguments those whose path contains one
+// of the words. One file after the other, since the machine's namespaces, cgroups and cores are shared. In the whole run those
+// that need none of these go first, as many at once as there are cores: most of them wait for a Temporal server.
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const compiled = join(root, "dist", "test");
 // The faults matrix, the tests in a guest and the like have commands of their own.
 const APART = ["faults/matrix", "e2e/fence", "vm/"];
+const BESIDE_EACH_OTHER = [
+  "model/",
+  "cli/",
+  "client/",
+  "hostile/",
+  "keys/",
+  "lint/",
+  "replay/",
+  "store/",
+  "workflows/",
+];
 const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const flags = process.argv.slice(2).filter((word) => word.startsWith("--"));
-const files = readdirSync(compiled, { recursive: true, encoding: "utf8" })
+const names = readdirSync(compiled, { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".test.js"))
   .filter((name) =>
     words.length === 0 ? !APART.some((part) => name.includes(part)) : words.some((word) => name.includes(word)),
   )
   // Quick ones first: a slip shows before the lab comes up.
-  .sort((a, b) => rank(a) - rank(b) || a.localeCompare(b))
-  .map((name) => relative(process.cwd(), join(compiled, name)));
+  .sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
 
 function rank(name) {
   return (
     [
       "model/",
+      "keys/",
       "agent/",
       "cli/",
       "client/",
@@ -38,14 +52,53 @@ function rank(name) {
   );
 }
 
-if (files.length === 0) {
+if (names.length === 0) {
   console.error(`no compiled test matches ${words.join(" ")}; run \`npm run setup\` first?`);
   process.exit(2);
 }
-const child = spawn(process.execPath, ["--test", "--test-concurrency=1", ...flags, ...files], {
-  stdio: "inherit",
-  cwd: root,
-});
-process.on("SIGINT", () => child.kill("SIGINT"));
-process.on("SIGTERM", () => child.kill("SIGTERM"));
-child.on("exit", (code, signal) => process.exit(signal === null ? (code ?? 1) : 1));
+
+let child;
+process.on("SIGINT", () => child?.kill("SIGINT"));
+process.on("SIGTERM", () => child?.kill("SIGTERM"));
+
+/** What the runner counted, and how it ended. */
+function run(some, atOnce) {
+  const files = some.map((name) => relative(process.cwd(), join(compiled, name)));
+  const reporter = process.stdout.isTTY ? "spec" : "tap";
+  const counts = {};
+  return new Promise((resolve) => {
+    child = spawn(
+      process.execPath,
+      ["--test", `--test-concurrency=${atOnce}`, `--test-reporter=${reporter}`, ...flags, ...files],
+      { stdio: ["inherit", "pipe", "inherit"], cwd: root },
+    );
+    let rest = "";
+    child.stdout.setEncoding("utf8");
+    child.stdout.on("data", (text) => {
+      process.stdout.write(text);
+      const lines = (rest + text).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        const found = /^[#\u2139] (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ([\d.]+)$/.exec(
+          stripVTControlCharacters(line),
+        );
+        if (found !== null) counts[found[1]] = Number(found[2]);
+      }
+    });
+    child.on("close", (code, signal) => resolve({ counts, code: signal === null ? (code ?? 1) : 1 }));
+  });
+}
+
+if (words.length > 0) {
+  process.exit((await run(names, 1)).code);
+}
+const light = names.filter((name) => BESIDE_EACH_OTHER.some((room) => name.startsWith(room)));
+const first = await run(light, availableParallelism());
+const second = await run(
+  names.filter((name) => !light.includes(name)),
+  1,
+);
+// Both together, as the runner says it of one.
+for (const [name, count] of Object.entries(second.counts))
+  console.log(`# ${name} ${count + (first.counts[name] ?? 0)}`);
+process.exit(first.code === 0 ? second.code : first.code);

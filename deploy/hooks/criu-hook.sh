@@ -5,11 +5,21 @@
 #   FERRY_CGROUP  the workload's cgroup v2 directory
 #   FERRY_STACKS  if set: where the threads' stacks stand is written there, for answers.pl
 # Events are files with a time in them: a level that a restarted agent reads again. As few programs as can be: each costs
-# some milliseconds of the blackout. Waiting at the gate survives the
-# agent's death: opening the FIFO blocks until somebody writes the exit code to return.
+# some milliseconds of the blackout. Waiting at the gate survives the agent's death: opening the FIFO blocks until somebody
+# writes the exit code to return.
+umask 077
 reached() {
   # Written in one piece: whoever looks sees nothing, or all of it.
-  date +%s.%N >"$FERRY_ENGINE/at.$1"
+  if monotonic; then
+    echo "monotonic $now" >"$FERRY_ENGINE/at.$1"
+  else
+    date +%s.%N >"$FERRY_ENGINE/at.$1"
+  fi
+}
+# Nanoseconds of CLOCK_MONOTONIC into `now`, without starting a program: "now at N nsecs" stands at the top of this file.
+monotonic() {
+  { IFS= read -r line && IFS= read -r line && read -r word at now unit; } 2>/dev/null </proc/timer_list &&
+    [ "$word $at $unit" = "now at nsecs" ]
 }
 hold() {
   reached "$1" || exit 97

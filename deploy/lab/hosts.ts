@@ -24,6 +24,7 @@ import { packageRoot } from "../../src/host/package-root.js";
 import { createAuthority, issueNodeCertificate } from "../../src/host/pki.js";
 import { ferryError } from "../../src/model/failure.js";
 import { cgroupPath } from "./cgroups.js";
+import { checkpointPlaces, makeCheckpointKeys } from "./checkpoints.js";
 import {
   hostDir,
   isAlive,
@@ -159,7 +160,16 @@ async function prepareHostDir(lab: LabState, host: LabHost, ready: string): Prom
     `${JSON.stringify({ sharedVolumes: { shared: "/srv/shared" } })}\n`,
   );
   await issueNodeCertificate({ authorityDir, node: host.name, outDir: join(upper, "etc/ferry") });
-  return { ...common, LIB: join(dir, "lib"), SHARED: shared, LOGS: logDir(lab), WORKER_GID: String(WORKER_UID) };
+  await makeCheckpointKeys(lab, host.name, join(upper, "etc/ferry"));
+  const { directory: checkpoints } = checkpointPlaces(lab);
+  return {
+    ...common,
+    LIB: join(dir, "lib"),
+    SHARED: shared,
+    CHECKPOINTS: checkpoints,
+    LOGS: logDir(lab),
+    WORKER_GID: String(WORKER_UID),
+  };
 }
 
 /**

@@ -13,5 +13,6 @@ export {
   type ServiceStatus,
 } from "./status.js";
 export { labExec, labNode, labRun, type LabExecOptions, type LabNode } from "./exec.js";
+export { CLOCK_FILE } from "./services.js";
 export { labKillNode, labLink, labServicePid, labStartNode } from "./faults.js";
 export { defaultStateDir, patience, readLab, type LabHost, type LabState } from "./state.js";

@@ -4,7 +4,8 @@
 # so nothing is left on the host when its processes are gone.
 #
 # In the environment: NAME, HOST_DIR (upper, work, root, ram, boot_id), LOWER (the root file system), PROGRAMS (a layer on
-# it with Node.js), READY, PACKAGE (Ferry itself, read-only), and for nodes LIB (their disk), SHARED (a directory that all have), LOGS, WORKER_GID.
+# it with Node.js), READY, PACKAGE (Ferry itself, read-only), and for nodes LIB (their disk), SHARED and CHECKPOINTS (directories
+# that all have), LOGS, WORKER_GID.
 set -e
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -56,6 +57,8 @@ if [ -n "$LIB" ]; then
   mount --bind "$LOGS" var/log/ferry
   mkdir -p srv/shared
   mount --bind "$SHARED" srv/shared
+  mkdir -p srv/checkpoints
+  mount --bind "$CHECKPOINTS" srv/checkpoints
   # An overlay can't lie under a workload's overlay with its own upper layer: the runtime takes the layers themselves.
   mkdir -p run/ferry-layers/0 run/ferry-layers/1 run/ferry-layers/2
   mount --bind "$upper" run/ferry-layers/0
@@ -72,7 +75,7 @@ pivot_root . run/old-root
 cd /
 umount -l /run/old-root
 rmdir /run/old-root
-unset upper HOST_DIR LOWER PROGRAMS READY LIB SHARED LOGS PACKAGE WORKER_GID NAME
+unset upper HOST_DIR LOWER PROGRAMS READY LIB SHARED CHECKPOINTS LOGS PACKAGE WORKER_GID NAME
 echo "$pid" >&3
 exec 3>&-
 if [ -x /usr/bin/tini ]; then

@@ -3,14 +3,18 @@ import { spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ferryError } from "../../src/model/failure.js";
+import { setprivArgs, SETPRIV } from "../../src/model/privileges.js";
 import { SEARCH_ATTRIBUTES } from "../../src/model/names.js";
 import { cgroupPath, cgroupPids } from "./cgroups.js";
+import { STORE_CONFIG } from "./checkpoints.js";
 import { enterArgs, findHost, labScript, NODE_PATH, WORKER_UID } from "./hosts.js";
 import { isAlive, logDir, runDir, startTicks, type LabHost, type LabState, type ProcessRef } from "./state.js";
 
 export const FRONTEND_PORT = 7233;
 export const UI_PORT = 8233;
 export const LINK_PORT = 7400;
+/** On a node whose agent has a clock of its own: "+3600" or "-3600". */
+export const CLOCK_FILE = "/run/ferry-clock";
 
 /** What costs 100 ms per task hop by default (docs/decisions): the queues are polled 20 times a second per shard. */
 const DYNAMIC_CONFIG = [
@@ -66,17 +70,35 @@ function temporalServices(lab: LabState): LabService[] {
   ];
 }
 
+/**
+ * Tests of faults set an agent's wall clock (there is no namespace for it): ahead or back by the seconds that are in the
+ * file, from its next look on. Its monotonic clock stays as it is, and what it starts has the machine's clock.
+ */
+const ownClock = (): string[] =>
+  process.env["FERRY_LAB_CLOCKS"] === undefined
+    ? []
+    : [
+        "/usr/bin/env",
+        `LD_PRELOAD=/usr/lib/${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu/faketime/libfaketime.so.1`,
+        `FAKETIME_TIMESTAMP_FILE=${CLOCK_FILE}`,
+        "FAKETIME_NO_CACHE=1",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        "FAKETIME_DISABLE_SHM=1",
+      ];
+
 function nodeServices(lab: LabState, node: LabHost): LabService[] {
   const ferry = ["/opt/node/bin/node", "/opt/ferry/bin/ferry.js"];
   const agent = [
+    [SETPRIV, setprivArgs("agent"), "--", ...ownClock()],
     [ferry, "agent", "--node", node.name, "--state", "/var/lib/ferry", "--run", "/run/ferry"],
     ["--socket", "/run/ferry/agent.sock", "--socket-gid", String(WORKER_UID), "--bridge", "br0"],
     ["--cgroup-parent", `${lab.cgroup}/${node.name}`],
     ["--link-host", node.ip, "--link-port", String(LINK_PORT), "--tls-dir", "/etc/ferry"],
+    ["--store", process.env["FERRY_LAB_STORE"] ?? STORE_CONFIG],
   ].flat(2);
   const unprivileged = [
-    ["setpriv", "--reuid", String(WORKER_UID), "--regid", String(WORKER_UID), "--clear-groups", "--no-new-privs"],
-    ["--inh-caps=-all", "--bounding-set=-all"],
+    [SETPRIV, "--reuid", String(WORKER_UID), "--regid", String(WORKER_UID), "--clear-groups"],
+    [setprivArgs("worker"), "--"],
   ].flat(2);
   const worker = [
     [unprivileged, ferry, "worker", "--node", node.name, "--agent-socket", "/run/ferry/agent.sock"],

@@ -9,14 +9,16 @@ import { spawn } from "node:child_process";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { z } from "zod";
+import { parseJson } from "../../src/host/issues.js";
 import { ferryError, toFailure } from "../../src/model/failure.js";
+import { isNodeName } from "../../src/model/names.js";
 
 /** A process for good: pids are used again, a pid with its start time (clock ticks since boot) is not. */
 const processSchema = z.strictObject({ pid: z.int().min(2), ticks: z.string().regex(/^\d+$/) });
 export type ProcessRef = z.infer<typeof processSchema>;
 
 const hostSchema = z.strictObject({
-  name: z.string(),
+  name: z.string().refine(isNodeName, "is not a valid node name"),
   kind: z.enum(["switch", "client", "node"]),
   /** Last octet of its address. */
   octet: z.int().min(1).max(254),
@@ -35,9 +37,9 @@ const labSchema = z.strictObject({
   phase: z.enum(["starting", "up"]),
   directory: z.string(),
   /** First three octets of the nodes' network, e.g. "10.77.0". */
-  prefix: z.string(),
+  prefix: z.string().regex(/^\d{1,3}(?:\.\d{1,3}){2}$/, "must be three octets"),
   /** Relative path of the lab's cgroup in every hierarchy. */
-  cgroup: z.string(),
+  cgroup: z.string().regex(/^ferry-[0-9a-f]{8}$/, "is not a cgroup of a lab"),
   /** Mount point of the cgroup v2 tree. */
   cgroupRoot: z.string(),
   rootfs: z.string(),
@@ -73,6 +75,7 @@ export const LAB_ENTRIES = [
   "authority",
   "programs",
   "shared",
+  "checkpoints",
 ];
 
 const stateFile = (directory: string): string => join(directory, "lab.json");
@@ -84,16 +87,15 @@ export async function readLab(directory: string): Promise<LabState | undefined> 
     text = await readFile(stateFile(directory), "utf8");
   } catch (error) {
     if ((error as { code?: string }).code === "ENOENT") return undefined;
-    throw error;
-  }
-  try {
-    return labSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw ferryError("E_REQUEST", `${stateFile(directory)} is not the state of a lab of this version`, {
-      remedy: "take the lab down with the version of Ferry that made it, or remove the directory",
-      cause: toFailure(error),
+    throw ferryError("E_REQUEST", `${stateFile(directory)} can't be read: ${toFailure(error).message}`, {
+      remedy: "name the directory of a lab of your own: --lab DIR",
     });
   }
+  const parsed = parseJson(text, labSchema);
+  if ("data" in parsed) return parsed.data;
+  throw ferryError("E_REQUEST", `${stateFile(directory)} is not the state of a lab of this version: ${parsed.why}`, {
+    remedy: "take the lab down with the version of Ferry that made it, or remove the directory",
+  });
 }
 
 export async function writeLab(lab: LabState): Promise<void> {

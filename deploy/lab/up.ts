@@ -8,6 +8,7 @@ import { cacheDir } from "../setup/cache.js";
 import { rootfsPath } from "../setup/rootfs.js";
 import { findTemporal } from "../setup/temporal.js";
 import { destroyCgroups, makeCgroups } from "./cgroups.js";
+import { makeCheckpointStore } from "./checkpoints.js";
 import { awaitPortGone, findHost, makeAuthority, makePrograms, startHost, wireHost, wireSwitch } from "./hosts.js";
 import { agentReady, temporalAddresses, temporalReady, workerReady } from "./ready.js";
 import { labFailure, labProblems } from "./requirements.js";
@@ -159,7 +160,10 @@ async function startHosts(lab: LabState): Promise<void> {
     await Promise.all(others.filter((host) => host.init !== undefined).map((host) => stopHost(lab, host)));
   }
   await makePrograms(lab);
-  if (others.some((host) => host.kind === "node")) await makeAuthority(lab);
+  if (others.some((host) => host.kind === "node")) {
+    await makeAuthority(lab);
+    await makeCheckpointStore(lab);
+  }
   const fresh = (await Promise.all(lab.hosts.map(async (host) => ((await startHost(lab, host)) ? [host] : [])))).flat();
   await writeLab(lab);
   if (fresh.includes(hub)) await wireSwitch(lab);

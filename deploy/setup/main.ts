@@ -1,12 +1,13 @@
 /**
  * Set-up, second half (setup.mjs is the first): what this machine must be able to do, Debian packages, the node root
- * file system, the Temporal server.
+ * file system, the Temporal server, an S3 server for the tests.
  */
 import { describeFailure, toFailure } from "../../src/model/failure.js";
 import { labProblems } from "../lab/requirements.js";
 import { ensurePackages } from "./packages.js";
 import type { Progress } from "./progress.js";
 import { ensureRootfs, rootfsPath } from "./rootfs.js";
+import { ensureS3Server } from "./s3-server.js";
 import { ensureTemporal } from "./temporal.js";
 
 /** @returns the exit code: 0 ready, 1 a step failed, 2 the machine lacks something */
@@ -32,6 +33,7 @@ export async function main(cache: string, { say, during }: Progress): Promise<nu
       return { did, words: rootfsPath(cache) };
     });
     await step("Temporal server", () => ensureTemporal(cache, { say, during }));
+    await step("S3 server for tests", () => ensureS3Server(cache, { say, during }));
     return 0;
   } catch (error) {
     const failure = toFailure(error);

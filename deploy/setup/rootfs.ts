@@ -18,6 +18,8 @@ const PACKAGES = [
   ["criu", "runc", "iproute2", "iputils-arping", "nftables", "util-linux-extra", "rsync", "acl", "attr", "tini"],
   // for people and for Node.js, which is bound in from the machine
   ["procps", "iputils-ping", "openssl", "ca-certificates", "curl", "libstdc++6"],
+  // a clock of its own for an agent, where tests of faults set it
+  ["libfaketime"],
   // workloads to move
   ["redis-server", "python3", "nginx-light", "postgresql"],
 ].flat();

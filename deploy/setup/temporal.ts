@@ -6,12 +6,11 @@ import { spawn } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import { copyFile, mkdir, readdir, rename, rm, chmod } from "node:fs/promises";
 import { join } from "node:path";
-import { run } from "../../src/host/exec.js";
 import { packageRoot } from "../../src/host/package-root.js";
 import { ferryError } from "../../src/model/failure.js";
 import { isExecutable, whichProgram } from "./cache.js";
+import { goInstall } from "./go.js";
 import type { Progress } from "./progress.js";
-import { proxies } from "./rootfs.js";
 
 /** Later releases of the command line program can't be had by `go install` (replace directives). */
 const GO_PACKAGE = "github.com/temporalio/cli/cmd/temporal@v1.5.1";
@@ -64,34 +63,12 @@ export async function ensureTemporal(
     );
   }
   say(`Temporal server: ${download}`);
-  const building = join(cache, "go-bin");
-  await rm(building, { recursive: true, force: true });
-  const keep = [
-    "HOME",
-    "GOPROXY",
-    "GOFLAGS",
-    "GONOSUMDB",
-    "GONOSUMCHECK",
-    "GOSUMDB",
-    "GOPRIVATE",
-    "GOCACHE",
-    "GOMODCACHE",
-    "GOPATH",
-  ];
   await during("building the Temporal server with go install (3 to 5 minutes)", () =>
-    run(go, ["install", GO_PACKAGE], {
+    goInstall(go, GO_PACKAGE, cache, "temporal", {
       doing: "building the Temporal server",
-      timeoutMs: 20 * 60_000,
       remedy: "install the `temporal` program by hand (https://docs.temporal.io/cli), or set FERRY_TEMPORAL_ADDRESS",
-      env: {
-        ...proxies(),
-        ...Object.fromEntries(keep.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : []))),
-        GOBIN: building,
-      },
     }),
   );
-  await rename(join(building, "temporal"), binary);
-  await rm(building, { recursive: true, force: true });
   return { did: true, words: `go install ${GO_PACKAGE}` };
 }
 

@@ -6,7 +6,7 @@
  * asks for `burn`. A worker that shuts down detaches: the agent goes on working.
  */
 import { ApplicationFailure, CancelledFailure, Context } from "@temporalio/activity";
-import type { Fence, NodeActivities, NodeAgent, Step } from "../model/contract.js";
+import type { Fence, NodeActivities, NodeAgent, Step, WatchInput } from "../model/contract.js";
 import { ferryError } from "../model/failure.js";
 import { isAgentDown, toApplicationFailure } from "./failures.js";
 import { notePhase } from "./phase.js";
@@ -18,6 +18,8 @@ export interface NodeActivitiesOptions {
   knownNodes: () => Promise<string[]>;
   /** What a person has said of a node, if it was fenced and has not come back since. */
   fenceOf: (node: string) => Promise<Fence | null>;
+  /** This worker shuts down: a watch ends at once, it would only make it wait. */
+  stopping?: AbortSignal;
   /** How long one poll of a long step waits in the agent, in milliseconds; also the pace of heartbeats. */
   pollMs?: number;
   /** How long a long step goes on asking an agent that is away before it fails (and is retried by the server). */
@@ -28,7 +30,7 @@ const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 2_000;
 
 export function createNodeActivities(options: NodeActivitiesOptions): NodeActivities {
-  const { agent, node, knownNodes, fenceOf, pollMs = 300, agentAwayMs = 60_000 } = options;
+  const { agent, node, knownNodes, fenceOf, stopping, pollMs = 300, agentAwayMs = 60_000 } = options;
 
   const ask = async <Result>(call: () => Promise<Result>): Promise<Result> => {
     try {
@@ -66,13 +68,70 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     }
   };
 
+  /** One call that may take long: beats until it is answered. It is asked again when this worker dies. */
+  const beating = async <Result>(call: () => Promise<Result>): Promise<Result> => {
+    const context = Context.current();
+    context.heartbeat();
+    const beat = setInterval(() => context.heartbeat(), pollMs);
+    try {
+      return await ask(call);
+    } finally {
+      clearInterval(beat);
+    }
+  };
+
+  /** Nobody's answer within `ms` is no answer: a stopped agent would keep the worker from saying so. */
+  const agentAnswers = async (ms: number): Promise<boolean> => {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<false>((resolve) => {
+      timer = setTimeout(() => resolve(false), ms);
+    });
+    // An agent that answers with a refusal is there.
+    const answer = agent.endings().then(
+      () => true,
+      (error: unknown) => !isAgentDown(error),
+    );
+    return Promise.race([answer, late]).finally(() => clearTimeout(timer));
+  };
+
+  const watchNode = async ({ forMs, everyMs, awayMs }: WatchInput): Promise<void> => {
+    const context = Context.current();
+    let since = performance.now();
+    let heardAt = since;
+    for (;;) {
+      throwWhenCancelled(context, node);
+      if (stopping?.aborted === true) throw detached(node);
+      context.heartbeat();
+      const answers = await agentAnswers(everyMs);
+      const now = performance.now();
+      if (answers) {
+        heardAt = now;
+        if (now - since >= forMs) return;
+      } else {
+        if (awayMs === undefined) since = now;
+        else if (now - heardAt >= awayMs) throw agentIsDown(node);
+      }
+      await sleepUnlessCancelled(context, Math.min(everyMs, Math.max(forMs - (now - since), 1)), stopping);
+    }
+  };
+
   return {
+    watchNode,
     knownNodes: () => ask(knownNodes),
     fenceOf: (name) => ask(() => fenceOf(name)),
     describeNode: () => ask(() => agent.describeNode()),
     startWorkload: (input) => ask(() => agent.startWorkload(input)),
     stopWorkload: (input) => ask(() => agent.stopWorkload(input)),
     removeWorkload: (input) => ask(() => agent.removeWorkload(input)),
+    newestCheckpoint: (input) => ask(() => agent.newestCheckpoint(input)),
+    recoverWorkload: (input) => ask(() => agent.recoverWorkload(input)),
+    saveCheckpoint: (input) => follow((waitMs) => agent.saveCheckpoint(input, waitMs)),
+    restoreWorkload: (input) => beating(() => agent.restoreWorkload(input)),
+    listCheckpoints: (input) => ask(() => agent.listCheckpoints(input)),
+    pinCheckpoint: (input) => ask(() => agent.pinCheckpoint(input)),
+    removeCheckpoint: (input) => ask(() => agent.removeCheckpoint(input)),
+    verifyCheckpoint: (input) => beating(() => agent.verifyCheckpoint(input)),
+    diffCheckpoints: (input) => ask(() => agent.diffCheckpoints(input)),
     observeWorkload: (input) => ask(() => agent.observeWorkload(input)),
     readLog: (input) => ask(() => agent.readLog(input)),
     preflightSource: (input) => ask(() => agent.preflightSource(input)),
@@ -111,16 +170,22 @@ const detached = (node: string): ApplicationFailure => {
   return ApplicationFailure.create({ message: data.message, type: data.code, nonRetryable: false, details: [data] });
 };
 
-function sleepUnlessCancelled(context: Context, ms: number): Promise<void> {
+const agentIsDown = (node: string): ApplicationFailure => {
+  const { data } = ferryError("E_AGENT_DOWN", `the agent of ${node} does not answer`, { node });
+  return ApplicationFailure.nonRetryable(data.message, data.code, data);
+};
+
+function sleepUnlessCancelled(context: Context, ms: number, stopping?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    const { cancellationSignal: signal } = context;
+    const { cancellationSignal } = context;
+    const signals = stopping === undefined ? [cancellationSignal] : [cancellationSignal, stopping];
     const done = (): void => {
       clearTimeout(timer);
-      signal.removeEventListener("abort", done);
+      for (const signal of signals) signal.removeEventListener("abort", done);
       resolve();
     };
     const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done);
-    if (signal.aborted) done();
+    for (const signal of signals) signal.addEventListener("abort", done);
+    if (signals.some((signal) => signal.aborted)) done();
   });
 }

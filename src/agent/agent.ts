@@ -2,11 +2,14 @@
  * The agent's verbs. Each is idempotent: it reads the journal, does what is still missing, and answers what is true.
  * The agent starts nothing that its journal does not own. Hand-overs are in operations/.
  */
-import { open, rm, stat } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type {
   AcknowledgeInput,
+  CheckpointRef,
+  CheckpointsInput,
   DeliverInput,
+  DiffInput,
   Ending,
   HandOverInput,
   Inquiry,
@@ -15,11 +18,16 @@ import type {
   NodeAgent,
   Observation,
   OperationRef,
+  PinInput,
   PreflightDestinationInput,
   PreflightInput,
+  RecoverInput,
   Reservation,
   ReserveInput,
   ResolveInput,
+  RestoreInput,
+  Saved,
+  SaveInput,
   SideOutcome,
   SourceFacts,
   StartInput,
@@ -30,44 +38,60 @@ import type {
   TakeOverInput,
   WorkloadRef,
 } from "../model/contract.js";
-import { FerryError, ferryError, toFailure, type Side } from "../model/failure.js";
+import type { Checkpoint, CheckpointDiff, ListedCheckpoint } from "../model/checkpoints.js";
+import { ferryError, toFailure, type Side } from "../model/failure.js";
 import type { NodeFacts } from "../model/node.js";
-import { isOpen, runningHold } from "../model/ownership.js";
+import { isOpen, runningHold, type Hold } from "../model/ownership.js";
 import { hasRounds, type Finding } from "../model/plan.js";
-import { startProblem } from "../model/settlement.js";
-import type { WorkloadSpec } from "../model/workload.js";
-import { specProblems } from "../model/spec-check.js";
+import { openWorkloadLog, workloadLogSize } from "../host/workload-log.js";
 import { tornStart, wholeEnd } from "./letters.js";
 import type { Steered } from "../model/steering.js";
+import { Beginnings } from "./beginnings.js";
 import { Endings } from "./endings.js";
 import type { ControlHub } from "./operations/control.js";
+import { Checkpoints } from "./operations/checkpoints.js";
+import { sweepOperations } from "./operations/dirs.js";
 import { HandOvers } from "./operations/hand-overs.js";
-import { keepAside, removeSpentVolume, specOf, volumeDir, type NodeContext } from "./operations/node-context.js";
+import {
+  keepAside,
+  mustBe,
+  mustBeHere,
+  removeSpentVolume,
+  shadowDir,
+  specOf,
+  volumeDir,
+  type NodeContext,
+} from "./operations/node-context.js";
+import { restoreDirs, sweepRestore } from "./operations/restore-movers.js";
+import { isUnfinished, Restoring, sweepRestored } from "./operations/restoring.js";
 import { Settling } from "./operations/settling.js";
-import { checkPolicy, loadPolicy } from "./policy.js";
-import { checkPlaces, checkShared, offerShared } from "./shared-volumes.js";
+import { against, againstDestination } from "./gate.js";
+import { loadPolicy } from "./policy.js";
+import { checkShared, offerShared } from "./shared-volumes.js";
 import { lookAtChanges } from "./preflight/changes.js";
 import { collectNodeFacts, preflightDestination, preflightSource } from "./preflight/index.js";
-import { checkBridge, readLinks } from "./preflight/network.js";
-import { checkTools } from "./preflight/tools.js";
 
 export class FerryAgent implements NodeAgent {
   private readonly context: NodeContext;
   private readonly handOvers: HandOvers;
+  private readonly checkpoints: Checkpoints;
   private readonly settling: Settling;
   private readonly ends: Endings;
+  private readonly beginnings: Beginnings;
   /** One change at a time per workload: start, stop, remove. */
   private readonly locks = new Map<string, Promise<unknown>>();
 
   constructor(context: NodeContext) {
     this.context = context;
     this.handOvers = new HandOvers(context);
+    this.checkpoints = new Checkpoints(context, this.handOvers);
     this.settling = new Settling(context, this.handOvers);
     this.ends = new Endings({
       context,
-      busy: (workload) => this.locks.has(workload) || this.handOvers.busy(workload),
+      busy: (workload) => this.locks.has(workload) || this.handOvers.busy(workload) || this.checkpoints.busy(workload),
       locked: (workload, work) => this.locked(workload, work),
     });
+    this.beginnings = new Beginnings(context, this.ends, (workload, work) => this.locked(workload, work));
   }
 
   get hub(): ControlHub {
@@ -104,17 +128,25 @@ export class FerryAgent implements NodeAgent {
       });
     }
     if (swept.length > 0) this.context.log("warn", "swept what the journal does not own", { swept });
+    await sweepRestored(this.context);
     for (const name of this.book.workloads()) {
       await keepAside(this.context, name);
       await removeSpentVolume(this.context, name);
     }
+    await this.checkpoints.goOn();
     this.handOvers.goOn();
+    sweepOperations(
+      this.context.config.runDir,
+      (operation) =>
+        this.handOvers.has(operation) || this.checkpoints.has(operation) || isUnfinished(this.context, operation),
+    );
     this.ends.start();
   }
 
   /** Workloads and operations stay as they are. */
   close(): void {
     this.ends.stop();
+    this.context.store.close();
   }
 
   endings(): Promise<Ending[]> {
@@ -140,70 +172,61 @@ export class FerryAgent implements NodeAgent {
     });
   }
 
-  startWorkload(input: StartInput): Promise<Started> {
-    const { spec, epoch, operation } = input;
-    const { runtime } = this.context;
-    return this.locked(spec.name, async () => {
-      const hold = this.book.hold(spec.name, epoch);
-      if (hold?.state === "OWNER" && hold.operation === operation) {
-        const seen = await runtime.observe({ name: spec.name, epoch });
-        if (seen.processes > 0 && seen.pid !== undefined) return { pid: seen.pid, epoch };
-      }
-      // Asked again after a lost answer: it was started, and has ended since.
-      if (hold?.operation === operation && this.book.wasStarted(spec.name, epoch)) return { pid: 0, epoch };
-      const problems = specProblems(spec);
-      if (problems.length > 0)
-        throw ferryError("E_SPEC", `${spec.name} can't be run: ${problems.join("; ")}`, { workload: spec.name });
-      const { stateDir } = this.context.config;
-      const against = [...checkPolicy(spec, loadPolicy()), ...checkPlaces(spec, stateDir, "source")];
-      const refused = against.filter((f) => f.level === "block");
-      if (refused.length > 0) {
-        throw ferryError(
-          "E_POLICY",
-          `node ${this.context.config.node} does not allow ${spec.name}: ${refused.map((f) => f.message).join("; ")}`,
-          {
-            workload: spec.name,
-            remedy:
-              refused.map((f) => f.remedy).find((r) => r !== undefined) ?? "change the spec, or the node's policy file",
-          },
-        );
-      }
-      // Whoever asks: a copy that is held here, or is on its way here, may yet run.
-      const others = this.book.holds(spec.name).filter((h) => h.epoch !== epoch);
-      const open = startProblem(spec.name, this.context.config.node, others);
-      if (open !== undefined) throw new FerryError(open);
-      await this.demandFit(spec);
-      this.book.demandRoom();
-      this.book.record({ workload: spec.name, epoch, state: "OWNER", operation });
-      this.book.recordSpec(spec);
-      try {
-        const started = await runtime.start({ spec, epoch });
-        this.book.recordStarted(spec.name, epoch);
-        if (started.exitCode === undefined) this.ends.begun(spec.name, epoch, started.pid);
-        else {
-          this.book.recordEnding({ workload: spec.name, epoch, exitCode: started.exitCode });
-          await runtime.destroy({ name: spec.name, epoch });
-        }
-        return { pid: started.pid, epoch };
-      } catch (error) {
-        this.book.record({ workload: spec.name, epoch, state: "STOPPED" });
-        throw error;
-      }
-    });
+  startWorkload({ spec, epoch, operation }: StartInput): Promise<Started> {
+    const run = () => this.context.runtime.start({ spec, epoch });
+    return this.beginnings.begin({ workload: spec.name, epoch, state: "OWNER", operation }, spec, run);
   }
 
-  /** An address that the node's bridge is not in would start something that nobody reaches. */
-  private async demandFit(spec: WorkloadSpec): Promise<void> {
-    const { bridge, node } = this.context.config;
-    const tools = await checkTools("start", node);
-    const network = tools.length > 0 ? [] : checkBridge(await readLinks(), bridge, node, spec.network.ip);
-    const against = [...tools, ...network].filter((f) => f.level === "block");
-    if (against.length === 0) return;
-    throw ferryError("E_SPEC", `${spec.name} can't run on ${node}: ${against.map((f) => f.message).join("; ")}`, {
-      workload: spec.name,
-      node,
-      remedy: against.flatMap((f) => f.remedy ?? []).join("; "),
+  async newestCheckpoint({ workload }: WorkloadRef): Promise<Checkpoint | null> {
+    return (await this.context.checkpoints.newest(workload)) ?? null;
+  }
+
+  async recoverWorkload({ ref, spec, checkpoint: id }: RecoverInput): Promise<Started> {
+    mustBe(this.context, "destination", ref);
+    const { checkpoints } = this.context;
+    const { workload, to: epoch, operation, source: peer } = ref;
+    const checkpoint = await checkpoints.newest(workload);
+    if (checkpoint?.id !== id) {
+      throw ferryError("E_STATE", `checkpoint ${id} of ${workload} is not the newest any more`, {
+        workload,
+        remedy: "ask again: what is lost is another time then",
+      });
+    }
+    this.context.log("warn", "recovered by a person's word", {
+      workload,
+      operation,
+      epoch,
+      lost: peer,
+      checkpoint: id,
     });
+    const hold: Hold = { workload, epoch, state: "OWNER", operation, peer, digest: id };
+    return this.beginnings.begin(hold, spec, () => checkpoints.restore(checkpoint, { spec, epoch }), true);
+  }
+
+  saveCheckpoint(input: SaveInput, waitMs: number): Promise<Step<Saved>> {
+    return this.checkpoints.save(input, waitMs);
+  }
+  restoreWorkload({ ref, spec, checkpoint, of }: RestoreInput): Promise<Started> {
+    mustBeHere(this.context, "destination", ref);
+    const { workload, to: epoch, operation } = ref;
+    const restoring = new Restoring(this.context, { incarnation: { spec, epoch }, checkpoint, of, last: ref.epoch });
+    const hold: Hold = { workload, epoch, state: "OWNER", operation, peer: ref.source, digest: checkpoint };
+    return this.beginnings.begin(hold, spec, () => restoring.run(), true);
+  }
+  listCheckpoints(input: CheckpointsInput): Promise<ListedCheckpoint[]> {
+    return this.context.store.list(input);
+  }
+  pinCheckpoint(input: PinInput): Promise<void> {
+    return this.context.store.pin(input);
+  }
+  removeCheckpoint(input: CheckpointRef): Promise<void> {
+    return this.context.store.remove(input);
+  }
+  verifyCheckpoint(input: CheckpointRef): Promise<void> {
+    return this.context.store.verify(input);
+  }
+  diffCheckpoints(input: DiffInput): Promise<CheckpointDiff> {
+    return this.context.store.diff(input);
   }
 
   stopWorkload(input: StopInput): Promise<Observation> {
@@ -224,6 +247,7 @@ export class FerryAgent implements NodeAgent {
       }
       await runtime.stop({ name: workload, epoch }, graceMs);
       await runtime.destroy({ name: workload, epoch });
+      await sweepRestore(restoreDirs(this.context, workload, epoch));
       return this.observeWorkload({ schema: input.schema, workload });
     });
   }
@@ -242,9 +266,11 @@ export class FerryAgent implements NodeAgent {
           },
         );
       }
+      this.demandNoCheckpoint(workload);
       for (const hold of this.book.holds(workload))
         await this.context.runtime.destroy({ name: workload, epoch: hold.epoch });
       await rm(volumeDir(this.context.config, workload), { recursive: true, force: true });
+      await rm(shadowDir(this.context.config, workload), { recursive: true, force: true });
       this.book.recordForget(workload);
     });
   }
@@ -254,9 +280,8 @@ export class FerryAgent implements NodeAgent {
     const holds = this.book.holds(workload);
     const running =
       runningHold(this.book.ledger, workload) ?? holds.findLast((h) => h.state === "FROZEN" || h.state === "RELEASED");
-    const log = await stat(this.logPath(workload)).catch(() => undefined);
     const spec = this.book.spec(workload);
-    const known = { holds, logBytes: log?.size ?? 0, ...(spec === undefined ? {} : { spec }) };
+    const known = { holds, logBytes: workloadLogSize(this.logPath(workload)), ...(spec === undefined ? {} : { spec }) };
     if (running === undefined) return { ...known, processes: 0, memoryBytes: 0 };
     const seen = await this.context.runtime.observe({ name: workload, epoch: running.epoch });
     return {
@@ -272,8 +297,7 @@ export class FerryAgent implements NodeAgent {
   }
 
   async readLog(input: LogsInput): Promise<LogChunk> {
-    const path = this.logPath(input.workload);
-    const file = await open(path, "r").catch(() => undefined);
+    const file = await openWorkloadLog(this.logPath(input.workload));
     if (file === undefined) {
       throw ferryError("E_WORKLOAD_UNKNOWN", `node ${this.context.config.node} has no log of ${input.workload}`, {
         workload: input.workload,
@@ -299,6 +323,14 @@ export class FerryAgent implements NodeAgent {
     }
   }
 
+  private demandNoCheckpoint(workload: string): void {
+    if (!this.checkpoints.busy(workload)) return;
+    throw ferryError("E_BUSY", `a checkpoint of ${workload} is being taken`, {
+      workload,
+      remedy: "wait until it is stored",
+    });
+  }
+
   // --- preflight --------------------------------------------------------------------------------------------------
 
   async preflightSource(input: PreflightInput): Promise<SourceFacts> {
@@ -306,7 +338,7 @@ export class FerryAgent implements NodeAgent {
     const { config } = this.context;
     const spec = specOf(this.context, ref.workload);
     const pids = await this.context.runtime.pids({ name: ref.workload, epoch: ref.epoch });
-    const offered = await offerShared(spec, loadPolicy());
+    const offered = await offerShared(spec, loadPolicy(config.policyFile));
     const found = await preflightSource({
       node: await this.describeNode(),
       spec,
@@ -331,7 +363,13 @@ export class FerryAgent implements NodeAgent {
       ...(changes.dirty === undefined ? {} : { dirty: changes.dirty }),
       fixedBlackoutMs: costs.fixedMs(ref.workload, found.memoryBytes, found.processes),
       ...(bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec }),
-      findings: [...found.findings, ...offered.findings, ...changes.findings, ...this.journalRoom("source")],
+      findings: [
+        ...againstDestination(this.context, ref),
+        ...found.findings,
+        ...offered.findings,
+        ...changes.findings,
+        ...this.journalRoom("source"),
+      ],
       ...(offered.shared.length === 0 ? {} : { shared: offered.shared }),
     };
   }
@@ -350,8 +388,7 @@ export class FerryAgent implements NodeAgent {
   async preflightDestination(input: PreflightDestinationInput): Promise<Finding[]> {
     const { ref, options, facts } = input;
     const { config } = this.context;
-    const own = loadPolicy();
-    const policy = checkPolicy(facts.spec, own).map((f): Finding => ({ ...f, side: "destination" }));
+    const allowed = against(this.context, facts.spec, "destination", ref.source);
     const found = await preflightDestination({
       node: await this.describeNode(),
       facts,
@@ -363,9 +400,8 @@ export class FerryAgent implements NodeAgent {
       holds: this.book.holds(ref.workload),
     });
     return [
-      ...policy,
-      ...checkPlaces(facts.spec, config.stateDir, "destination"),
-      ...(await checkShared(facts, own, config.node)),
+      ...allowed,
+      ...(await checkShared(facts, loadPolicy(config.policyFile), config.node)),
       ...found,
       ...this.journalRoom("destination"),
     ];
@@ -379,7 +415,8 @@ export class FerryAgent implements NodeAgent {
   takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>> {
     return this.handOvers.takeOver(input, waitMs);
   }
-  handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>> {
+  async handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>> {
+    this.demandNoCheckpoint(input.ref.workload);
     return this.handOvers.handOver(input, waitMs);
   }
   steer(input: SteerInput): Promise<Steered> {

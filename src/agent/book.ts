@@ -4,8 +4,8 @@
  * fsynced, and only then applied.
  */
 import { z } from "zod";
-import type { Ending, HandOverInput, ReserveInput, Token } from "../model/contract.js";
-import { ferryError, type Side } from "../model/failure.js";
+import type { Ending, HandOverInput, ReserveInput, SaveInput, Token } from "../model/contract.js";
+import { ferryError, toFailure, type Side } from "../model/failure.js";
 import {
   applyMove,
   emptyLedger,
@@ -18,13 +18,30 @@ import {
 } from "../model/ownership.js";
 import type { KeptCourse } from "../model/steering.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { courseSchema, handOverSchema, holdSchema, reserveSchema, specSchema, tokenSchema } from "./schemas.js";
+import {
+  courseSchema,
+  handOverSchema,
+  holdSchema,
+  reserveSchema,
+  saveSchema,
+  specSchema,
+  tokenSchema,
+} from "./schemas.js";
 import { openJournal, type Journal } from "./journal.js";
 
 /** What a restarted agent must know to go on with its side of a hand-over. */
 export type OperationRecord =
   | { side: "source"; input: HandOverInput; local?: boolean }
   | { side: "destination"; input: ReserveInput; local?: boolean };
+
+/** A checkpoint that was begun here. */
+export interface SaveRecord {
+  input: SaveInput;
+}
+
+/** What the source was told by the destination, in the order in which it may be told. */
+const WORDS = ["runs", "owns"] as const;
+export type Word = (typeof WORDS)[number];
 
 const bodySchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("hold"), hold: holdSchema }),
@@ -38,8 +55,10 @@ const bodySchema = z.discriminatedUnion("kind", [
   }),
   z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
+  z.strictObject({ kind: z.literal("save"), input: saveSchema }),
   z.strictObject({ kind: z.literal("token"), token: tokenSchema }),
   z.strictObject({ kind: z.literal("course"), operation: z.string(), course: courseSchema }),
+  z.strictObject({ kind: z.literal("heard"), operation: z.string(), to: z.int(), word: z.enum(WORDS) }),
   z.strictObject({ kind: z.literal("forget"), workload: z.string() }),
 ]);
 type Body = z.infer<typeof bodySchema>;
@@ -51,9 +70,12 @@ export class Book {
   private readonly specs = new Map<string, WorkloadSpec>();
   private readonly startedEpochs = new Set<string>();
   private readonly operationRecords = new Map<string, OperationRecord>();
+  /** The last one of each workload. */
+  private readonly saveRecords = new Map<string, SaveRecord>();
   private readonly ended = new Map<string, Ending>();
   private readonly tokens = new Map<string, Token>();
   private readonly courses = new Map<string, KeptCourse>();
+  private readonly words = new Map<string, Word>();
   private readonly journal: Journal;
   readonly torn: boolean;
 
@@ -80,7 +102,8 @@ export class Book {
         this.journal.close();
         throw ferryError(
           "E_JOURNAL_CORRUPT",
-          `journal ${this.journal.path} line ${entry.seq} says what can't be: ${String(error)}`,
+          `journal ${this.journal.path} line ${entry.seq} says what can't be: ${toFailure(error).message}`,
+          { remedy: "it was damaged, or mixed from two: put back an intact copy of the whole file, to its last line" },
         );
       }
     }
@@ -127,8 +150,19 @@ export class Book {
   operations(): OperationRecord[] {
     return [...this.operationRecords.values()];
   }
+  save(workload: string): SaveRecord | undefined {
+    return this.saveRecords.get(workload);
+  }
+  saves(): SaveRecord[] {
+    return [...this.saveRecords.values()];
+  }
   token(operation: string, to: number): Token | undefined {
     return this.tokens.get(`${operation} ${to}`);
+  }
+
+  /** What the destination of this epoch has said last: it runs, or it owns (it has every page). */
+  heard(operation: string, to: number): Word | undefined {
+    return this.words.get(`${operation} ${to}`);
   }
 
   /** What a person has said to the source of this operation. */
@@ -184,8 +218,18 @@ export class Book {
     if (JSON.stringify(this.operation(side, input.ref.operation)) === JSON.stringify(record)) return;
     this.write({ kind: side, input, ...(record.local === undefined ? {} : { local: record.local }) } as Body);
   }
+  recordSave(record: SaveRecord): void {
+    if (JSON.stringify(this.save(record.input.ref.workload)) === JSON.stringify(record)) return;
+    this.write({ kind: "save", ...record } as Body);
+  }
   recordToken(token: Token): void {
     if (this.token(token.operation, token.to) === undefined) this.write({ kind: "token", token });
+  }
+  /** A word that was heard is not forgotten with the agent: taking back after it loses what was done since. */
+  recordHeard(operation: string, to: number, word: Word): void {
+    const before = this.heard(operation, to);
+    if (before === word || before === "owns") return;
+    this.write({ kind: "heard", operation, to, word });
   }
   /** Throws E_NO_SPACE: the reserve is for the entries that end operations. */
   recordCourse(operation: string, course: KeptCourse): void {
@@ -217,7 +261,7 @@ export class Book {
         this.state = applyMove(this.state, body.hold as Hold);
         return;
       case "spec":
-        this.specs.set(body.spec.name, body.spec as WorkloadSpec);
+        this.specs.set(body.spec.name, body.spec);
         return;
       case "started":
         this.startedEpochs.add(`${body.workload} ${body.epoch}`);
@@ -242,11 +286,17 @@ export class Book {
           ...(body.local === undefined ? {} : { local: body.local }),
         });
         return;
+      case "save":
+        this.saveRecords.set(body.input.ref.workload, { input: body.input });
+        return;
       case "token":
         this.tokens.set(`${body.token.operation} ${body.token.to}`, body.token);
         return;
       case "course":
         this.courses.set(body.operation, body.course as KeptCourse);
+        return;
+      case "heard":
+        this.words.set(`${body.operation} ${body.to}`, body.word);
         return;
       case "forget": {
         const highest = this.highest(body.workload);
@@ -255,11 +305,13 @@ export class Book {
         next.set(body.workload, new Map(last === undefined ? [] : [[highest, last]]));
         this.state = next;
         this.specs.delete(body.workload);
+        this.saveRecords.delete(body.workload);
         this.ended.delete(body.workload);
         for (const [name, record] of this.operationRecords) {
           if (record.input.ref.workload !== body.workload) continue;
           this.operationRecords.delete(name);
           this.courses.delete(record.input.ref.operation);
+          this.words.delete(`${record.input.ref.operation} ${record.input.ref.to}`);
         }
         return;
       }

@@ -14,6 +14,8 @@ const replySchema = z.union([
 ]);
 
 const ANSWER_MS = 60_000;
+/** Longer, where a whole checkpoint is read. */
+const STORE_MS = 600_000;
 
 export interface AgentClientOptions {
   /** Give up on an answer after this long (default 60 s): E_AGENT_DOWN. */
@@ -86,6 +88,16 @@ export function createAgentClient(socketPath: string, options: AgentClientOption
     // Silent for as long as the workload takes to end.
     stopWorkload: (input) => call("stopWorkload", input, input.graceMs),
     removeWorkload: (input) => call("removeWorkload", input),
+    newestCheckpoint: (input) => call("newestCheckpoint", input),
+    recoverWorkload: (input) => call("recoverWorkload", input),
+    saveCheckpoint: (input, waitMs) => call("saveCheckpoint", { input, waitMs }),
+    // Silent for as long as files are brought here.
+    restoreWorkload: (input) => call("restoreWorkload", input, STORE_MS),
+    listCheckpoints: (input) => call("listCheckpoints", input),
+    pinCheckpoint: (input) => call("pinCheckpoint", input),
+    removeCheckpoint: (input) => call("removeCheckpoint", input),
+    verifyCheckpoint: (input) => call("verifyCheckpoint", input, STORE_MS),
+    diffCheckpoints: (input) => call("diffCheckpoints", input),
     observeWorkload: (input) => call("observeWorkload", input),
     readLog: (input) => call("readLog", input),
     preflightSource: (input) => call("preflightSource", input),

@@ -7,7 +7,7 @@ import { ProcessWatch } from "../host/pidfd.js";
 import type { Ending } from "../model/contract.js";
 import { toFailure } from "../model/failure.js";
 import { runningHold, type Hold } from "../model/ownership.js";
-import type { NodeContext } from "./operations/node-context.js";
+import { RECOVERY, type NodeContext } from "./operations/node-context.js";
 
 const LOOK_EVERY_MS = 500;
 /** Its parent may take a moment to reap it: only then the kernel tells the exit code. */
@@ -80,7 +80,8 @@ export class Endings {
     if (hold?.state !== "OWNER" || (watched !== undefined && watched.epoch !== hold.epoch)) this.forget(workload);
     if (hold?.state !== "OWNER" || busy(workload)) return;
     // Journaled, and not started yet: the start is asked for again, or undone.
-    if (!context.book.wasStarted(workload, hold.epoch) && hold.digest === undefined) return;
+    const handedOver = hold.digest !== undefined && !RECOVERY.test(hold.operation ?? "");
+    if (!context.book.wasStarted(workload, hold.epoch) && !handedOver) return;
     const now = this.watched.get(workload);
     if (now !== undefined) {
       if (now.process.ended) await this.ended(hold, now.process);

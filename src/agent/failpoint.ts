@@ -14,7 +14,7 @@ const directory = process.env["FERRY_FAILPOINTS"];
 /** A test that died must not leave an operation waiting for ever. */
 const LONGEST_PAUSE_MS = 120_000;
 
-export type Failpoint = `${Side}.${Phase}`;
+export type Failpoint = `${Side | "checkpoint"}.${Phase}` | "checkpoint.commit";
 
 export async function failpoint(point: Failpoint): Promise<void> {
   if (directory === undefined) return;

@@ -17,6 +17,7 @@ import {
   fdatasyncSync,
   fsyncSync,
   ftruncateSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -28,6 +29,7 @@ import { z } from "zod";
 import { lockFile, lockHolder } from "../host/flock.js";
 import { EDQUOT, ENOSPC, setAside } from "../host/syscall.js";
 import { FerryError, ferryError } from "../model/failure.js";
+import { cut } from "../model/words.js";
 
 export const JOURNAL_FILE = "journal.jsonl";
 /** Some hundred closing entries; the largest of them, a token, has 2 KiB. */
@@ -70,6 +72,15 @@ const hashOf = (prev: string, seq: number, at: string, body: unknown): string =>
     .update(JSON.stringify([seq, at, body]))
     .digest("hex");
 
+/** undefined: nested too deeply to be written, so this agent never wrote it. */
+function hashOrNone(prev: string, seq: number, at: string, body: unknown): string | undefined {
+  try {
+    return hashOf(prev, seq, at, body);
+  } catch {
+    return undefined;
+  }
+}
+
 const noRoom = (path: string): string =>
   `the disk of the journal ${path} is full: nothing new is begun, so that what is under way can be brought to its end`;
 
@@ -81,37 +92,53 @@ interface Parsed {
   torn: boolean;
 }
 
-/** Parses the text of a journal. Throws E_JOURNAL_CORRUPT with the number of the first bad line. */
-export function parseJournal(text: string, path: string): Parsed {
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Parses the bytes of a journal. Throws E_JOURNAL_CORRUPT with the number of the first bad line. */
+export function parseJournal(bytes: Buffer, path: string): Parsed {
   const entries: JournalEntry[] = [];
   let head = GENESIS;
   let goodBytes = 0;
-  const lines = text.split("\n");
-  const tail = lines.pop() ?? "";
-  for (const [index, line] of lines.entries()) {
+  for (let end = bytes.indexOf(10); end >= 0; end = bytes.indexOf(10, goodBytes)) {
+    const index = entries.length;
+    const raw = bytes.subarray(goodBytes, end);
     const corrupt = (why: string): FerryError =>
       ferryError("E_JOURNAL_CORRUPT", `journal ${path} is damaged at line ${index + 1}: ${why}`, {
         remedy:
           "nothing is started from a damaged journal, and what runs was left alone; put back an intact copy of the whole file, to its last line, then start the agent again. Without the file nothing is started either, as long as a workload of this node lives",
-        evidence: { lines: [line.length > 200 ? `${line.slice(0, 200)}...` : line] },
+        evidence: { lines: [cut(raw.toString("utf8", 0, 1000), 200)] },
       });
-    let raw: unknown;
+    let line: string;
+    let value: unknown;
     try {
-      raw = JSON.parse(line);
+      line = UTF8.decode(raw);
+      value = JSON.parse(line);
     } catch {
       throw corrupt("it is not JSON");
     }
-    const parsed = entrySchema.safeParse(raw);
+    const parsed = entrySchema.safeParse(value);
     if (!parsed.success) throw corrupt("it is not a journal entry");
     const { seq, at, prev, body, hash } = parsed.data;
     if (seq !== index + 1) throw corrupt(`its sequence number is ${seq}`);
     if (prev !== head) throw corrupt("it does not follow the line before it (hash chain)");
-    if (hash !== hashOf(prev, seq, at, body)) throw corrupt("its content does not match its hash");
+    if (hash !== hashOrNone(prev, seq, at, body)) throw corrupt("its content does not match its hash");
+    if (line !== JSON.stringify({ seq, at, prev, body, hash })) throw corrupt("it is not as this agent writes it");
     entries.push({ seq, at, body });
     head = hash;
-    goodBytes += Buffer.byteLength(line) + 1;
+    goodBytes = end + 1;
   }
-  return { entries, head, goodBytes, torn: tail !== "" };
+  return { entries, head, goodBytes, torn: goodBytes < bytes.length };
+}
+
+/** Opens a journal's file, or makes it. Throws E_JOURNAL_CORRUPT when something else stands there: a FIFO is never read to its end. */
+function openPlain(path: string): number {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found !== undefined && !found.isFile()) {
+    throw ferryError("E_JOURNAL_CORRUPT", `journal ${path} is not a plain file`, {
+      remedy: "see what stands there and who made it; put the journal itself back, then start the agent again",
+    });
+  }
+  return openSync(path, "a+", 0o600);
 }
 
 export interface OpenedJournal {
@@ -136,8 +163,8 @@ export function openJournal(dir: string): OpenedJournal {
   let fd: number;
   let parsed: Parsed;
   try {
-    fd = openSync(path, "a+", 0o600);
-    parsed = parseJournal(readFileSync(path, "utf8"), path);
+    fd = openPlain(path);
+    parsed = parseJournal(readFileSync(path), path);
     if (parsed.torn) {
       ftruncateSync(fd, parsed.goodBytes);
       fdatasyncSync(fd);

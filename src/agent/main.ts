@@ -1,14 +1,19 @@
 /** `ferry agent`: reads the journal, goes on with what it owns, serves the socket and the link until told to stop. */
 import { join } from "node:path";
 import pino from "pino";
+import { noCheckpoints } from "../model/checkpoints.js";
 import { toFailure, type FailureData } from "../model/failure.js";
-import { sharedVolumeDir } from "./policy.js";
+import { readStoreConfig, secretPlaces } from "../checkpoints/store-config.js";
+import { loadPolicy, sharedVolumeDir } from "./policy.js";
 import { createProcessRuntime } from "../runtimes/process/index.js";
 import { CostBook } from "./costs.js";
+import { credentialsOf } from "../transfer/link/index.js";
 import { FerryAgent } from "./agent.js";
+import { NodeStore } from "./checkpoints.js";
 import { Book } from "./book.js";
 import { parseAgentConfig, type AgentConfig } from "./config.js";
 import type { Log, NodeContext } from "./operations/node-context.js";
+import { storedCheckpoints } from "./operations/restoring.js";
 import { journalLoss, quarantined } from "./quarantine.js";
 import { prepareRunDirs, serveAgent, type ServeOptions } from "./server.js";
 
@@ -51,9 +56,16 @@ export async function runAgent(raw: unknown): Promise<void> {
     runDir: config.runDir,
     cgroupParent: config.cgroupParent,
     bridge: config.bridge,
-    sharedVolume: (name) => sharedVolumeDir(name),
+    hidden: [
+      join(config.tlsDir, "node.key"),
+      config.policyFile,
+      ...(await storePlaces(config)),
+      ...hiddenByPolicy(config),
+    ],
+    sharedVolume: (name) => sharedVolumeDir(name, config.policyFile),
     log,
   });
+  sayPolicy(config, log);
   const loss = journalLoss(book, runtime);
   if (loss !== undefined) {
     // Not held open: a person puts the whole file in its place.
@@ -66,12 +78,16 @@ export async function runAgent(raw: unknown): Promise<void> {
     caFile: join(config.tlsDir, "ca.crt"),
     certFile: join(config.tlsDir, "node.crt"),
     keyFile: join(config.tlsDir, "node.key"),
+    ...(config.crlFile === undefined ? {} : { crlFile: config.crlFile }),
   };
   const costs = new CostBook(config.stateDir);
-  const context: NodeContext = { config, book, runtime, identity, log, costs };
+  const store = new NodeStore({ node: config.node, file: config.storeFile, log });
+  const checkpoints = config.storeFile === undefined ? noCheckpoints(config.node) : storedCheckpoints(() => context);
+  const context: NodeContext = { config, book, runtime, checkpoints, store, identity, log, costs };
   const agent = new FerryAgent(context);
   await agent.boot();
   await agent.hub.listen();
+  credentialsOf(identity).watch(log);
   const server = await serveAgent(agent, options);
   log("info", "agent is ready", {
     socket: config.socket,
@@ -85,6 +101,35 @@ export async function runAgent(raw: unknown): Promise<void> {
   agent.close();
   await agent.hub.close();
   book.close();
+}
+
+/** A policy that can't be used refuses every start: it is said now, too. */
+function sayPolicy({ policyFile }: AgentConfig, log: Log): void {
+  try {
+    const limits = Object.keys(loadPolicy(policyFile));
+    log("info", limits.length === 0 ? "this node's policy limits nothing" : "this node has a policy", {
+      policyFile,
+      limits,
+    });
+  } catch (error) {
+    log("error", "this node starts nothing: its policy can't be used", { failure: toFailure(error) });
+  }
+}
+
+/** As of the agent's start: what is mounted already does not change. */
+function hiddenByPolicy({ policyFile }: AgentConfig): string[] {
+  try {
+    return loadPolicy(policyFile).hidden ?? [];
+  } catch {
+    // Said already; nothing is started with such a policy.
+    return [];
+  }
+}
+
+/** No workload sees the store, or its keys. As of the agent's start. */
+async function storePlaces({ storeFile }: AgentConfig): Promise<string[]> {
+  if (storeFile === undefined) return [];
+  return [storeFile, ...(await readStoreConfig(storeFile).then(secretPlaces, () => []))];
 }
 
 async function serveQuarantined(failure: FailureData, log: Log, options: ServeOptions): Promise<void> {

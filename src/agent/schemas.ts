@@ -1,5 +1,6 @@
 /** Strict schemas of everything that reaches the agent over its socket, the link, or from its own journal. */
 import { z } from "zod";
+import { isCheckpointId } from "../model/checkpoints.js";
 import { ON_STALL } from "../model/convergence.js";
 import { TRACKERS } from "../model/mover.js";
 import { steerProblems, type SteerCommand } from "../model/steering.js";
@@ -7,8 +8,9 @@ import { isNodeName, isOperationId, isWorkloadName, nameProblem } from "../model
 import { HOLD_STATES } from "../model/ownership.js";
 import { ASKED_MODES, MODES } from "../model/plan.js";
 import { MAX_GRACE_MS } from "../model/request-check.js";
-import { MAX_VOLUMES, volumesProblems, type VolumeSpec } from "../model/volumes.js";
-import { RUNTIMES } from "../model/workload.js";
+import { specProblems } from "../model/spec-check.js";
+import { MAX_VOLUMES } from "../model/volumes.js";
+import type { WorkloadSpec } from "../model/workload.js";
 import { CONTRACT_SCHEMA } from "../model/contract.js";
 import { NONCE, NONCE_FILE } from "./shared-volumes.js";
 
@@ -19,32 +21,10 @@ const operation = z.string().refine(isOperationId, "is not a valid operation id"
 const epoch = z.int().min(1).max(1_000_000_000);
 const schema = z.literal(CONTRACT_SCHEMA);
 const count = z.int().min(0);
-const noNul = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL character");
 
-export const specSchema = z.strictObject({
-  name: workloadName,
-  runtime: z.enum(RUNTIMES),
-  command: z.array(noNul).min(1).max(256),
-  env: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), noNul),
-  dir: noNul.refine((dir) => dir.startsWith("/"), "must be an absolute path"),
-  user: z.string().regex(/^([a-z_][a-z0-9_-]*\$?|\d+(:\d+)?)$/),
-  limits: z.strictObject({
-    memoryBytes: z.int().positive().optional(),
-    cpus: z.number().positive().max(4096).optional(),
-  }),
-  volumes: z
-    .custom<VolumeSpec[]>((value) => volumesProblems(value).length === 0, {
-      error: (issue) => volumesProblems(issue.input).join("; "),
-    })
-    .optional(),
-  network: z.strictObject({
-    ip: z.string().regex(/^\d{1,3}(\.\d{1,3}){3}\/\d{1,2}$/),
-    mac: z.string().regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
-    gateway: z
-      .string()
-      .regex(/^\d{1,3}(\.\d{1,3}){3}$/)
-      .optional(),
-  }),
+/** The very question that the entity asks: what the agent takes from Temporal is held to nothing less. */
+export const specSchema = z.custom<WorkloadSpec>((value) => specProblems(value).length === 0, {
+  error: (issue) => specProblems(issue.input).join("; "),
 });
 
 export const holdSchema = z.strictObject({
@@ -161,6 +141,32 @@ export const sourceFactsSchema = z.looseObject({
 
 export const emptySchema = z.strictObject({}).or(z.undefined()).or(z.null());
 export const startSchema = z.strictObject({ schema, operation, epoch, spec: specSchema });
+const checkpointId = z.string().refine(isCheckpointId, "is not a valid checkpoint id");
+export const recoverSchema = z.strictObject({ ref: refSchema, spec: specSchema, checkpoint: checkpointId });
+const labels = z
+  .record(z.string().regex(/^[a-z0-9][a-z0-9._/-]{0,62}$/i), z.string().max(200))
+  .refine((all) => Object.keys(all).length <= 32, "are more than 32");
+export const saveSchema = z.strictObject({
+  ref: refSchema,
+  options: z.strictObject({
+    stop: z.boolean(),
+    reason: z.string().max(1000),
+    requestedBy: z.string().max(200),
+    labels,
+    maxBlackoutMs: z.number().positive(),
+  }),
+  request: z.string().regex(/^[A-Za-z0-9-]{1,64}$/),
+});
+export const restoreSchema = z.strictObject({
+  ref: refSchema,
+  spec: specSchema,
+  checkpoint: checkpointId,
+  of: workloadName,
+});
+export const checkpointsSchema = z.strictObject({ schema, workload: workloadName.optional() });
+export const checkpointRefSchema = z.strictObject({ schema, workload: workloadName, checkpoint: checkpointId });
+export const pinSchema = checkpointRefSchema.extend({ pinned: z.boolean() });
+export const diffSchema = checkpointRefSchema.extend({ with: checkpointId });
 export const stopSchema = z.strictObject({
   schema,
   workload: workloadName,

@@ -4,8 +4,11 @@ import { createServer, type IncomingMessage, type Server } from "node:http";
 import { connect } from "node:net";
 import { dirname } from "node:path";
 import type { z } from "zod";
-import type { NodeAgent } from "../model/contract.js";
+import { CONTRACT_SCHEMA, type NodeAgent } from "../model/contract.js";
+import { issuesOf } from "../host/issues.js";
+import { packageVersion } from "../host/package-root.js";
 import { ferryError, toFailure, type FailureData } from "../model/failure.js";
+import { shown } from "../model/words.js";
 import { isVerb, MAX_REQUEST_BYTES, VERBS, type Verb } from "./verbs.js";
 
 async function readBody(incoming: IncomingMessage): Promise<unknown> {
@@ -25,16 +28,38 @@ async function readBody(incoming: IncomingMessage): Promise<unknown> {
   }
 }
 
-/** Parses the input of `verb`. Throws E_REQUEST that names every field that is wrong. */
+const UPGRADE =
+  "bring Ferry on all nodes to one version, agents first, then workers (docs/operating.md, Upgrading Ferry); what is under way goes on by itself then";
+
+/** The version of the contract that an input says it is of: at its top, or in the hand-over that it names. */
+function schemaOf(body: unknown): unknown {
+  const field = (value: unknown, name: string): unknown =>
+    typeof value === "object" && value !== null ? (value as Record<string, unknown>)[name] : undefined;
+  const input = field(body, "input") ?? body;
+  return field(field(input, "ref") ?? input, "schema");
+}
+
+/** Parses the input of `verb`. Throws E_REQUEST that names every field that is wrong, or the version that it is of. */
 export function parseInput(verb: Verb, body: unknown): unknown {
   const parsed = (VERBS[verb] as z.ZodType).safeParse(body);
   if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map((issue) => `${issue.path.join(".") || "input"}: ${issue.message}`);
-  throw ferryError("E_REQUEST", `${verb} was asked with a wrong input: ${problems.join("; ")}`);
+  const schema = schemaOf(body);
+  if (Number.isInteger(schema) && schema !== CONTRACT_SCHEMA) {
+    throw ferryError(
+      "E_REQUEST",
+      `${verb} was asked by version ${String(schema)} of the contract between workflows and agents; this agent (Ferry ${packageVersion()}) knows version ${CONTRACT_SCHEMA} only`,
+      { remedy: UPGRADE },
+    );
+  }
+  throw ferryError(
+    "E_REQUEST",
+    `${verb} was asked with a wrong input: ${issuesOf(parsed.error, "input")}`,
+    parsed.error.issues.some(({ code }) => code === "unrecognized_keys") ? { remedy: UPGRADE } : {},
+  );
 }
 
 async function dispatch(agent: NodeAgent, verb: Verb, input: unknown): Promise<unknown> {
-  if (verb === "takeOver" || verb === "handOver") {
+  if (verb === "takeOver" || verb === "handOver" || verb === "saveCheckpoint") {
     const { input: inner, waitMs } = input as { input: never; waitMs: number };
     return agent[verb](inner, waitMs);
   }
@@ -102,7 +127,9 @@ export async function serveAgent(agent: NodeAgent, options: ServeOptions): Promi
       const verb = /^\/v1\/([A-Za-z]+)$/.exec(incoming.url ?? "")?.[1] ?? "";
       try {
         if (incoming.method !== "POST" || !isVerb(verb))
-          throw ferryError("E_REQUEST", `no such verb: ${incoming.method} ${incoming.url}`);
+          throw ferryError("E_REQUEST", `no such verb: ${shown(`${incoming.method} ${incoming.url}`)}`, {
+            remedy: UPGRADE,
+          });
         const input = parseInput(verb, await readBody(incoming));
         answer(200, { ok: true, result: (await dispatch(agent, verb, input)) ?? null });
       } catch (error) {

@@ -2,6 +2,7 @@
  * What a command may touch of its surroundings: streams, environment, exit code. Handed in, so that tests drive the
  * real `main()` without a process of its own.
  */
+import { harmless } from "../model/words.js";
 import type { Style } from "./render/style.js";
 
 export interface OutStream {
@@ -61,7 +62,7 @@ export function createContext(io: CliIo): CommandContext & { readonly exitCode: 
     },
     out: (line = "") => void io.stdout.write(`${line}\n`),
     err: (line = "") => void io.stderr.write(`${line}\n`),
-    json: (value) => void io.stdout.write(`${JSON.stringify(value, null, 2)}\n`),
+    json: (value) => void io.stdout.write(`${harmless(JSON.stringify(value, null, 2))}\n`),
     style: () => styleOf(io.stdout, io.env),
   };
 }

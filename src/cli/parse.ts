@@ -4,11 +4,12 @@
  */
 import { InvalidArgumentError } from "commander";
 import { nameProblem } from "../model/names.js";
+import { cut, shown as shownValue } from "../model/words.js";
 import type { WorkloadLimits } from "../model/workload.js";
 import { VOLUME_KINDS, volumesProblems, type VolumeSpec } from "../model/volumes.js";
 import { ASKED_MODES, type AskedMode } from "../model/plan.js";
 
-const shown = (text: string): string => JSON.stringify(text.length > 60 ? `${text.slice(0, 57)}...` : text);
+const shown = (text: string): string => shownValue(cut(text, 60));
 
 const SIZE_UNITS: Readonly<Record<string, number>> = {
   b: 1,

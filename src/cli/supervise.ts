@@ -7,13 +7,17 @@ import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { packageRoot } from "../host/package-root.js";
 import { ferryError, toFailure } from "../model/failure.js";
+import { setprivArgs, SETPRIV } from "../model/privileges.js";
 
 export interface Supervised {
-  title: string;
+  /** Which of the node's parts it is: decides the capabilities that it keeps. */
+  part: "agent" | "worker";
   /** Arguments of `ferry`. */
   args: readonly string[];
-  /** User and group id; default: ours. */
+  /** User and group id, with no other groups; default: ours. */
   uid?: number;
+  /** Variables of our environment that are not its affair. */
+  without?: readonly string[];
 }
 
 export interface SuperviseOptions {
@@ -49,28 +53,30 @@ export async function supervise(
     process.stderr.write(line);
     if (log !== undefined) writeSync(log, line);
   };
-  const keep = async ({ title, args, uid }: Supervised): Promise<void> => {
+  const keep = async ({ part, args, uid, without = [] }: Supervised): Promise<void> => {
     let pauseMs = FIRST_PAUSE_MS;
     while (!stopping.signal.aborted) {
       const started = Date.now();
-      const child = spawn(process.execPath, [join(packageRoot(), "bin", "ferry.js"), ...args, "--supervised"], {
+      const ids = uid === undefined ? [] : [`--reuid=${uid}`, `--regid=${uid}`, "--clear-groups"];
+      const ferry = [process.execPath, join(packageRoot(), "bin", "ferry.js"), ...args, "--supervised"];
+      const child = spawn(SETPRIV, [...ids, ...setprivArgs(part), "--", ...ferry], {
         // Standard input ends with us, see endWithParent.
         stdio: ["pipe", log ?? "inherit", "inherit"],
         // a session of its own: a signal to our terminal's group reaches it only through us
         detached: true,
-        ...(uid !== undefined && { uid, gid: uid }),
+        env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !without.includes(name))),
       });
       child.stdin?.on("error", () => undefined);
-      running.set(title, child);
+      running.set(part, child);
       const ended = await new Promise<string>((resolve) => {
         child.once("error", (error) => resolve(error.message));
         child.once("exit", (code, signal) => resolve(signal === null ? `exit code ${code}` : `signal ${signal}`));
       });
-      running.delete(title);
+      running.delete(part);
       // a signal that arrived between exit and here is seen by the loop's condition
       if (stopping.signal.aborted) return;
       pauseMs = Date.now() - started > YOUNG_MS ? FIRST_PAUSE_MS : Math.min(pauseMs * 2, MAX_PAUSE_MS);
-      say({ pauseMs, msg: `the ${title} ended: ${ended}; starting it again` });
+      say({ pauseMs, msg: `the ${part} ended: ${ended}; starting it again` });
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
   };

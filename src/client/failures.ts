@@ -14,7 +14,9 @@ import { isFailureData } from "../model/messages.js";
 
 const GRPC_CANCELLED = 1;
 const GRPC_DEADLINE_EXCEEDED = 4;
+const GRPC_PERMISSION_DENIED = 7;
 const GRPC_UNAVAILABLE = 14;
+const GRPC_UNAUTHENTICATED = 16;
 
 export interface Asked {
   address: string;
@@ -26,6 +28,8 @@ export interface Asked {
 
 export function toFerryError(error: unknown, asked: Asked): FerryError {
   if (error instanceof FerryError) return error;
+  // From below Temporal's client: what the codec refuses.
+  if (error instanceof Error && error.cause instanceof FerryError) return error.cause;
   if (error instanceof WorkflowUpdateFailedError || error instanceof WorkflowFailedError) {
     return toFerryError(error.cause ?? new Error(error.message), asked);
   }
@@ -51,13 +55,22 @@ export function toFerryError(error: unknown, asked: Asked): FerryError {
   const grpc = grpcOf(error);
   if (grpc === GRPC_DEADLINE_EXCEEDED || grpc === GRPC_CANCELLED) return noWorker(asked, error);
   if (grpc === GRPC_UNAVAILABLE) return temporalDown(asked.address, asked.doing, error);
+  if (grpc === GRPC_UNAUTHENTICATED || grpc === GRPC_PERMISSION_DENIED) return denied(asked, error);
   const message = error instanceof Error ? error.message : String(error);
   return new FerryError({ code: "E_INTERNAL", message: `can't ${asked.doing}: ${message}` }, { cause: error });
 }
 
+const below = (error: unknown): unknown => (error instanceof ServiceError ? error.cause : error);
+
 function grpcOf(error: unknown): number | undefined {
-  const inner = error instanceof ServiceError ? error.cause : error;
+  const inner = below(error);
   return isGrpcServiceError(inner) ? inner.code : undefined;
+}
+
+function detailsOf(error: unknown): string {
+  const inner = below(error);
+  if (isGrpcServiceError(inner)) return inner.details;
+  return inner instanceof Error ? inner.message : String(inner);
 }
 
 export function temporalDown(address: string, doing: string, cause: unknown): FerryError {
@@ -70,6 +83,23 @@ export function temporalDown(address: string, doing: string, cause: unknown): Fe
     },
     { cause },
   );
+}
+
+const denied = ({ address, doing }: Asked, cause: unknown): FerryError =>
+  new FerryError(
+    {
+      code: "E_TEMPORAL_DENIED",
+      message: `can't ${doing}: the Temporal server at ${address} does not allow it (${detailsOf(cause)})`,
+      remedy:
+        "see FERRY_TEMPORAL_API_KEY (or _FILE), FERRY_TEMPORAL_TLS_CERT and _KEY, and what they may do in the namespace",
+    },
+    { cause },
+  );
+
+/** A connection that could not be made: nobody answers, or who answers does not let us in. */
+export function notConnected(address: string, doing: string, cause: unknown): FerryError {
+  const error = toFerryError(cause, { address, doing });
+  return error.code === "E_TEMPORAL_DENIED" ? error : temporalDown(address, doing, cause);
 }
 
 const noWorker = (asked: Asked, cause: unknown): FerryError =>

@@ -3,7 +3,6 @@
  * `describe`), so that watching costs no history.
  */
 import type { Client, WorkflowHandle } from "@temporalio/client";
-import { defaultPayloadConverter } from "@temporalio/common";
 import { QUERY, UPDATE, type MigrationView, type OperationStarted } from "../model/messages.js";
 import { workloadWorkflowId } from "../model/names.js";
 import { isPhase, type Phase } from "../model/phase.js";
@@ -40,7 +39,8 @@ export interface MigrationContext {
 export function migrationHandle(context: MigrationContext, started: OperationStarted): MigrationHandle {
   const { client, address } = context;
   const { workflowId, operation, runId } = started;
-  const handle = client.workflow.getHandle(workflowId, runId);
+  // The run of the moment: a long migration goes on in new runs.
+  const handle = client.workflow.getHandle(workflowId, undefined, { firstExecutionRunId: runId });
   const asked = (doing: string): Asked => ({ address, doing: `${doing} ${operation}` });
   const end = ending(context, handle, asked("follow"));
 
@@ -109,7 +109,7 @@ export function migrationHandle(context: MigrationContext, started: OperationSta
  * The workload's entity hears of the end an instant after the result is there: without waiting for it, the next request
  * could be refused as busy. Best effort: the report does not depend on it.
  */
-async function untilHeard({ client, workload }: MigrationContext, operation: string): Promise<void> {
+export async function untilHeard({ client, workload }: MigrationContext, operation: string): Promise<void> {
   const entity = client.workflow.getHandle(workloadWorkflowId(workload));
   const until = Date.now() + HEARD_WITHIN_MS;
   try {
@@ -149,7 +149,7 @@ async function* watch(
   let phase: Phase = "preflight";
   try {
     while (!stop.signal.aborted) {
-      const [view, beats] = await Promise.all([viewOf(client, workflow), heartbeats(workflow)]);
+      const [view, beats] = await Promise.all([viewOf(client, workflow), heartbeats(client, workflow)]);
       // A step whose worker has died has no heartbeats: then what the workflow has asked for is all there is.
       seen = newer(seen, [view?.progress?.source, view?.progress?.destination, ...beats]);
       phase = furthest(phase, view?.phase, seen.source?.phase, seen.destination?.phase);
@@ -184,15 +184,14 @@ function progressOf(
   };
 }
 
-async function heartbeats(workflow: WorkflowHandle): Promise<Progress[]> {
+export async function heartbeats({ options }: Client, workflow: WorkflowHandle): Promise<Progress[]> {
   try {
     const { raw } = await workflow.describe();
-    return (raw.pendingActivities ?? []).flatMap((activity) => {
-      const payload = activity.heartbeatDetails?.payloads?.[0];
-      if (payload === undefined || payload === null) return [];
-      const beat: unknown = defaultPayloadConverter.fromPayload(payload);
-      return isProgress(beat) ? [beat] : [];
-    });
+    const { payloadCodecs, payloadConverter } = options.loadedDataConverter;
+    let payloads = (raw.pendingActivities ?? []).flatMap((activity) => activity.heartbeatDetails?.payloads?.[0] ?? []);
+    for (const codec of payloadCodecs.toReversed()) payloads = await codec.decode(payloads);
+    const beats = payloads.map((payload): unknown => payloadConverter.fromPayload(payload));
+    return beats.filter(isProgress);
   } catch {
     return [];
   }
@@ -210,7 +209,7 @@ function isProgress(value: unknown): value is Progress {
   );
 }
 
-function pause(ms: number, signal: AbortSignal): Promise<void> {
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {
       clearTimeout(timer);

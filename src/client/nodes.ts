@@ -1,7 +1,9 @@
 /** The nodes: every worker registers its node's entity at boot, so that a visibility query lists them. */
 import type { Client } from "@temporalio/client";
+import { defineSearchAttributeKey } from "@temporalio/common";
 import { QUERY, UPDATE, WORKFLOW, type AskRequest, type FenceRequest, type NodeState } from "../model/messages.js";
 import { nodeWorkflowId } from "../model/names.js";
+import { AWAY, type Away } from "../model/presence.js";
 import type { NodeFacts } from "../model/node.js";
 import { FerryError, ferryError } from "../model/failure.js";
 import { asking, toFerryError } from "./failures.js";
@@ -13,6 +15,7 @@ export interface Context {
   address: string;
 }
 
+const STATE = defineSearchAttributeKey("FerryState", "KEYWORD");
 const ASK_TIMEOUT_MS = 15_000;
 
 /** Asks a node through its entity. @throws FerryError E_NODE_UNKNOWN, E_NODE_UNREACHABLE, or what the node says. */
@@ -20,9 +23,10 @@ export async function askNode<Result>(
   { client, address }: Context,
   node: string,
   request: AskRequest,
+  timeoutMs = ASK_TIMEOUT_MS,
 ): Promise<Result> {
   try {
-    return await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
+    return await client.withDeadline(Date.now() + timeoutMs, () =>
       client.workflow
         .getHandle(nodeWorkflowId(node))
         .executeUpdate<Result, [AskRequest]>(UPDATE.ask, { args: [request] }),
@@ -33,7 +37,7 @@ export async function askNode<Result>(
   }
 }
 
-async function knownNodes({ client, address }: Context): Promise<string[]> {
+export async function knownNodes({ client, address }: Context): Promise<string[]> {
   return asking({ address, doing: "list the nodes" }, async () => {
     const names: string[] = [];
     const query = `WorkflowType = '${WORKFLOW.node}' AND ExecutionStatus = 'Running'`;
@@ -74,19 +78,32 @@ export function nodesOf(context: Context): FerryClient["nodes"] {
         await demandNode(context, name);
         throw error;
       }
-      const { facts, fence } = (await lastState(context, name)) ?? {};
+      const { facts, fence, presence } = (await lastState(context, name)) ?? {};
       return {
         name,
         reachable: false,
         problem: error.message,
         ...(facts === undefined ? {} : { facts }),
         ...(fence === undefined ? {} : { fence }),
+        ...(presence === undefined ? {} : { presence }),
       };
     }
   };
   return {
     get,
     list: async () => Promise.all((await knownNodes(context)).map(get)),
+    away: () =>
+      asking({ address: context.address, doing: "list the nodes that are away" }, async () => {
+        const found: { name: string; state: Away }[] = [];
+        const words = AWAY.map((word) => `'${word}'`).join(", ");
+        const query = `WorkflowType = '${WORKFLOW.node}' AND ExecutionStatus = 'Running' AND FerryState IN (${words})`;
+        for await (const { workflowId, typedSearchAttributes } of context.client.workflow.list({ query })) {
+          const word = typedSearchAttributes.get(STATE);
+          const state = AWAY.find((away) => away === word);
+          if (state !== undefined) found.push({ name: workflowId.replace(/^node\//, ""), state });
+        }
+        return found.sort((a, b) => a.name.localeCompare(b.name));
+      }),
     forget: async (name) => {
       checkName("node", name);
       await demandNode(context, name);

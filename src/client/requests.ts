@@ -3,19 +3,19 @@ import { z } from "zod";
 import { FerryError, type FailureCode } from "../model/failure.js";
 import { nameProblem } from "../model/names.js";
 import { MAX_GRACE_MS } from "../model/request-check.js";
+import { ON_NODE_LOSS } from "../model/checkpoints.js";
 import { ON_STALL } from "../model/convergence.js";
 import { TRACKERS } from "../model/mover.js";
 import { ASKED_MODES, DEFAULT_MAX_BLACKOUT_MS, type AskedOptions } from "../model/plan.js";
+import { signatureProblems, type SpecSignature } from "../model/spec-signature.js";
+import { dirProblems, ipProblems } from "../model/spec-check.js";
 import { VOLUME_KINDS, volumesProblems } from "../model/volumes.js";
+import { cut, firstProblems } from "../model/words.js";
 import { RUNTIMES } from "../model/workload.js";
 import type { RunRequest } from "./types.js";
 
-const IP = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:\/(\d{1,2}))?$/;
-const isIp = (text: string): boolean => {
-  const parts = IP.exec(text);
-  if (parts === null) return false;
-  return parts.slice(1, 5).every((part) => Number(part) <= 255) && Number(parts[5] ?? 24) <= 32;
-};
+/** Characters: some name many fields at once. */
+const MAX_PROBLEM = 400;
 
 const word = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL character");
 
@@ -27,7 +27,11 @@ const runSchema = z.strictObject({
   env: z
     .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable's name has letters, digits and _"), word)
     .optional(),
-  dir: word.refine((dir) => dir.startsWith("/"), "must be an absolute path inside the workload").optional(),
+  dir: word
+    .superRefine((dir, ctx) => {
+      for (const message of dirProblems(dir)) ctx.addIssue({ code: "custom", message: message.slice("dir ".length) });
+    })
+    .optional(),
   off: z.array(z.string()).max(1000).optional(),
   user: z
     .string()
@@ -50,10 +54,12 @@ const runSchema = z.strictObject({
     .optional(),
   ip: z
     .string()
-    .refine(
-      isIp,
-      "must be an IPv4 address, with its prefix length or the one of the node's bridge, like 10.77.0.120/24",
-    )
+    .superRefine((ip, ctx) => {
+      // Without a prefix length it gets the one of the node's bridge, which is not known yet.
+      for (const message of ipProblems("it", ip.includes("/") ? ip : `${ip}/32`)) {
+        ctx.addIssue({ code: "custom", message: message.slice("it ".length).replace(`${ip}/32"`, `${ip}"`) });
+      }
+    })
     .optional(),
   mac: z
     .string()
@@ -63,6 +69,12 @@ const runSchema = z.strictObject({
     )
     .optional(),
   gateway: z.ipv4().optional(),
+  signature: z
+    .custom<SpecSignature>((value) => signatureProblems(value).length === 0, {
+      error: (issue) => signatureProblems(issue.input).join("; "),
+    })
+    .optional(),
+  onNodeLoss: z.enum(ON_NODE_LOSS).optional(),
 });
 
 const migrateSchema = z.strictObject({
@@ -80,7 +92,7 @@ const migrateSchema = z.strictObject({
   keepFrames: z.boolean().optional(),
 });
 
-function parse<Schema extends z.ZodType>(
+export function parse<Schema extends z.ZodType>(
   schema: Schema,
   what: string,
   code: FailureCode,
@@ -88,10 +100,12 @@ function parse<Schema extends z.ZodType>(
 ): z.output<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(({ path, message }) => {
-    const where = path.map(String).join(".");
-    return where === "" ? message : `${where}: ${message}`;
-  });
+  const problems = firstProblems(
+    parsed.error.issues.map(({ path, message }) => {
+      const where = cut(path.map(String).join("."));
+      return where === "" ? cut(message, MAX_PROBLEM) : `${where}: ${cut(message, MAX_PROBLEM)}`;
+    }),
+  );
   throw new FerryError({
     code,
     message: `the ${what} is not valid: ${problems.join("; ")}`,

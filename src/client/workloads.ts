@@ -1,45 +1,48 @@
 /** The workloads: one entity workflow each. */
-import { WithStartWorkflowOperation, type WorkflowExecutionInfo } from "@temporalio/client";
-import { TypedSearchAttributes, defineSearchAttributeKey } from "@temporalio/common";
+import type { WorkflowExecutionInfo } from "@temporalio/client";
 import type { LogChunk, Observation } from "../model/contract.js";
-import type { NodeFacts } from "../model/node.js";
 import { FerryError, type FailureData } from "../model/failure.js";
 import {
   QUERY,
   UPDATE,
   WORKFLOW,
+  type CheckpointRequest,
   type MigrateRequest,
   type OperationStarted,
+  type Recovered,
+  type RecoverRequest,
   type RemoveRequest,
+  type Restored,
+  type RestoreRequest,
   type Resolved,
   type ResolveRequest,
   type StartRequest,
   type StopRequest,
   type WorkloadInput,
 } from "../model/messages.js";
-import {
-  WORKFLOW_TASK_QUEUE,
-  operationWorkflowId,
-  workloadWorkflowId,
-  type SearchAttributeName,
-} from "../model/names.js";
-import { WORKLOAD_STATES, type WorkloadSpec, type WorkloadState, type WorkloadStatus } from "../model/workload.js";
-import { addressRange, bareIp, chooseIp, DEFAULT_NETWORK, macOf, prefixOf } from "./addresses.js";
+import { operationWorkflowId, workloadWorkflowId, type SearchAttributeName } from "../model/names.js";
+import { WORKLOAD_STATES, type WorkloadState, type WorkloadStatus } from "../model/workload.js";
+import { checkpointHandle } from "./checkpoint.js";
+import { clones } from "./cloning.js";
 import { asking, refuse, toFerryError, type Asked } from "./failures.js";
 import { migrationHandle } from "./migration.js";
 import { askNode, demandNode, type Context } from "./nodes.js";
 import { checkGrace, checkMigrate, checkName, checkRun } from "./requests.js";
+import { checkCheckpoint, checkRestore } from "./requests-checkpoints.js";
+import { dropSchedules, schedulesOf } from "./schedules.js";
+import { specFrom } from "./spec.js";
+import { addressesOf, addressFor, demandFree, entityOf, existing, key } from "./starting.js";
 import type { FerryClient, RunRequest, WorkloadHandle, WorkloadListing } from "./types.js";
 
 const START_TIMEOUT_MS = 150_000;
 const UPDATE_TIMEOUT_MS = 60_000;
+/** Files are brought to the node before it runs. */
+const RESTORE_TIMEOUT_MS = 3_600_000;
 const QUERY_TIMEOUT_MS = 10_000;
 const DEFAULT_GRACE_MS = 10_000;
 /** How long a log may be between two nodes. */
 const MOVING_LOG_MS = 10_000;
 const DEFAULT_LOG_BYTES = 64 * 1024;
-
-const key = (name: SearchAttributeName) => defineSearchAttributeKey(name, "KEYWORD");
 
 export function workloadsOf(context: Context): FerryClient["workloads"] {
   const { client, address } = context;
@@ -58,56 +61,11 @@ export function workloadsOf(context: Context): FerryClient["workloads"] {
     const { name, node } = checked;
     await demandNode(context, node);
     const before = await existing(get(name));
-    const taken = new Map<string, string>();
-    for (const info of await executions(false)) {
-      const ip = info.memo?.["ip"];
-      const owner = info.workflowId.replace(/^workload\//, "");
-      if (typeof ip === "string" && owner !== name) taken.set(bareIp(ip), owner);
-    }
-    const ip = await addressFor(context, checked, before?.spec.network.ip, new Set(taken.keys()));
-    const owner = taken.get(bareIp(ip));
-    if (owner !== undefined) {
-      throw refuse("E_IP_CONFLICT", `${bareIp(ip)} is the address of workload ${owner}`, "give another one with --ip");
-    }
-    const spec: WorkloadSpec = {
-      name,
-      runtime: checked.runtime ?? "process",
-      command: checked.command,
-      env: checked.env ?? {},
-      dir: checked.dir ?? "/data",
-      user: checked.user ?? "root",
-      limits: {
-        ...(checked.limits?.memoryBytes === undefined ? {} : { memoryBytes: checked.limits.memoryBytes }),
-        ...(checked.limits?.cpus === undefined ? {} : { cpus: checked.limits.cpus }),
-      },
-      ...(checked.volumes === undefined || checked.volumes.length === 0 ? {} : { volumes: checked.volumes }),
-      network: {
-        ip,
-        mac: checked.mac ?? before?.spec.network.mac ?? macOf(ip),
-        ...(checked.gateway === undefined ? {} : { gateway: checked.gateway }),
-      },
-    };
-    const input: WorkloadInput = { name };
-    const startWorkflowOperation = new WithStartWorkflowOperation<(input: WorkloadInput) => Promise<unknown>>(
-      WORKFLOW.workload,
-      {
-        workflowId: workloadWorkflowId(name),
-        taskQueue: WORKFLOW_TASK_QUEUE,
-        workflowIdConflictPolicy: "USE_EXISTING",
-        args: [input],
-        memo: { ip },
-        // As code: the UI makes typographic dashes of --.
-        staticSummary: `workload ${name}: \`${spec.command.join(" ").replaceAll("`", "'").slice(0, 120)}\``,
-        staticDetails:
-          "The current details say where it runs. Operations on it are children of this workflow, one at a time: see Relationships.",
-        typedSearchAttributes: new TypedSearchAttributes([
-          { key: key("FerryWorkload"), value: name },
-          { key: key("FerryNode"), value: node },
-          { key: key("FerryRuntime"), value: spec.runtime },
-          { key: key("FerryState"), value: "starting" },
-        ]),
-      },
-    );
+    const taken = addressesOf(await executions(false), [name]);
+    const ip = await addressFor(context, checked, before?.spec.network.ip, taken);
+    demandFree(taken, ip);
+    const spec = specFrom(checked, ip, before?.spec.network.mac);
+    const startWorkflowOperation = entityOf(spec, node, "starting");
     await asking({ address, doing: `run ${name} on ${node}` }, () =>
       client.withDeadline(Date.now() + START_TIMEOUT_MS, () =>
         client.workflow.executeUpdateWithStart<
@@ -125,37 +83,10 @@ export function workloadsOf(context: Context): FerryClient["workloads"] {
 
   return {
     run,
+    clone: clones(context, { get, running: () => executions(false) }),
     get,
     list: async (options) => (await executions(options?.all ?? false)).map(listing),
   };
-}
-
-/** The address that was asked for, the one it had, or a free one of the network that the node's bridge is in. */
-async function addressFor(
-  context: Context,
-  { name, node, ip: given }: { name: string; node: string; ip?: string | undefined },
-  before: string | undefined,
-  taken: ReadonlySet<string>,
-): Promise<string> {
-  if (given?.includes("/")) return given;
-  if (given === undefined && before !== undefined) return before;
-  const facts = await askNode<NodeFacts>(context, node, { ask: "describe" });
-  const network = facts.network ?? DEFAULT_NETWORK;
-  if (given !== undefined) return `${given}/${prefixOf(network)}`;
-  const chosen = chooseIp(name, taken, network);
-  if (chosen !== undefined) return chosen;
-  const { first, last } = addressRange(network);
-  throw refuse("E_IP_CONFLICT", `every address from ${first} to ${last} is taken`, "give one with --ip");
-}
-
-async function existing(handle: WorkloadHandle): Promise<WorkloadStatus | undefined> {
-  try {
-    const status = await handle.status();
-    return status.state === "removed" ? undefined : status;
-  } catch (error) {
-    if (error instanceof FerryError && error.code === "E_WORKLOAD_UNKNOWN") return undefined;
-    throw error;
-  }
 }
 
 function listing(info: WorkflowExecutionInfo): WorkloadListing {
@@ -175,7 +106,7 @@ function listing(info: WorkflowExecutionInfo): WorkloadListing {
 const isState = (state: string | undefined): state is WorkloadState =>
   (WORKLOAD_STATES as readonly (string | undefined)[]).includes(state);
 
-type UpdateRequest = MigrateRequest | StopRequest | RemoveRequest;
+type UpdateRequest = MigrateRequest | RecoverRequest | StopRequest | RemoveRequest | CheckpointRequest | RestoreRequest;
 
 function workloadHandle(context: Context, name: string): WorkloadHandle {
   const { client, address } = context;
@@ -202,13 +133,17 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
     status,
     inspect: async () => {
       const now = await status();
+      const schedules = await schedulesOf(context)
+        .list({ workload: name })
+        .catch(() => undefined);
+      const more = schedules === undefined ? {} : { schedules };
       try {
         const observation = await askNode<Observation>(context, now.node, { ask: "observe", workload: name });
         // The entity is not told when the workload ends by itself; the node knows.
         const ended = now.state === "running" && observation.processes === 0;
-        return { status: ended ? { ...now, state: "exited" } : now, observation };
+        return { status: ended ? { ...now, state: "exited" } : now, observation, ...more };
       } catch (error) {
-        return { status: now, problem: toFerryError(error, asked("inspect")).message };
+        return { status: now, problem: toFerryError(error, asked("inspect")).message, ...more };
       }
     },
     migrate: async (request) => {
@@ -257,6 +192,24 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
         ),
       );
     },
+    recover: async ({ node, acceptRollback = false }) => {
+      await demandNode(context, checkName("node", node));
+      return update<Recovered>("recover", UPDATE.recover, { node, acceptRollback }, START_TIMEOUT_MS);
+    },
+    checkpoint: async (options) => {
+      const request = { options: checkCheckpoint(name, options) };
+      const started = await update<OperationStarted>("save", UPDATE.checkpoint, request, UPDATE_TIMEOUT_MS);
+      return checkpointHandle({ ...context, workload: name }, started);
+    },
+    lastCheckpoint: async () => {
+      const last = await query<OperationStarted | null>("read the last checkpoint of", QUERY.lastCheckpoint);
+      return last === null ? undefined : checkpointHandle({ ...context, workload: name }, last);
+    },
+    restore: async (options) => {
+      const request = checkRestore(name, options);
+      if (request.node !== undefined) await demandNode(context, request.node);
+      return update<Restored>("restore", UPDATE.restore, request, RESTORE_TIMEOUT_MS);
+    },
     stop: async (options) => {
       const graceMs = checkGrace(options?.graceMs ?? DEFAULT_GRACE_MS);
       return update<WorkloadStatus>("stop", UPDATE.stop, { graceMs }, UPDATE_TIMEOUT_MS * 3 + graceMs);
@@ -264,6 +217,8 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
     remove: async (options) => {
       const request = { force: options?.force ?? false, graceMs: DEFAULT_GRACE_MS };
       await update<void>("remove", UPDATE.remove, request, UPDATE_TIMEOUT_MS * 3);
+      // Where that fails the next tick finds the workload gone, and removes them.
+      await dropSchedules(context, name).catch(() => undefined);
     },
   };
 }

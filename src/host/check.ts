@@ -17,6 +17,8 @@ export interface CheckOptions {
   only?: readonly string[];
   /** Where Ferry keeps its files: its file system is looked at (default /var/lib, or the nearest folder that exists). */
   directory?: string;
+  /** A node's ca.crt, node.crt and node.key (default /etc/ferry). */
+  tlsDir?: string;
   /** Temporal frontend, host:port; without it that check is skipped. */
   temporalAddress?: string;
   /** Asks that server for its version: what listens there may be anything. Throws when it does not answer as one. */

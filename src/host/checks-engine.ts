@@ -1,5 +1,6 @@
 /** Doctor's checks of what moves workloads: criu, page tracking, nftables, rsync, and whether Temporal answers. */
 import { fail, ok, skip, warn, type CheckOptions, type Finding, type Probe } from "./check.js";
+import { certificate } from "./check-certificate.js";
 import { run } from "./exec.js";
 import { criuVersion, findProgram } from "./facts.js";
 import { canScanPagemap, canWriteProtectAsync, hasSoftDirty } from "./kernel-probes.js";
@@ -145,6 +146,7 @@ export const ENGINE_CHECKS = {
   nftables,
   rsync,
   openssl,
+  certificate,
   programs,
   Temporal: temporal,
 } satisfies Record<string, Probe>;

@@ -12,7 +12,8 @@ const time = Buffer.alloc(16);
  * clock had when this process was started, and agents run for months.
  */
 export function realtimeMs(): number {
-  gettime ??= koffi.load("libc.so.6").func("int clock_gettime(int clock, _Out_ void *time)") as Gettime;
+  // As the process itself calls it: by name, not out of one library.
+  gettime ??= koffi.load(null).func("int clock_gettime(int clock, _Out_ void *time)") as Gettime;
   if (gettime(CLOCK_REALTIME, time) !== 0) return Date.now();
   return Number(time.readBigInt64LE(0)) * 1000 + Number(time.readBigInt64LE(8)) / 1e6;
 }

@@ -26,8 +26,12 @@ export function buildIdInNotes(notes: Buffer, little: boolean): string | undefin
     const name = at + 12;
     const content = name + Math.ceil(nameSize / 4) * 4;
     const end = content + contentSize;
-    if (end > notes.length) return undefined;
-    if (u32(at + 8) === NT_GNU_BUILD_ID && notes.toString("latin1", name, name + nameSize) === "GNU\0") {
+    if (end > notes.length || name + nameSize > notes.length) return undefined;
+    if (
+      contentSize > 0 &&
+      u32(at + 8) === NT_GNU_BUILD_ID &&
+      notes.toString("latin1", name, name + nameSize) === "GNU\0"
+    ) {
       return notes.toString("hex", content, end);
     }
     at = content + Math.ceil(contentSize / 4) * 4;

@@ -57,7 +57,7 @@ export async function run(file: string, args: readonly string[], options: RunOpt
   const why = result.timedOut
     ? `did not finish in ${options.timeoutMs ?? 30_000} ms`
     : result.exitCode === undefined && result.signal === undefined
-      ? `could not be started: ${result.shortMessage}`
+      ? `could not be started: ${(result.shortMessage ?? "").split("\n", 1).join("")}`
       : "failed";
   throw new FerryError({
     code: options.code ?? "E_TOOL",

@@ -1,5 +1,7 @@
 /** Ethernet frames that tell the neighbours where an address lives now: gratuitous ARP and unsolicited NA. Pure. */
 
+import { parseIpv4 } from "../model/spec-check.js";
+
 export const ETH_P_ARP = 0x0806;
 export const ETH_P_IPV6 = 0x86dd;
 const BROADCAST = Buffer.alloc(6, 0xff);
@@ -10,11 +12,11 @@ export function macBytes(mac: string): Buffer {
 }
 
 export function ipv4Bytes(address: string): Buffer {
-  const parts = address.split(".").map(Number);
-  if (parts.length !== 4 || parts.some((part) => !Number.isInteger(part) || part < 0 || part > 255)) {
-    throw new RangeError(`${JSON.stringify(address)} is not an IPv4 address`);
-  }
-  return Buffer.from(parts);
+  const number = parseIpv4(address);
+  if (number === undefined) throw new RangeError(`${JSON.stringify(address)} is not an IPv4 address`);
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(number);
+  return bytes;
 }
 
 /** Full or `::` form; no zone, no embedded IPv4. */

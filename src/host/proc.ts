@@ -1,5 +1,6 @@
 /** Processes by identity: a pid alone may be somebody else's by now, a pid with its start time never is. */
 import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 
 export interface ProcessId {
   pid: number;
@@ -64,6 +65,21 @@ export function killGroup(leader: ProcessId): boolean {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ESRCH") return false;
     throw error;
+  }
+}
+
+const GROUP_POLL_MS = 2;
+
+/** Resolves when no process of the group is left, or after `timeoutMs`: what waits in the kernel dies when it is done there. */
+export async function groupEnded(pgid: number, timeoutMs: number): Promise<void> {
+  for (const end = performance.now() + timeoutMs; performance.now() < end;) {
+    try {
+      process.kill(-pgid, 0);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ESRCH") return;
+      throw error;
+    }
+    await sleep(GROUP_POLL_MS);
   }
 }
 

@@ -7,6 +7,7 @@
 import { readFileSync, readlinkSync, type Stats } from "node:fs";
 import { readdir, readFile, readlink, stat } from "node:fs/promises";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { harmless } from "../model/words.js";
 import { limited } from "./limit.js";
 
 /** Fields of /proc/<pid>/stat. */
@@ -134,6 +135,7 @@ export function parseMountinfo(text: string): Mount[] {
     const [id, parent, device, root, point, options] = line.slice(0, separator).split(" ");
     const [fsType, source, superOptions] = line.slice(separator + 3).split(" ");
     if (device === undefined || root === undefined || point === undefined || fsType === undefined) continue;
+    if (!/^\d+$/.test(id ?? "") || !/^\d+$/.test(parent ?? "")) continue;
     mounts.push({
       id: Number(id),
       parent: Number(parent),
@@ -270,5 +272,5 @@ export const namespaceOf = (pid: number | "self", kind: string): Promise<string 
 /** Text that came from a workload, for a message: control characters shown as escapes, cut at 200 characters. */
 export function shown(text: string): string {
   const cut = text.length > 200 ? `${text.slice(0, 197)}...` : text;
-  return JSON.stringify(cut).slice(1, -1).replaceAll('\\"', '"');
+  return harmless(JSON.stringify(cut)).slice(1, -1).replaceAll('\\"', '"');
 }

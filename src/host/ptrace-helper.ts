@@ -6,6 +6,7 @@ import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { SYSTEM_PATH } from "./exec.js";
+import { withCapabilitiesOf } from "./privileges.js";
 import { closeFd, errnoName, pidfdGetfd, pidfdOpen } from "./syscall.js";
 
 const answerSchema = z.union([
@@ -35,7 +36,7 @@ export class PtraceHelper {
 
   #start(): Child {
     const main = fileURLToPath(new URL("./ptrace-main.js", import.meta.url));
-    const child = spawn(process.execPath, ["--max-old-space-size=64", main], {
+    const child = spawn(...withCapabilitiesOf("tracer", [process.execPath, "--max-old-space-size=64", main]), {
       cwd: "/",
       detached: true,
       stdio: ["pipe", "pipe", "ignore"],

@@ -4,6 +4,7 @@
  *
  * All activities are idempotent: they mean "ensure that operation X has reached state Y", keyed by (operation, epoch).
  */
+import type { Checkpoint, CheckpointDiff, ListedCheckpoint, SaveOptions, StoredCheckpoint } from "./checkpoints.js";
 import type { FailureData } from "./failure.js";
 import type { TrackerKind } from "./mover.js";
 import type { NodeFacts } from "./node.js";
@@ -44,6 +45,65 @@ export interface Ending {
   epoch: number;
   /** As a shell says it: 128 and the signal's number where it was killed. Missing: nobody saw it end. */
   exitCode?: number;
+}
+
+export interface RecoverInput {
+  /** source and epoch: of the node that was lost; destination and to: of this one. */
+  ref: OperationRef;
+  spec: WorkloadSpec;
+  /** Id of the checkpoint. */
+  checkpoint: string;
+}
+
+/** Source and destination are this node. `to` is kept for it: it runs on under it if criu was lost while it was frozen. */
+export interface SaveInput {
+  ref: OperationRef;
+  options: SaveOptions;
+  /** Nobody else's: operations are counted anew when a workload of the same name is made anew. */
+  request: string;
+}
+/** How a checkpoint ended on its node. The checkpoint is there, or `failure` says why it is not; the workload is in `state`. */
+export interface Saved {
+  /** OWNER: it runs on. STOPPED: it was let go, as was asked for. */
+  state: HoldState;
+  /** Under which it runs on, or was stopped. */
+  epoch: number;
+  checkpoint?: StoredCheckpoint;
+  /** Frozen until it ran again (it runs on), or until the checkpoint was there. */
+  frozenMs?: number;
+  phases: PhaseTime[];
+  /** Rounds of memory before the freeze. */
+  rounds: number;
+  failure?: FailureData;
+}
+
+/** Run it here from a checkpoint: nothing of it runs or may come to run anywhere. */
+export interface RestoreInput {
+  /** source and epoch: where it was last; destination and to: of this one. Both may be this node. */
+  ref: OperationRef;
+  /** A clone has its own name, address and MAC here. */
+  spec: WorkloadSpec;
+  /** Id, and whose it is: of another workload for a clone. */
+  checkpoint: string;
+  of: string;
+}
+
+export interface CheckpointsInput {
+  schema: number;
+  /** Missing: of all workloads. */
+  workload?: string;
+}
+export interface CheckpointRef {
+  schema: number;
+  workload: string;
+  checkpoint: string;
+}
+export interface PinInput extends CheckpointRef {
+  pinned: boolean;
+}
+export interface DiffInput extends CheckpointRef {
+  /** Id of the later one. */
+  with: string;
 }
 
 export interface StopInput {
@@ -156,6 +216,8 @@ export interface SideOutcome {
   precopy?: PrecopyReport;
   /** source: the destination's clock against its own. */
   clock?: ClockOffset;
+  /** Its wall clock was set by this much meanwhile, at the most: then its times are not to be trusted. */
+  clockStepMs?: number;
   /** source: how many were kept, and dropped there; destination: how many were delivered, and dropped there. */
   frames?: Partial<FrameCounts>;
   /** source: the destination was told to resume before every page was there. */
@@ -228,7 +290,7 @@ export interface ResolveInput {
   ref: OperationRef;
   /** Why the other side can't run it: for the log, and for whoever reads it later. */
   evidence: string;
-  /** The destination may have run it for a while: what it did then is lost. */
+  /** The side that is not kept may have run it for a while: what it did then is lost. */
   acceptRollback?: boolean;
 }
 
@@ -238,6 +300,16 @@ export interface Fence {
   at: number;
   /** Who said it, and how it was done. */
   evidence: string;
+}
+
+/** One watch of a node, by its worker. Milliseconds. */
+export interface WatchInput {
+  /** Returns when the agent has answered for this long. */
+  forMs: number;
+  /** How often the agent is asked, and the heartbeat sent. */
+  everyMs: number;
+  /** Fails with E_AGENT_DOWN when the agent was away for this long; missing: waits for it. */
+  awayMs?: number;
 }
 
 export interface LogsInput {
@@ -260,11 +332,32 @@ export interface NodeActivities {
   knownNodes(): Promise<string[]>;
   /** Has a person fenced that node? Asked of the worker. */
   fenceOf(node: string): Promise<Fence | null>;
+  /** The node is there for as long as this runs and heartbeats. Asked of the worker, which asks its agent. */
+  watchNode(input: WatchInput): Promise<void>;
   describeNode(): Promise<NodeFacts>;
   startWorkload(input: StartInput): Promise<Started>;
   stopWorkload(input: StopInput): Promise<Observation>;
   removeWorkload(input: WorkloadRef): Promise<void>;
   observeWorkload(input: WorkloadRef): Promise<Observation>;
+  /** The newest checkpoint that this node could run it from; null: there is none. E_NO_CHECKPOINT: none are kept. */
+  newestCheckpoint(input: WorkloadRef): Promise<Checkpoint | null>;
+  /**
+   * Run it here from that checkpoint. By a person's word: the node that had it was fenced. Refused while this node holds
+   * anything of it.
+   */
+  recoverWorkload(input: RecoverInput): Promise<Started>;
+  /** Take a checkpoint of what runs here. Asked again: the same one. */
+  saveCheckpoint(input: SaveInput): Promise<Saved>;
+  /** Run it here from this checkpoint. E_CHECKPOINT_UNKNOWN; refused while this node holds anything of it. */
+  restoreWorkload(input: RestoreInput): Promise<Started>;
+  /** What the store has, oldest first, as this node sees it. E_NO_CHECKPOINT: the node has no store. */
+  listCheckpoints(input: CheckpointsInput): Promise<ListedCheckpoint[]>;
+  pinCheckpoint(input: PinInput): Promise<void>;
+  /** E_STATE when it is pinned. */
+  removeCheckpoint(input: CheckpointRef): Promise<void>;
+  /** Reads all of it. Throws E_STORE_CORRUPT, E_STORE_SIGNATURE. */
+  verifyCheckpoint(input: CheckpointRef): Promise<void>;
+  diffCheckpoints(input: DiffInput): Promise<CheckpointDiff>;
   readLog(input: LogsInput): Promise<LogChunk>;
   preflightSource(input: PreflightInput): Promise<SourceFacts>;
   preflightDestination(input: PreflightDestinationInput): Promise<Finding[]>;
@@ -290,7 +383,7 @@ export interface NodeActivities {
    * as FENCED(to) first. E_PAST_COMMIT when it is let go already, or the destination has said that it runs.
    */
   retake(input: ResolveInput): Promise<Inquiry>;
-  /** Destination, by a person's word: the source is off, run what was prepared without its token. E_STATE: pages are missing. */
+  /** Destination, by a person's word: the source is off, run what was prepared without its token. E_STATE: pages are missing, or no consent. */
   claim(input: ResolveInput): Promise<Inquiry>;
   /**
    * Either, with the other side's signed receipt: a person has decided for the other one while this node was away. Kills
@@ -309,10 +402,14 @@ export type Step<Result> = { done: true; result: Result } | { done: false; progr
  * verbs as the activities; the long ones are polled, so that a worker may die and another go on asking.
  * Throws FerryError; E_AGENT_DOWN when the agent can't be reached (the only failure worth a retry).
  */
-export interface NodeAgent extends Omit<NodeActivities, "takeOver" | "handOver" | "knownNodes" | "fenceOf"> {
+export interface NodeAgent extends Omit<
+  NodeActivities,
+  "takeOver" | "handOver" | "saveCheckpoint" | "knownNodes" | "fenceOf" | "watchNode"
+> {
   /** Starts it if need be, then waits up to `waitMs` for the end. */
   takeOver(input: TakeOverInput, waitMs: number): Promise<Step<SideOutcome>>;
   handOver(input: HandOverInput, waitMs: number): Promise<Step<SideOutcome>>;
+  saveCheckpoint(input: SaveInput, waitMs: number): Promise<Step<Saved>>;
   /** Workloads that ended by themselves and were not started again: a level, read by the worker again and again. */
   endings(): Promise<Ending[]>;
 }

@@ -5,6 +5,8 @@
  * log lines) and what to do next (remedy). The message never repeats the cause.
  */
 
+import { REMEDIES } from "./remedies.js";
+
 export type Side = "source" | "destination";
 
 /** One row per kind of failure: its class decides retry, exit code and tone. */
@@ -22,7 +24,12 @@ const CODES = {
   E_STATE: "user",
   E_PREFLIGHT: "user",
   E_POLICY: "user",
+  /** A spec's signature is missing where a node requires it, or is not good. */
+  E_SIGNATURE: "user",
+  /** Something in Temporal's history is not encrypted, or not by a key that we have. */
+  E_PAYLOAD: "user",
   E_IP_CONFLICT: "user",
+  E_NO_CHECKPOINT: "user",
   // ownership: the protocol refused, never retried
   E_STALE_EPOCH: "protocol",
   E_TOMBSTONED: "protocol",
@@ -51,12 +58,25 @@ const CODES = {
   E_VOLUME: "engine",
   E_IMAGE_DIGEST: "engine",
   E_IMAGE_INCOMPLETE: "engine",
+  // the checkpoint store
+  /** The store can't be reached, or says no. */
+  E_STORE: "node",
+  /** An object of the store is missing, cut or changed. */
+  E_STORE_CORRUPT: "engine",
+  /** No key, the wrong key, or a store that is not as encrypted as was asked for. */
+  E_STORE_KEY: "user",
+  E_STORE_SIGNATURE: "protocol",
+  /** The writer's lease ran out: what it has written may be collected. */
+  E_STORE_LEASE: "protocol",
+  E_CHECKPOINT_UNKNOWN: "user",
   E_NO_SPACE: "node",
   E_TOOL: "node",
   E_JOURNAL_CORRUPT: "node",
   E_JOURNAL_LOCKED: "node",
   E_AGENT_DOWN: "node",
   E_TEMPORAL_DOWN: "node",
+  /** The server answers, and does not let us in, or not do that. */
+  E_TEMPORAL_DENIED: "user",
   E_CANCELLED: "user",
   E_INTERNAL: "bug",
 } as const;
@@ -126,8 +146,18 @@ export function toFailure(error: unknown, fallback: FailureCode = "E_INTERNAL"):
   return { code: fallback, message: String(error) };
 }
 
+const saysWhatToDo = ({ remedy, cause }: FailureData): boolean =>
+  remedy !== undefined || (cause !== undefined && saysWhatToDo(cause));
+
 /** The whole chain in words, one line per link: where, what, why, evidence, what next. */
 export function describeFailure(failure: FailureData): string[] {
+  const lines = describeChain(failure);
+  const remedy = REMEDIES[failure.code];
+  if (remedy !== undefined && !saysWhatToDo(failure)) lines.push(`  what to do: ${remedy}`);
+  return lines;
+}
+
+function describeChain(failure: FailureData): string[] {
   const where = [failure.side, failure.node, failure.phase].filter((part) => part !== undefined).join(" ");
   const lines = [`${failure.message} [${failure.code}${where === "" ? "" : `, ${where}`}]`];
   const { evidence } = failure;
@@ -142,7 +172,7 @@ export function describeFailure(failure: FailureData): string[] {
   }
   for (const line of evidence?.lines ?? []) lines.push(`  | ${line}`);
   if (failure.cause)
-    lines.push(...describeFailure(failure.cause).map((line, i) => (i === 0 ? `  because: ${line}` : `  ${line}`)));
+    lines.push(...describeChain(failure.cause).map((line, i) => (i === 0 ? `  because: ${line}` : `  ${line}`)));
   if (failure.remedy !== undefined) lines.push(`  what to do: ${failure.remedy}`);
   return lines;
 }

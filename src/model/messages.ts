@@ -2,15 +2,18 @@
  * Messages between the SDK, the workflows and the workers: the names of updates, queries and signals, and what they
  * carry. Workflows define their handlers by these names, clients call them by these names.
  */
-import type { Fence, OperationRef, Receipt, Reservation } from "./contract.js";
+import type { Fence, OperationRef, Receipt, Reservation, SideOutcome } from "./contract.js";
+import type { CheckpointReport } from "./checkpoint-report.js";
+import type { SaveOptions } from "./checkpoints.js";
 import type { FailureData, Side } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { Phase } from "./phase.js";
-import type { AskedOptions, MigrateOptions } from "./plan.js";
+import type { AskedOptions, Finding, MigrateOptions, MigratePlan } from "./plan.js";
+import type { Presence, Watch } from "./presence.js";
 import type { SidesSeen } from "./progress.js";
 import type { MigrationReport, PhaseTime, PrecopyProgress } from "./report.js";
 import type { SteerCommand } from "./steering.js";
-import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "./workload.js";
+import type { RuntimeName, WorkloadSpec, WorkloadState, WorkloadStatus } from "./workload.js";
 
 /** Types of workflow that Ferry runs on queue `ferry`. */
 export const WORKFLOW = {
@@ -18,6 +21,11 @@ export const WORKFLOW = {
   migrate: "migrate",
   settle: "settle",
   sweep: "sweep",
+  supersede: "supersede",
+  checkpoint: "checkpoint",
+  /** One tick of a schedule. */
+  protect: "protect",
+  scale: "scale",
   node: "node",
 } as const;
 
@@ -27,6 +35,9 @@ export const UPDATE = {
   cancel: "cancel",
   stop: "stop",
   remove: "remove",
+  recover: "recover",
+  checkpoint: "checkpoint",
+  restore: "restore",
   ask: "ask",
   /** To a migration, not to the entity. */
   steer: "steer",
@@ -37,7 +48,13 @@ export const UPDATE = {
   forget: "forget",
 } as const;
 
-export const QUERY = { status: "status", lastMigration: "lastMigration", view: "view", report: "report" } as const;
+export const QUERY = {
+  status: "status",
+  lastMigration: "lastMigration",
+  lastCheckpoint: "lastCheckpoint",
+  view: "view",
+  report: "report",
+} as const;
 
 export const SIGNAL = {
   /** A node's worker has come up or goes down (to `node/<name>`). */
@@ -55,7 +72,7 @@ export const SIGNAL = {
 export interface Tuning {
   /** A worker of the node must take a task within this long, else the node counts as out of reach. */
   scheduleToStartMs: number;
-  /** The same for takeOver and handOver: a killed worker may come back within this long. */
+  /** The same for takeOver, handOver, saveCheckpoint and restoreWorkload: a killed worker may come back within this long. */
   longScheduleToStartMs: number;
   /** Longest a short step may take. */
   startToCloseMs: number;
@@ -69,6 +86,8 @@ export interface Tuning {
   /** First and longest pause between two looks at the source: how far it is, and whether a released token got through. */
   watchMs: number;
   maxWatchMs: number;
+  /** Events after which a workflow goes on in a new run. Missing: the workflows' own limit. */
+  longEvents?: number;
 }
 export const DEFAULT_TUNING: Tuning = {
   scheduleToStartMs: 5_000,
@@ -95,6 +114,21 @@ export interface CarriedWorkload {
   lastMigration?: OperationStarted;
   /** A hand-over whose workflow ended without an answer. */
   unsettled?: HandOver;
+  /** The workload has ended by itself, under an epoch that is not known to run yet. */
+  ending?: EndedNews;
+  /** Highest epoch that was given out, also to a hand-over that was taken back. */
+  highestEpoch?: number;
+  /** When it came to its node, Unix milliseconds. */
+  arrivedAt?: number;
+  /** Attempts to recover or restore it whose answer was lost: each may run it. */
+  attempted?: OperationRef[];
+  lastCheckpoint?: OperationStarted;
+  unanswered?: Unanswered;
+}
+/** A checkpoint whose node did not say how it ended: its workflow waits for that node, nothing else begins meanwhile. */
+export interface Unanswered {
+  ref: OperationRef;
+  workflowId: string;
 }
 
 export interface StartRequest {
@@ -114,6 +148,70 @@ export interface RemoveRequest {
   /** Stop it first if it runs. */
   force: boolean;
   graceMs: number;
+}
+/** Its node is lost and was fenced: run it from its newest checkpoint. */
+export interface RecoverRequest {
+  node: string;
+  /** What it did after the checkpoint is lost. */
+  acceptRollback: boolean;
+}
+/** What came of it. */
+export interface Recovered {
+  operation: string;
+  node: string;
+  epoch: number;
+  /** From which checkpoint, and what is lost. */
+  message: string;
+}
+/** Input of the workflow that tells a lost node that another one has its workload now. */
+export interface SupersedeInput {
+  ref: OperationRef;
+  tuning: Tuning;
+  /** The owner's word, once it was heard, and how often was asked; set by continue-as-new only. */
+  receipt?: Receipt;
+  round?: number;
+}
+export interface CheckpointRequest {
+  options: SaveOptions;
+}
+/** Nothing of it runs: run it from a checkpoint. */
+export interface RestoreRequest {
+  /** Missing: where it was. */
+  node?: string;
+  /** Id or the only one that begins with it; missing: the newest. */
+  checkpoint?: string;
+  /** The newest that was taken until then, Unix milliseconds. */
+  at?: number;
+  /** A clone: a new workload of this spec, from a checkpoint of that one. */
+  clone?: { spec: WorkloadSpec; of: string };
+  /** Nodes that a person knows to be switched off: they need not say that they have no copy of it. */
+  off?: string[];
+  /** Say what would be done, change nothing. */
+  dryRun?: boolean;
+}
+/** What came of it, or would. */
+export interface Restored {
+  operation: string;
+  node: string;
+  epoch: number;
+  /** Its id. */
+  checkpoint: string;
+  /** When it was taken, Unix milliseconds. */
+  takenAt: number;
+  planned: boolean;
+  /** From which checkpoint, and what is lost. */
+  message: string;
+}
+/** Input of the workflow `checkpoint`. */
+export interface CheckpointInput {
+  ref: OperationRef;
+  runtime: RuntimeName;
+  options: SaveOptions;
+  tuning: Tuning;
+  /** Set by continue-as-new only: the node did not answer, its journal is asked when it is back. Times: Unix milliseconds. */
+  late?: { startedAt: number; since: number; problem: string };
+  /** What the node knows it by, if an earlier workflow of it was terminated; missing: this workflow's own first run. */
+  request?: string;
 }
 /** An operation that was accepted and runs as a workflow of its own. */
 export interface OperationStarted {
@@ -142,10 +240,30 @@ export interface MigrateInput {
   tuning: Tuning;
   /** An older hand-over that nobody settled: settled before anything else. */
   unsettled?: HandOver;
+  /** Set by continue-as-new only. */
+  carried?: CarriedMigration;
 }
+/** What a migration takes along when it goes on in a new run. */
+export interface CarriedMigration {
+  /** What it was at: nothing was asked of the nodes yet that would have to be undone, the hand-over, or going back. */
+  at: CarriedAt;
+  handOver: HandOver;
+  view: MigrationView;
+  findings: Finding[];
+  failures: FailureData[];
+  reasons: string[];
+  plan?: MigratePlan;
+  sourceOutcome?: SideOutcome;
+  destinationOutcome?: SideOutcome;
+}
+export const CARRIED_AT = ["begin", "hand over", "undo"] as const;
+export type CarriedAt = (typeof CARRIED_AT)[number];
+
 export interface SettleInput {
   handOver: HandOver;
   tuning: Tuning;
+  /** Unix milliseconds, of the first run; set by continue-as-new only. */
+  startedAt?: number;
 }
 export interface SweepInput {
   handOver: HandOver;
@@ -155,10 +273,13 @@ export interface SweepInput {
   tuning: Tuning;
   /** Of the side that a person has decided for: supersedes what the other one comes back with. */
   receipt?: Receipt;
+  /** Unix milliseconds, of the first run; set by continue-as-new only. */
+  startedAt?: number;
 }
 
 /** Where a migration stands. One variable. */
-export type MigrationState = "working" | "undoing" | "in-doubt" | "stuck" | "done";
+export const MIGRATION_STATES = ["working", "undoing", "in-doubt", "stuck", "done"] as const;
+export type MigrationState = (typeof MIGRATION_STATES)[number];
 
 /** What a migration shows while it runs (query `view`). Times are Unix milliseconds of the workflow's clock. */
 export interface MigrationView {
@@ -183,12 +304,29 @@ export interface MigrationView {
   remedy?: string;
 }
 
-/** Signal `operation`: from a migration to its entity. */
+/** What a checkpoint shows while it is made (query `view`). Times are Unix milliseconds of the workflow's clock. */
+export interface CheckpointView {
+  workload: string;
+  operation: string;
+  node: string;
+  stop: boolean;
+  state: MigrationState;
+  phase: Phase;
+  startedAt: number;
+  since: number;
+  phases: PhaseTime[];
+  problem?: string;
+  remedy?: string;
+}
+
+/** Signal `operation`: from a migration or a checkpoint to its entity. */
 export interface OperationNews {
   operation: string;
   state: MigrationState;
   handOver?: HandOver;
   problem?: string;
+  /** A checkpoint that nobody waited for any more has ended after all. */
+  checkpoint?: CheckpointReport;
 }
 
 /** Signal `ended`: from a node's worker to the entity; sent again whenever the worker starts. */
@@ -210,6 +348,8 @@ export interface NodeState {
   since: number;
   /** A person has said that it is off, and it has not come back since. */
   fence?: Fence;
+  /** Whether it is there, by what its own worker says all the time. Missing: an entity of before that. */
+  presence?: Presence;
 }
 /** Update `fence` of a node's entity. */
 export interface FenceRequest {
@@ -228,17 +368,27 @@ export interface Resolved {
 /** Input of the entity `node/<name>`. */
 export interface NodeInput {
   node: string;
+  /** When it is taken for silent or lost; its worker says it again whenever it starts. */
+  watch?: Partial<Watch>;
   carried?: NodeState;
 }
 /** Reads on a node. They go through the node's entity, so that no workload's history grows with them. */
 export type AskRequest =
   | { ask: "describe"; timeoutMs?: number }
   | { ask: "observe"; workload: string }
-  | { ask: "log"; workload: string; offset: number; maxBytes: number };
+  | { ask: "log"; workload: string; offset: number; maxBytes: number }
+  | StoreRequest;
+/** Of the checkpoints in the node's store. All but the first change, or read, one of them. */
+export type StoreRequest =
+  | { ask: "checkpoints"; workload?: string }
+  | { ask: "pin"; workload: string; checkpoint: string; pinned: boolean }
+  | { ask: "removeCheckpoint"; workload: string; checkpoint: string }
+  | { ask: "verify"; workload: string; checkpoint: string }
+  | { ask: "diff"; workload: string; checkpoint: string; with: string };
 
 /** States in which nothing of the workload runs. */
 export const isDown = (state: WorkloadState): boolean =>
-  state === "stopped" || state === "exited" || state === "failed" || state === "removed";
+  state === "stopped" || state === "checkpointed" || state === "exited" || state === "failed" || state === "removed";
 
 /** The failure as it crosses Temporal: the type of an ApplicationFailure is the code, its first detail is the data. */
 export const isFailureData = (value: unknown): value is FailureData =>

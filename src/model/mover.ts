@@ -7,6 +7,7 @@
  * gets the whole status: everything here is a level, not an edge.
  */
 import type { FailureData } from "./failure.js";
+import type { WorkloadSpec } from "./workload.js";
 
 /** How changes of memory are found while the workload runs; `auto` takes the first that works, in this order. */
 export const TRACKERS = ["pagemap-scan", "soft-dirty", "compare"] as const;
@@ -31,12 +32,16 @@ export interface MoverConfig {
   /** Volume of the workload (data and log), synced from source to destination. */
   volumeDir: string;
   /** PEM files. */
-  tls: { caFile: string; certFile: string; keyFile: string };
+  tls: { caFile: string; certFile: string; keyFile: string; crlFile?: string };
   /** Destination: where to listen (port 0: any). */
   listenHost?: string;
   bandwidthBytesPerSec?: number;
   /** Where the mover appends its JSON log lines. */
   logFile: string;
+  /** A sink or a feed: the configuration of the store (checkpoints/store-config.ts). */
+  storeFile?: string;
+  /** A feed: what it brings back. */
+  checkpoint?: { workload: string; id: string };
 }
 
 /** Requests that the source's agent makes of its mover. */
@@ -100,6 +105,42 @@ export type DestinationMoverRequest =
   /** The restored tree was lost before it ran: forget its userfaultfds, keep the store, accept a new restore. */
   | { verb: "reset" }
   | { verb: "exit" };
+
+/**
+ * Requests to a sink: it stands where a destination's mover does, restores nothing, and puts what came into the checkpoint
+ * store.
+ */
+export type SinkRequest =
+  | { verb: "status" }
+  /** Everything has come: store it. Answers when the checkpoint is there. Again while it is at it, or afterwards: the same. */
+  | { verb: "store"; session: string; facts: CheckpointSaid; spec: WorkloadSpec }
+  | { verb: "exit" };
+
+/** What is said of a checkpoint, besides what the store finds out itself. */
+export interface CheckpointSaid {
+  workload: string;
+  epoch: number;
+  runtime: string;
+  node: string;
+  criuVersion: string;
+  kernel: string;
+  cpu: string;
+  arch: string;
+  reason: string;
+  requestedBy: string;
+  labels: Record<string, string>;
+  /** When it was frozen: everything that it did later is not in there. Unix milliseconds. */
+  takenAt?: number;
+  /** It does not run on. */
+  stopped?: boolean;
+}
+
+export interface SinkStatus extends DestinationMoverStatus {
+  /** Every image, page and file is here: the workload may run on. */
+  complete: boolean;
+  /** Bytes of images and memory that were gone through, of how many. `done`: the checkpoint is there. */
+  stored?: { bytes: number; total: number; done: boolean };
+}
 
 export interface SourceMoverStatus {
   side: "source";

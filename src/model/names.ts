@@ -5,6 +5,8 @@
  * (lower case letters, digits, inner hyphens) to be safe in each of those places without escaping.
  */
 
+import { cut, shown } from "./words.js";
+
 /** Longest workload name: leaves room for the epoch in file, cgroup and namespace names. */
 export const MAX_WORKLOAD_NAME = 40;
 /** Longest node name: a DNS label. */
@@ -13,14 +15,14 @@ export const MAX_NODE_NAME = 63;
 const NAME = /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/;
 
 /** Why `name` can't be used, or undefined when it is fine. The sentence names the value and the rule. */
-export function nameProblem(kind: "workload" | "node" | "volume", name: unknown): string | undefined {
+export function nameProblem(kind: "workload" | "node" | "volume" | "signer", name: unknown): string | undefined {
   const max = kind === "node" ? MAX_NODE_NAME : MAX_WORKLOAD_NAME;
   if (typeof name !== "string") return `${kind} name must be a string, got ${typeof name}`;
-  const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 57)}...` : name);
+  const said = shown(cut(name, 60));
   if (name.length === 0) return `${kind} name is empty`;
-  if (name.length > max) return `${kind} name ${shown} has ${name.length} characters, at most ${max} are allowed`;
+  if (name.length > max) return `${kind} name ${said} has ${name.length} characters, at most ${max} are allowed`;
   if (!NAME.test(name)) {
-    return `${kind} name ${shown} is not valid: use lower case letters, digits and inner hyphens (a-z, 0-9, -)`;
+    return `${kind} name ${said} is not valid: use lower case letters, digits and inner hyphens (a-z, 0-9, -)`;
   }
   return undefined;
 }

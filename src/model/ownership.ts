@@ -10,10 +10,16 @@
  *   destination  RESERVED(e') -> RECEIVED -> PREPARED -> ACTIVE -> RUNNING -> OWNER(e')
  *                RESERVED | RECEIVED | PREPARED -> TOMBSTONE(e')                 refused for ever
  *   any          OWNER(e) -> STOPPED(e)                                          stopped by a person, may not run
+ *   checkpoint   OWNER(e) -> FROZEN(e -> e) -> OWNER(e)                          it is taken back: nobody was promised a thing
+ *                FROZEN(e -> e) -> STOPPED(e)                                    its checkpoint is stored, it was to go
  *
  * When one of the two is lost for good a person decides (`ferry fence`, `ferry resolve`):
  *   source       RELEASED(e) + FENCED(e') -> FROZEN(e) -> OWNER(e)               e' can't run any more, says a person
  *   the other    any state that may run -> SUPERSEDED                            it came back, and kills its copy
+ *
+ * When a node is lost at rest, and was fenced, a person has another one run a checkpoint (`ferry recover`):
+ *   another      OWNER(e''), later than every epoch that was given out           a new copy; no line of the lost node is needed
+ *   the lost one OWNER(e) -> SUPERSEDED                                          it came back, and kills its copy if it has one
  *
  * A new OWNER (a start) is legal only where nothing of the workload is open: no copy runs, is held, or may come to run.
  */
@@ -43,7 +49,7 @@ export interface Hold {
   operation?: string;
   /** The other node of the hand-over. */
   peer?: string;
-  /** RELEASED: the epoch that was handed over. */
+  /** RELEASED: the epoch that was handed over. FROZEN: that it may be handed over to; its own epoch: a checkpoint is taken. */
   to?: number;
   /** Digest of the image manifest: what RELEASED, the token and PREPARED are bound to. */
   digest?: string;
@@ -56,7 +62,7 @@ export const emptyLedger: Ledger = new Map();
 
 const MOVES: Record<HoldState, readonly HoldState[]> = {
   OWNER: ["OWNER", "FROZEN", "STOPPED", "SUPERSEDED"],
-  FROZEN: ["FROZEN", "RELEASED", "OWNER", "SUPERSEDED"],
+  FROZEN: ["FROZEN", "RELEASED", "OWNER", "STOPPED", "SUPERSEDED"],
   RELEASED: ["RELEASED", "GONE", "FROZEN", "SUPERSEDED"],
   GONE: ["GONE"],
   BURNED: ["BURNED"],
@@ -144,6 +150,9 @@ export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
     return undefined;
   }
   if (!MOVES[before.state].includes(state)) return `${name}: ${before.state} -> ${state} is not a legal move`;
+  if (before.state === "FROZEN" && state === "FROZEN" && next.to !== undefined && next.to !== before.to) {
+    return `${name}: what it is frozen for does not change while it is frozen`;
+  }
   if (before.state === state) return undefined;
   if (state === "RELEASED") {
     if (next.to === undefined || next.to <= epoch) return `${name}: RELEASED must name a later epoch`;
@@ -156,7 +165,12 @@ export function moveProblem(ledger: Ledger, next: Hold): string | undefined {
     const fenced = before.to === undefined ? undefined : holdOf(ledger, workload, before.to);
     if (fenced?.state !== "FENCED") return `${name}: it was released, and epoch ${before.to ?? "?"} was not fenced`;
   }
-  if (before.state === "FROZEN" && state === "OWNER") {
+  // Frozen for a checkpoint: no epoch was given out that another could come to run under.
+  const forCheckpoint = before.state === "FROZEN" && before.to === epoch;
+  if (before.state === "FROZEN" && state === "STOPPED" && !forCheckpoint) {
+    return `${name}: it is frozen to be handed over to epoch ${before.to ?? "?"}, and can't be stopped`;
+  }
+  if (before.state === "FROZEN" && state === "OWNER" && !forCheckpoint) {
     const later = holdsOf(ledger, workload).some((hold) => hold.epoch > epoch && isDead(hold.state));
     if (!later) return `${name}: FROZEN goes back to OWNER only after the next epoch was burned`;
   }

@@ -4,6 +4,8 @@
  *   preflight -> reserve -> arm -> presync -> precopy (rounds) -> freeze -> dump -> transfer -> restore -> switch -> resume
  *             -> drain (what follows the resume) -> release -> cleanup -> done
  *
+ * `store` is of checkpoints only: they have no restore, switch and drain, and `resume` is that it runs on.
+ *
  * Before `switch` everything can be undone (the source goes on). The commit point, RELEASED in the source's journal,
  * lies at the start of `switch`; from there it only goes forward.
  */
@@ -20,6 +22,7 @@ export const PHASES = [
   "switch",
   "resume",
   "drain",
+  "store",
   "release",
   "cleanup",
   "done",
@@ -40,6 +43,7 @@ export const PHASE_WORDS: Record<Phase, string> = {
   switch: "hand over the right to run",
   resume: "resume on the destination",
   drain: "fill in remaining pages",
+  store: "put the checkpoint into the store",
   release: "let go of the source's copy",
   cleanup: "sweep both nodes",
   done: "done",

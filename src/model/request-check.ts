@@ -5,12 +5,17 @@
  */
 import { isOperationId, nameProblem } from "./names.js";
 import { ON_STALL } from "./convergence.js";
+import { CARRIED_AT, MIGRATION_STATES } from "./messages.js";
 import { TRACKERS } from "./mover.js";
 import { ASKED_MODES, MODES } from "./plan.js";
+import { checkpointInputProblems, reportProblems, storeAskProblems } from "./checkpoint-check.js";
+import { flag, list, object, oneOf, whole, within, type Fields } from "./fields.js";
+import { MAX_EPOCH, refProblems, tuningProblems } from "./ref-check.js";
+import { protectInputProblems, scaleInputProblems } from "./schedules.js";
+import { watchProblems } from "./presence.js";
 import { specProblems } from "./spec-check.js";
+import { shown } from "./words.js";
 
-type Fields = Record<string, unknown>;
-const MAX_EPOCH = 1_000_000_000;
 const MAX_SEQUENCE = 999_999_999;
 /** Longest time between SIGTERM and SIGKILL that may be asked for: ten minutes, everywhere. */
 export const MAX_GRACE_MS = 600_000;
@@ -18,40 +23,10 @@ const MAX_OFF = 1_000;
 const MIN_BLACKOUT_MS = 100;
 const MAX_BLACKOUT_MS = 3_600_000;
 
-const shown = (value: unknown): string => {
-  const text = JSON.stringify(value) ?? typeof value;
-  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
-};
-
-/** The problems of an object's fields; one problem when it is no object at all. */
-function object(what: string, value: unknown, problemsOf: (fields: Fields) => (string | undefined)[]): string[] {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return [`${what} must be an object, got ${shown(value)}`];
-  }
-  return problemsOf(value as Fields).filter((problem) => problem !== undefined);
-}
-
-const whole = (what: string, value: unknown, min: number, max: number): string | undefined =>
-  typeof value === "number" && Number.isInteger(value) && value >= min && value <= max
-    ? undefined
-    : `${what} must be a whole number from ${min} to ${max}, got ${shown(value)}`;
-
-const flag = (what: string, value: unknown): string | undefined =>
-  typeof value === "boolean" ? undefined : `${what} must be true or false, got ${shown(value)}`;
-
 const grace = (value: unknown): string | undefined =>
   typeof value === "number" && value >= 0 && value <= MAX_GRACE_MS
     ? undefined
     : `graceMs must be milliseconds from 0 to ${MAX_GRACE_MS}, got ${shown(value)}`;
-
-const oneOf = (what: string, value: unknown, all: readonly string[]): string | undefined =>
-  value === undefined || (all as readonly unknown[]).includes(value)
-    ? undefined
-    : `${what} ${shown(value)} is not known: use one of ${all.join(", ")}`;
-const within = (what: string, value: unknown, min: number, max: number): string | undefined =>
-  value === undefined || (typeof value === "number" && value >= min && value <= max)
-    ? undefined
-    : `${what} must be a number from ${min} to ${max}, got ${shown(value)}`;
 
 const roundsProblems = ({ maxDowntimeMs, onStall, maxRounds, timeoutMs, tracker, hold, keepFrames }: Fields) => [
   within("maxDowntimeMs", maxDowntimeMs, 0, MAX_BLACKOUT_MS),
@@ -101,6 +76,12 @@ export const resolveProblems = (ask: unknown): string[] =>
     flag("acceptRollback", acceptRollback),
   ]);
 
+export const recoverProblems = (ask: unknown): string[] =>
+  object("the request", ask, ({ node, acceptRollback }) => [
+    nameProblem("node", node),
+    flag("acceptRollback", acceptRollback),
+  ]);
+
 export const fenceProblems = (ask: unknown): string[] =>
   object("the request", ask, ({ evidence }) => [
     typeof evidence === "string" && evidence.length > 0 && evidence.length <= 1000
@@ -117,6 +98,8 @@ export const askProblems = (ask: unknown): string[] =>
       const { timeoutMs } = fields;
       return timeoutMs === undefined ? [] : [whole("timeoutMs", timeoutMs, 1, MAX_GRACE_MS)];
     }
+    const ofStore = storeAskProblems(fields);
+    if (ofStore !== undefined) return ofStore;
     if (fields["ask"] !== "observe" && fields["ask"] !== "log") {
       return [`a node can't be asked for ${shown(fields["ask"])}`];
     }
@@ -129,29 +112,42 @@ export const askProblems = (ask: unknown): string[] =>
     ];
   });
 
-const tuningProblems = (tuning: unknown): string[] =>
-  object("tuning", tuning, (fields) =>
-    Object.entries(fields).map(([name, value]) =>
-      typeof value === "number" && value >= 0 ? undefined : `tuning.${name} must be a number, got ${shown(value)}`,
-    ),
-  );
-
-const refProblems = (ref: unknown): string[] =>
-  object("ref", ref, ({ operation, workload, epoch, to, source, destination }) => [
-    isOperationId(operation) ? undefined : `operation ${shown(operation)} is not valid`,
-    nameProblem("workload", workload),
-    nameProblem("node", source),
-    nameProblem("node", destination),
-    whole("epoch", epoch, 0, MAX_EPOCH),
-    whole("to", to, 1, MAX_EPOCH),
-  ]);
-
 const handOverProblems = (handOver: unknown): string[] =>
   object("handOver", handOver, ({ ref, options, spec }) => [
     ...refProblems(ref),
     ...optionsProblems(options),
     ...specProblems(spec),
   ]);
+
+/** Of the signal `operation`: what is no message of ours is not heard. A word in it may be long: it quotes logs. */
+export const newsProblems = (news: unknown): string[] =>
+  object("the signal", news, ({ operation, state, handOver, problem, checkpoint }) => [
+    isOperationId(operation) ? undefined : `operation ${shown(operation)} is not one`,
+    (MIGRATION_STATES as readonly unknown[]).includes(state) ? undefined : `state ${shown(state)} is not known`,
+    problem === undefined || typeof problem === "string" ? undefined : `problem ${shown(problem)} is not a text`,
+    ...(handOver === undefined ? [] : handOverProblems(handOver)),
+    ...(checkpoint === undefined ? [] : reportProblems(checkpoint)),
+  ]);
+
+/** What continue-as-new hands from run to run: only its form, since no other client has a reason to send any. */
+const carriedProblems = (carried: unknown): string[] =>
+  object("carried", carried, ({ at, handOver, view, findings, failures, reasons }) => [
+    (CARRIED_AT as readonly unknown[]).includes(at) ? undefined : `carried.at ${shown(at)} is not known`,
+    ...handOverProblems(handOver),
+    ...object("carried.view", view, ({ startedAt, phases, steering }) => [
+      whole("carried.view.startedAt", startedAt, 0, Number.MAX_SAFE_INTEGER),
+      list("carried.view.phases", phases),
+      list("carried.view.steering", steering),
+    ]),
+    list("carried.findings", findings),
+    list("carried.failures", failures),
+    list("carried.reasons", reasons),
+  ]);
+
+const moment = (what: string, value: unknown): string | undefined =>
+  value === undefined ? undefined : whole(what, value, 0, Number.MAX_SAFE_INTEGER);
+
+export const watchingProblems = (watch: unknown): string[] => object("watch", watch, (fields) => watchProblems(fields));
 
 /** Input of each type of workflow, by its name. */
 export const INPUT_PROBLEMS = {
@@ -171,17 +167,34 @@ export const INPUT_PROBLEMS = {
       ...optionsProblems(fields["options"], ASKED_MODES),
       ...tuningProblems(fields["tuning"]),
       ...(fields["unsettled"] === undefined ? [] : handOverProblems(fields["unsettled"])),
+      ...(fields["carried"] === undefined ? [] : carriedProblems(fields["carried"])),
     ]),
   settle: (input: unknown): string[] =>
-    object("the input", input, ({ handOver, tuning }) => [...handOverProblems(handOver), ...tuningProblems(tuning)]),
+    object("the input", input, ({ handOver, tuning, startedAt }) => [
+      ...handOverProblems(handOver),
+      ...tuningProblems(tuning),
+      moment("startedAt", startedAt),
+    ]),
   sweep: (input: unknown): string[] =>
-    object("the input", input, ({ handOver, moved, nodes, tuning }) => [
+    object("the input", input, ({ handOver, moved, nodes, tuning, startedAt }) => [
       ...handOverProblems(handOver),
       flag("moved", moved),
-      ...(Array.isArray(nodes)
-        ? nodes.map((node) => nameProblem("node", node))
-        : [`nodes must be a list, got ${shown(nodes)}`]),
+      moment("startedAt", startedAt),
+      ...(Array.isArray(nodes) ? nodes.map((node) => nameProblem("node", node)) : [list("nodes", nodes)]),
       ...tuningProblems(tuning),
     ]),
-  node: (input: unknown): string[] => object("the input", input, ({ node }) => [nameProblem("node", node)]),
+  supersede: (input: unknown): string[] =>
+    object("the input", input, ({ ref, tuning, round }) => [
+      ...refProblems(ref),
+      ...tuningProblems(tuning),
+      ...(round === undefined ? [] : [whole("round", round, 0, MAX_SEQUENCE)]),
+    ]),
+  checkpoint: checkpointInputProblems,
+  protect: protectInputProblems,
+  scale: scaleInputProblems,
+  node: (input: unknown): string[] =>
+    object("the input", input, ({ node, watch }) => [
+      nameProblem("node", node),
+      ...(watch === undefined ? [] : watchingProblems(watch)),
+    ]),
 } as const;

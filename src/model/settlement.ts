@@ -2,7 +2,7 @@
  * What may be concluded from two journals: pure, so that a property test can walk every pair of answers.
  */
 import type { Inquiry, Observation, OperationRef } from "./contract.js";
-import type { FailureData } from "./failure.js";
+import { ferryError, type FailureData, type FerryError } from "./failure.js";
 import { isDead, isOpen, mayRun, openHold, settle, type Hold, type Verdict } from "./ownership.js";
 
 /** The next epoch that neither node has seen: aborted numbers are never used again. */
@@ -53,6 +53,21 @@ export function backHome(ref: OperationRef, source: Inquiry): Hold | undefined {
   const hold = running(source.holds);
   return burned && hold !== undefined && hold.epoch !== ref.to ? hold : undefined;
 }
+
+/**
+ * The destination holds what was prepared and no token of the source. A source that lost sight of the others goes home by
+ * itself at its own deadline, so it may have worked on before it was switched off. Nobody else can know.
+ */
+export const maybeWentHome = ({ workload, source }: OperationRef): FerryError =>
+  ferryError(
+    "E_STATE",
+    `it is not known that ${source} had released ${workload}: cut off from the others it would have gone on with it by itself, and what it did then is lost`,
+    {
+      workload,
+      side: "destination",
+      remedy: `bring ${source} back; or say that this is accepted: ferry resolve ${workload} --keep destination --accept-rollback`,
+    },
+  );
 
 /** Has a person said that the destination of this hand-over is off, and the source taken it back? */
 export const isFenced = (ref: OperationRef, source: Inquiry | undefined): boolean =>

@@ -2,8 +2,11 @@
  * Is something a workload's spec? Pure and without libraries, so that the SDK, the entity's validator and the agent ask the
  * very same question. Every problem names the field, the value and the rule; all of them are listed at once.
  */
+import { ON_NODE_LOSS } from "./checkpoints.js";
 import { nameProblem } from "./names.js";
+import { signatureProblems } from "./spec-signature.js";
 import { volumesProblems } from "./volumes.js";
+import { cut, firstProblems, shown } from "./words.js";
 import { RUNTIMES, type WorkloadSpec } from "./workload.js";
 
 export const MAX_ARGUMENTS = 256;
@@ -18,17 +21,6 @@ const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const USER = /^(?:[a-z_][a-z0-9_-]{0,31}\$?|\d{1,10}(?::\d{1,10})?)$/;
 /** The highest number that means a user: 2^32 - 1 means "unchanged". */
 const MAX_ID = 2 ** 32 - 2;
-
-/** A value as it stands in a message: one line, not too long. */
-function shown(value: unknown): string {
-  let text: string;
-  try {
-    text = typeof value === "string" ? JSON.stringify(value) : (JSON.stringify(value) ?? String(value));
-  } catch {
-    text = String(value);
-  }
-  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
-}
 
 type Fields = Record<string, unknown>;
 const isObject = (value: unknown): value is Fields =>
@@ -77,8 +69,13 @@ function commandProblems(command: unknown): string[] {
   return problems;
 }
 
+/** What a value is, without what is in it. */
+const kindOf = (value: unknown): string =>
+  value === null ? "null" : Array.isArray(value) ? "a list" : `a ${typeof value}`;
+
 function envProblems(env: unknown): string[] {
-  if (!isObject(env)) return [`env must be an object of names and values, got ${shown(env)}`];
+  // values are secrets now and then, and this text goes far: logs, answers, Temporal
+  if (!isObject(env)) return [`env must be an object of names and values, got ${kindOf(env)}`];
   const problems: string[] = [];
   const entries = Object.entries(env);
   if (entries.length > MAX_ENV) problems.push(`env has ${entries.length} entries, at most ${MAX_ENV} are allowed`);
@@ -88,15 +85,17 @@ function envProblems(env: unknown): string[] {
     if (!ENV_NAME.test(name) || name === "__proto__") {
       problems.push(`env name ${shown(name)} is not valid: use letters, digits and _, not starting with a digit`);
     }
-    if (typeof value !== "string") problems.push(`env ${name} must be a string, got ${shown(value)}`);
-    else if (value.includes("\0")) problems.push(`env ${name} contains a NUL character`);
+    const said = ENV_NAME.test(name) ? cut(name) : shown(name);
+    if (typeof value !== "string") problems.push(`env ${said} must be a string, got ${kindOf(value)}`);
+    else if (value.includes("\0")) problems.push(`env ${said} contains a NUL character`);
     else bytes += utf8Bytes(name) + utf8Bytes(value) + 2;
   }
   if (bytes > MAX_COMMAND_BYTES) problems.push(`env has ${bytes} bytes, at most ${MAX_COMMAND_BYTES} are allowed`);
   return problems;
 }
 
-function dirProblems(dir: unknown): string[] {
+/** Problems of a working directory inside the workload. */
+export function dirProblems(dir: unknown): string[] {
   if (typeof dir !== "string") return [`dir must be a path, got ${shown(dir)}`];
   if (!dir.startsWith("/")) return [`dir ${shown(dir)} must be an absolute path`];
   if (dir.includes("\0")) return [`dir ${shown(dir)} contains a NUL character`];
@@ -208,8 +207,11 @@ const FIELDS = ["name", "runtime", "command", "env", "dir", "user", "limits", "n
 /** Everything that is wrong with a spec, in words; empty: it is one (see `isSpec`). */
 export function specProblems(spec: unknown): string[] {
   if (!isObject(spec)) return [`a spec must be an object, got ${shown(spec)}`];
-  const problems = shape("", spec, FIELDS, ["volumes"]);
-  const check = (field: (typeof FIELDS)[number] | "volumes", problemsOf: (value: unknown) => string[]): void => {
+  const problems = shape("", spec, FIELDS, ["volumes", "onNodeLoss", "signature"]);
+  const check = (
+    field: (typeof FIELDS)[number] | "volumes" | "onNodeLoss" | "signature",
+    problemsOf: (value: unknown) => string[],
+  ): void => {
     if (Object.hasOwn(spec, field)) problems.push(...problemsOf(spec[field]));
   };
   check("name", (name) => [nameProblem("workload", name)].filter((problem) => problem !== undefined));
@@ -225,7 +227,13 @@ export function specProblems(spec: unknown): string[] {
   check("limits", limitProblems);
   check("network", networkProblems);
   check("volumes", volumesProblems);
-  return problems;
+  check("onNodeLoss", (policy) =>
+    (ON_NODE_LOSS as readonly unknown[]).includes(policy)
+      ? []
+      : [`onNodeLoss ${shown(policy)} is not known: use ${ON_NODE_LOSS.join(" or ")}`],
+  );
+  check("signature", signatureProblems);
+  return firstProblems(problems);
 }
 
 export const isSpec = (spec: unknown): spec is WorkloadSpec => specProblems(spec).length === 0;

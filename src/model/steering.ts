@@ -1,5 +1,6 @@
 /** What a person may say to a migration under way. Audited: each command is an update in the workflow's history. */
 import { ferryError, type FerryError } from "./failure.js";
+import { firstProblems, shown } from "./words.js";
 
 export type SteerCommand =
   /** No more rounds and no more pages until `resume`; before the freeze only. */
@@ -58,7 +59,7 @@ export function steerProblems(value: unknown): string[] {
   const fields = value as Record<string, unknown>;
   const word = fields["do"];
   if (typeof word !== "string" || !(STEER_WORDS as readonly string[]).includes(word)) {
-    return [`there is no command ${JSON.stringify(word) ?? "undefined"}: use one of ${STEER_WORDS.join(", ")}`];
+    return [`there is no command ${shown(word)}: use one of ${STEER_WORDS.join(", ")}`];
   }
   const known: Record<string, readonly string[]> = {
     bandwidth: ["bytesPerSec"],
@@ -67,7 +68,7 @@ export function steerProblems(value: unknown): string[] {
   };
   const problems = Object.keys(fields)
     .filter((key) => key !== "do" && !(known[word] ?? []).includes(key))
-    .map((key) => `${word} has no field ${key}`);
+    .map((key) => `${word} has no field ${shown(key)}`);
   const within = (what: string, number: unknown, min: number, max: number): void => {
     if (typeof number !== "number" || !(number >= min && number <= max)) {
       problems.push(`${what} must be a number from ${min} to ${max}`);
@@ -78,7 +79,7 @@ export function steerProblems(value: unknown): string[] {
   }
   if (word === "max-downtime") within("ms", fields["ms"], 0, MAX_MS);
   if (word === "hold" && fields["forMs"] !== undefined) within("forMs", fields["forMs"], 1, MAX_MS);
-  return problems;
+  return firstProblems(problems);
 }
 
 /** Throws E_REQUEST with every problem. */

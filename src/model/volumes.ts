@@ -6,6 +6,7 @@
  * in a root file system, and parts of the engine's command line.
  */
 import { nameProblem } from "./names.js";
+import { firstProblems, shown } from "./words.js";
 
 /** copy: belongs to the workload and moves with it. shared: the same storage on every node, nothing is copied. */
 export const VOLUME_KINDS = ["copy", "shared"] as const;
@@ -46,10 +47,6 @@ const WHOLE = ["/usr", "/etc", "/var", "/var/lib", "/usr/share"];
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
-const shown = (value: unknown): string => {
-  const text = typeof value === "string" ? JSON.stringify(value) : String(value);
-  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
-};
 
 /** Is `inner` the directory `outer` or below it? */
 export const liesIn = (inner: string, outer: string): boolean => inner === outer || inner.startsWith(`${outer}/`);
@@ -107,5 +104,5 @@ export function volumesProblems(volumes: unknown): string[] {
     }
     seen.push(own);
   }
-  return problems;
+  return firstProblems(problems);
 }

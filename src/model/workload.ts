@@ -1,6 +1,8 @@
 /**
  * A workload: what the user asked to run (spec), and what Ferry knows of it (status).
  */
+import type { SpecSignature } from "./spec-signature.js";
+import type { OnNodeLoss } from "./checkpoints.js";
 import type { VolumeSpec } from "./volumes.js";
 
 export const RUNTIMES = ["process", "simulated"] as const;
@@ -25,21 +27,37 @@ export interface WorkloadSpec {
   limits: WorkloadLimits;
   /** Besides /data, which every workload has. */
   volumes?: VolumeSpec[];
+  /** Its node is lost, and a person recovers it: ask whether it may go back to its last checkpoint (the default), or not. */
+  onNodeLoss?: OnNodeLoss;
   network: {
     /** Address with prefix length on the nodes' bridge, e.g. 10.77.0.100/24. */
     ip: string;
     mac: string;
     gateway?: string;
   };
+  /** Who has allowed exactly this; a node may require it. */
+  signature?: SpecSignature;
 }
 
-/** States of the entity `workload/<name>`; one variable, no booleans beside it. */
+/**
+ * States of the entity `workload/<name>`; one variable, no booleans beside it.
+ *
+ *   running -> checkpointing -> running          a checkpoint was made, or was not: it runs on
+ *                            -> checkpointed     --stop: it is in the store, nothing runs, its files stay
+ *   checkpointed | stopped | exited | failed | (nothing) -> restoring -> running
+ *                                                         -> as before   refused, or it failed: nothing runs
+ *   checkpointing | restoring -> in-doubt        the node did not say how it ended
+ */
 export const WORKLOAD_STATES = [
   "starting",
   "running",
   "migrating",
+  "recovering",
+  "checkpointing",
+  "restoring",
   "stopping",
   "stopped",
+  "checkpointed",
   "exited",
   "failed",
   "in-doubt",
@@ -63,4 +81,6 @@ export interface WorkloadStatus {
   exitCode?: number;
   /** The last thing that went wrong, in words. */
   problem?: string;
+  /** The newest checkpoint that was made of it, as far as this entity knows; `takenAt` in Unix milliseconds. */
+  lastCheckpoint?: { id: string; takenAt: number };
 }

@@ -10,6 +10,8 @@ import type { WorkloadSpec } from "../model/workload.js";
 export interface Incarnation {
   spec: WorkloadSpec;
   epoch: number;
+  /** Of a restore: its connections are closed. Their other ends are elsewhere by now, or belong to another workload. */
+  closeConnections?: boolean;
 }
 
 /** What a hook or the engine has reported so far for a dump or a restore: a level, readable again after a restart. */

@@ -8,6 +8,10 @@ import { ferryError } from "../model/failure.js";
 import { QUERY, SIGNAL, WORKFLOW, type NodeInput, type NodeState } from "../model/messages.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeWorkflowId } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
+import type { Watch } from "../model/presence.js";
+import type { WorkerConfig } from "./config.js";
+
+type Node = (input: NodeInput) => Promise<void>;
 
 /** temporal.api.enums.v1.IndexedValueType */
 const KEYWORD = 2;
@@ -57,18 +61,25 @@ export async function ensureSearchAttributes(
 }
 
 /** In the background: the worker serves meanwhile, and a server that hiccups is asked again. */
-export function registerNode(client: Client, agent: NodeAgent, node: string, stop: AbortSignal, log: Pino): void {
+export function registerNode(
+  client: Client,
+  agent: NodeAgent,
+  { node, watch }: Pick<WorkerConfig, "node" | "watch">,
+  stop: AbortSignal,
+  log: Pino,
+): void {
   const attempt = async (round: number): Promise<void> => {
     if (stop.aborted) return;
     const facts = await agent.describeNode().catch((): null => null);
     try {
-      const input: NodeInput = { node };
-      await client.workflow.signalWithStart<(input: NodeInput) => Promise<void>, [NodeFacts | null]>(WORKFLOW.node, {
+      const wanted = watch ?? {};
+      const input: NodeInput = { node, watch: wanted };
+      await client.workflow.signalWithStart<Node, [NodeFacts | null, Partial<Watch>]>(WORKFLOW.node, {
         workflowId: nodeWorkflowId(node),
         taskQueue: WORKFLOW_TASK_QUEUE,
         args: [input],
         signal: SIGNAL.online,
-        signalArgs: [facts],
+        signalArgs: [facts, wanted],
         staticSummary: `node ${node}`,
       });
       log.info({ agentAnswers: facts !== null }, "node is registered");

@@ -12,6 +12,8 @@ import { NativeConnection, Runtime, Worker, makeTelemetryFilterString, type Work
 import type { Logger as Pino } from "pino";
 import { createNodeActivities } from "../activities/index.js";
 import { createAgentClient } from "../agent/client.js";
+import { dataConverterOf } from "../keys/data-converter.js";
+import { accessOptions } from "../keys/temporal-access.js";
 import type { NodeAgent } from "../model/contract.js";
 import { FerryError } from "../model/failure.js";
 import { WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../model/names.js";
@@ -21,7 +23,9 @@ import { logFields } from "./interceptor.js";
 import { SdkLogger, openLog } from "./log.js";
 import { tellStates } from "./metrics.js";
 import { ensureSearchAttributes, registerNode, registryOf, signOff } from "./register.js";
+import { scheduleSteps } from "./schedule-steps.js";
 import { sleep } from "./sleep.js";
+import { versioned } from "./versioning.js";
 
 export { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
 
@@ -74,11 +78,13 @@ export async function runWorker(input: WorkerConfigInput, options: RunWorkerOpti
 
 /** One life of the two workers: from a connection until they are told to stop, or fail. */
 async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: AbortSignal): Promise<void> {
-  const connection = await NativeConnection.connect(connectionOptions(config));
+  const connection = await NativeConnection.connect({ address: config.address, ...accessOptions(config) });
   try {
     const { node, namespace } = config;
-    const client = new Client({ connection, namespace });
+    const { payloadKeys } = config;
+    const client = new Client({ connection, namespace, ...dataConverterOf(payloadKeys) });
     await ensureSearchAttributes(connection, namespace, log);
+    const over = new AbortController();
     const common = {
       connection,
       namespace,
@@ -87,8 +93,9 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
     };
     const activities = await Worker.create({
       ...common,
+      ...dataConverterOf(payloadKeys),
       taskQueue: nodeTaskQueue(node),
-      activities: { ...createNodeActivities({ agent, node, ...registryOf(client) }) },
+      activities: { ...createNodeActivities({ agent, node, stopping: over.signal, ...registryOf(client) }) },
       maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       defaultHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       maxConcurrentActivityTaskExecutions: 100,
@@ -97,15 +104,18 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
     });
     const workflows = await Worker.create({
       ...common,
-      ...workflowSource(),
+      ...dataConverterOf(payloadKeys, "mark"),
+      ...workflowSource(payloadKeys !== undefined),
+      ...versioned(config.buildId),
       taskQueue: WORKFLOW_TASK_QUEUE,
+      // What ticks of schedules do: any node's worker may.
+      activities: { ...scheduleSteps(client) },
       stickyQueueScheduleToStartTimeout: STICKY_MS,
       maxCachedWorkflows: 200,
       workflowThreadPoolSize: 1,
       identity: `${process.pid}@${node}`,
     });
     const workers = [activities, workflows];
-    const over = new AbortController();
     const shutdown = (): void => {
       over.abort();
       for (const worker of workers) if (worker.getState() === "RUNNING") worker.shutdown();
@@ -116,7 +126,7 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
       const running = workers.map((worker) => worker.run().finally(shutdown));
       if (stop.aborted) shutdown();
       else {
-        registerNode(client, agent, node, stop, log);
+        registerNode(client, agent, config, stop, log);
         void tellEndings(client, agent, node, over.signal, log);
         if (config.metrics !== undefined) void tellStates(client, over.signal, log);
       }
@@ -132,31 +142,17 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
   }
 }
 
-/** The bundle that `npm run build` made; in a tree that was not bundled, the compiled sources. */
-function workflowSource(): Pick<WorkerOptions, "workflowBundle" | "workflowsPath"> {
-  for (const candidate of ["../../workflows.bundle.js", "../../../dist/workflows.bundle.js"]) {
-    const codePath = fileURLToPath(new URL(candidate, import.meta.url));
+/**
+ * A bundle that `npm run build` made; in a tree that was not bundled, the compiled sources. How failures are converted is
+ * part of a bundle, so there is one with encoded failures.
+ */
+function workflowSource(encodesFailures: boolean): Pick<WorkerOptions, "workflowBundle" | "workflowsPath"> {
+  const name = encodesFailures ? "workflows.encoded.bundle.js" : "workflows.bundle.js";
+  for (const dir of ["../..", "../../../dist"]) {
+    const codePath = fileURLToPath(new URL(`${dir}/${name}`, import.meta.url));
     if (existsSync(codePath)) return { workflowBundle: { codePath } };
   }
   return { workflowsPath: fileURLToPath(new URL("../workflows/index.js", import.meta.url)) };
-}
-
-function connectionOptions(config: WorkerConfig): NonNullable<Parameters<typeof NativeConnection.connect>[0]> {
-  const { address, tls, apiKey } = config;
-  return {
-    address,
-    ...(apiKey === undefined ? {} : { apiKey }),
-    ...(tls === undefined
-      ? {}
-      : {
-          tls: {
-            ...(tls.ca === undefined ? {} : { serverRootCACertificate: tls.ca }),
-            ...(tls.cert === undefined || tls.key === undefined
-              ? {}
-              : { clientCertPair: { crt: tls.cert, key: tls.key } }),
-          },
-        }),
-  };
 }
 
 let installed = false;

@@ -114,6 +114,20 @@ export const isRefusal = (data: FailureData): boolean =>
 
 export type Answer<Result> = { answer: Result; failure?: never } | { answer?: never; failure: FailureData };
 
+/** What one says, and who it is. */
+export type Said<Result> = Answer<Result> & { node: string };
+
+/** All of them at once, each by itself; the answers in the order of the nodes. */
+export const askEach = <Result>(
+  nodes: readonly string[],
+  call: (node: string) => Promise<Result>,
+): Promise<Said<Result>[]> =>
+  Promise.all(nodes.map(async (node) => ({ ...(await tryAsk(node, () => call(node))), node })));
+
+/** Milliseconds before the next try: longer each round. */
+export const backoffMs = (tuning: Tuning, round: number, longestMs: number = tuning.maxBackoffMs): number =>
+  Math.min(tuning.backoffMs * 1.6 ** round, longestMs);
+
 /** The answer or the failure; only a cancel is thrown. */
 export async function tryAsk<Result>(node: string, call: () => Promise<Result>): Promise<Answer<Result>> {
   try {

@@ -45,13 +45,14 @@ export const ofHandOver = (
   { key: KEYS.FerryState, value: now.state },
 ];
 
-const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
+export const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
 /** The UI takes the height of the page before it breaks the lines, and cuts what is then below: an empty end is there for that. */
-const show = (lines: readonly string[]): void => setCurrentDetails([...lines, "", "\u00a0", "", "\u00a0"].join("\n"));
+export const show = (lines: readonly string[]): void =>
+  setCurrentDetails([...lines, "", "\u00a0", "", "\u00a0"].join("\n"));
 
 /** As it is: the UI makes a fraction of 100/24 and a dash of --, and does not break a long piece of code. */
-const code = (text: string): string => `\`${cell(text === "" ? "''" : text.replaceAll("`", "'"))}\``;
-const time = (ms: number): string => new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC");
+export const code = (text: string): string => `\`${cell(text === "" ? "''" : text.replaceAll("`", "'"))}\``;
+export const time = (ms: number): string => new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC");
 
 const STATES: Record<MigrationView["state"], string> = {
   working: "under way",
@@ -159,7 +160,7 @@ export function showSweep(view: SweepView): void {
 }
 
 /** Starts are told from the first phase on: a column of equal dates hides the only digits that differ. */
-function phaseTable(phases: readonly PhaseTime[]): string[] {
+export function phaseTable(phases: readonly PhaseTime[]): string[] {
   const first = Math.min(...phases.map((phase) => phase.startedAt));
   return [
     "",
@@ -265,6 +266,9 @@ export function showWorkload(status: WorkloadStatus): void {
     `| address | ${code(spec.network.ip)} ${code(spec.network.mac)} |`,
     `| command | ${spec.command.map(code).join(" ")} |`,
   ];
+  if (status.lastCheckpoint !== undefined) {
+    lines.push(`| last checkpoint | ${code(status.lastCheckpoint.id)}, ${time(status.lastCheckpoint.takenAt)} |`);
+  }
   if (status.exitCode !== undefined) lines.push(`| exit code | ${status.exitCode} |`);
   if (status.operation !== undefined) lines.push(`| under way | \`${status.operation}\` |`);
   if (status.problem !== undefined) lines.push("", `**Last problem:** ${status.problem}`);

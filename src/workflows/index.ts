@@ -3,4 +3,7 @@ export { workload } from "./workload.js";
 export { migrate } from "./migrate.js";
 export { settle } from "./orphan.js";
 export { sweep } from "./settle.js";
+export { supersede } from "./recover.js";
+export { checkpoint } from "./checkpoint.js";
+export { protect, scale } from "./scheduled.js";
 export { node } from "./node.js";

@@ -7,10 +7,17 @@
  *
  * No step lies inside the blackout: takeOver is armed first, and from the freeze on both agents talk to each other.
  */
-import { CancellationScope, allHandlersFinished, condition, isCancellation, sleep } from "@temporalio/workflow";
+import {
+  CancellationScope,
+  ContinueAsNew,
+  allHandlersFinished,
+  condition,
+  isCancellation,
+  sleep,
+} from "@temporalio/workflow";
 import type { Inquiry, SideOutcome } from "../model/contract.js";
 import { failureClass } from "../model/failure.js";
-import type { MigrateInput } from "../model/messages.js";
+import type { CarriedAt, MigrateInput } from "../model/messages.js";
 import type { Phase } from "../model/phase.js";
 import { chooseMode } from "../model/mode-choice.js";
 import { blockers } from "../model/plan.js";
@@ -21,7 +28,8 @@ import { acceptInput } from "./accept.js";
 import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.js";
 import { knock } from "./knock.js";
 import { mainFailure, phases, planOf, sideFailure } from "./report.js";
-import { begin, chosen, finish, news, tellDoubt, type Saga, type Step } from "./saga.js";
+import { quiet } from "./length.js";
+import { begin, chosen, finish, goOn, news, tellDoubt, type Saga, type Step } from "./saga.js";
 import { clearUp, receiptFor, settleHandOver, type Settled } from "./settle.js";
 
 /** What is shown is no older than a quarter of the time that it has taken so far (and than `maxWatchMs`). */
@@ -52,20 +60,26 @@ export async function migrate(input: MigrateInput): Promise<MigrationReport> {
   const saga = begin(input);
   const made = await carryOut(saga);
   // Whoever steered it at the last moment gets an answer.
-  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  await quiet();
   return made;
 }
 
 async function carryOut(saga: Saga): Promise<MigrationReport> {
+  const at = saga.input.carried?.at ?? "begin";
+  if (at === "undo") return CancellationScope.nonCancellable(() => unwind(saga));
   let early: "planned" | "refused" | undefined;
+  let done = at === "hand over";
   try {
     for (const next of STEPS) {
-      saga.tell({ phase: next.phase });
       if (next.undo !== undefined) saga.begun.push(next);
+      if (next.name === at) done = false;
+      if (done) continue;
+      saga.tell({ phase: furthest(next.phase, saga.view.phase) });
       early = await next.run(saga);
       if (early !== undefined) return finish(saga, early);
     }
   } catch (error) {
+    if (error instanceof ContinueAsNew) throw error;
     const why = readFailure(error);
     saga.failures.push(why);
     if (saga.begun.length === 0) {
@@ -112,7 +126,10 @@ async function settleLeftovers(saga: Saga): Promise<undefined> {
   if (open.length === 0) return undefined;
   for (const handOver of open) {
     saga.settling = handOver;
-    const settled = await settleHandOver(handOver, saga.input.tuning, (doubt) => tellDoubt(saga, doubt));
+    const settled = await settleHandOver(handOver, saga.input.tuning, {
+      tell: (doubt) => tellDoubt(saga, doubt),
+      rest: () => goOnWhenLong(saga, "begin"),
+    });
     saga.reasons.push(`settled ${handOver.ref.operation} first: ${settled.verdict}, ${settled.why}`);
     await clearUp(handOver, saga.input.tuning, settled.verdict === "moved", settled.outstanding, receiptFor(settled));
     if (settled.verdict === "moved") {
@@ -244,7 +261,10 @@ async function handOver(saga: Saga): Promise<undefined> {
           saga.sourceOutcome = outcome;
           if (outcome.state !== "GONE") throw failure(sideFailure("source", ref.source, outcome));
         });
-      await Promise.race([Promise.all([taking, handing]), carryWhatIsLost(saga)]);
+      const long = condition(() => saga.long() && allHandlersFinished());
+      const over = await Promise.race([Promise.all([taking, handing]), carryWhatIsLost(saga), long]);
+      // Both are asked again there: they mean "ensure", and the agents go on meanwhile.
+      if (over === undefined) await goOn(saga, "hand over");
     });
   } finally {
     saga.handing = false;
@@ -268,8 +288,12 @@ async function unwind(saga: Saga): Promise<MigrationReport> {
   const { ref } = saga.handOver;
   const cancelled = saga.failures.some((f) => f.code === "E_CANCELLED");
   const because = mainFailure(saga.failures)?.message;
-  saga.tell({ state: "undoing", ...(because === undefined ? {} : { problem: because }) });
-  const settled = await settleHandOver(saga.handOver, saga.input.tuning, (doubt) => tellDoubt(saga, doubt));
+  if (saga.input.carried?.at !== "undo")
+    saga.tell({ state: "undoing", ...(because === undefined ? {} : { problem: because }) });
+  const settled = await settleHandOver(saga.handOver, saga.input.tuning, {
+    tell: (doubt) => tellDoubt(saga, doubt),
+    rest: () => goOnWhenLong(saga, "undo"),
+  });
   keep(saga, settled);
   const moved = settled.verdict === "moved";
   saga.tell({ phase: "cleanup", state: "undoing", phases: phases(saga.sourceOutcome, saga.destinationOutcome) });
@@ -292,6 +316,10 @@ async function unwind(saga: Saga): Promise<MigrationReport> {
   saga.view.problem = because ?? "";
   return finish(saga, moved ? "moved" : ref.source === ref.destination ? "refused" : "rolled-back");
 }
+
+const goOnWhenLong = async (saga: Saga, at: CarriedAt): Promise<void> => {
+  if (saga.long()) await goOn(saga, at);
+};
 
 function keep(saga: Saga, settled: Settled): void {
   if (settled.sourceOutcome !== undefined) saga.sourceOutcome = settled.sourceOutcome;

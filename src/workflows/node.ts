@@ -12,10 +12,10 @@ import {
   defineQuery,
   defineSignal,
   defineUpdate,
+  patched,
   proxyActivities,
   setCurrentDetails,
   setHandler,
-  workflowInfo,
 } from "@temporalio/workflow";
 import { CONTRACT_SCHEMA, type LogChunk, type NodeActivities, type Observation } from "../model/contract.js";
 import {
@@ -29,10 +29,14 @@ import {
 } from "../model/messages.js";
 import { nodeTaskQueue } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
-import { askProblems, fenceProblems } from "../model/request-check.js";
+import { DEFAULT_WATCH, firstSeen, nodeWord, type Presence, type Watch } from "../model/presence.js";
+import { askProblems, fenceProblems, watchingProblems } from "../model/request-check.js";
 import { acceptInput, refuseUnless } from "./accept.js";
 import { failure, nobodyThere, readFailure } from "./calls.js";
 import { attributes } from "./console.js";
+import { measure } from "./length.js";
+import { askStore, isStoreRequest, type StoreAnswer } from "./node-store.js";
+import { keepWatch } from "./presence.js";
 
 /** A node that can't answer a question within this long is out of reach. */
 const PROBE_MS = 3_000;
@@ -42,16 +46,37 @@ const MAX_ASKS = 1_000;
 export async function node(input: NodeInput): Promise<void> {
   acceptInput("node", input);
   const state: NodeState = input.carried ?? { online: true, since: Date.now() };
+  const long = measure(undefined, "entity");
   const show = attributes();
   let asks = 0;
+  let watch: Watch = { ...DEFAULT_WATCH, ...input.watch };
   const tell = (): void => {
-    const word = state.fence === undefined ? (state.online ? "online" : "offline") : "fenced";
-    show({ FerryNode: input.node, FerryState: word });
+    show({ FerryNode: input.node, FerryState: nodeWord(state) });
     setCurrentDetails(details(input.node, state));
+  };
+  let watched = false;
+  const startWatch = (): void => {
+    // An entity of before the watch takes it up when its worker comes back.
+    if (watched || !patched("a node is watched")) return;
+    watched = true;
+    state.presence ??= firstSeen(Date.now());
+    void keepWatch({
+      name: input.node,
+      watch: () => watch,
+      presence: () => state.presence ?? firstSeen(Date.now()),
+      tell: (presence, back) => {
+        state.presence = presence;
+        // It is there: whatever was said of it is over, also when its worker was never restarted.
+        if (back) delete state.fence;
+        tell();
+      },
+    });
   };
 
   setHandler(defineQuery<NodeState>(QUERY.status), () => state);
-  setHandler(defineSignal<[NodeFacts | null]>(SIGNAL.online), (facts) => {
+  setHandler(defineSignal<[NodeFacts | null, Partial<Watch>?]>(SIGNAL.online), (facts, wanted) => {
+    if (wanted !== undefined && watchingProblems(wanted).length === 0) watch = { ...DEFAULT_WATCH, ...wanted };
+    startWatch();
     Object.assign(state, { online: true, since: Date.now(), ...(facts === null ? {} : { facts }) });
     // It is back: what was said of it is over.
     delete state.fence;
@@ -63,7 +88,7 @@ export async function node(input: NodeInput): Promise<void> {
   });
   setHandler(defineSignal(SIGNAL.knock), () => undefined);
   setHandler(
-    defineUpdate<NodeFacts | Observation | LogChunk, [AskRequest]>(UPDATE.ask),
+    defineUpdate<Told, [AskRequest]>(UPDATE.ask),
     async (request) => {
       asks += 1;
       const answer = await CancellationScope.nonCancellable(() => ask(input.node, request));
@@ -103,17 +128,16 @@ export async function node(input: NodeInput): Promise<void> {
     forgotten = true;
   });
 
+  startWatch();
   tell();
   await CancellationScope.nonCancellable(() =>
-    condition(
-      () => forgotten || ((workflowInfo().continueAsNewSuggested || asks >= MAX_ASKS) && allHandlersFinished()),
-    ),
+    condition(() => forgotten || ((long() || asks >= MAX_ASKS) && allHandlersFinished())),
   );
   if (forgotten) {
     await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
     return;
   }
-  await continueAsNew<typeof node>({ node: input.node, carried: state });
+  await continueAsNew<typeof node>({ node: input.node, carried: state, watch });
 }
 
 /** A node that answers is not off. */
@@ -142,7 +166,9 @@ const answers = (name: string, done: "fenced" | "forgotten") =>
     remedy: "switch it off first; a node that answers settles what is in doubt by itself",
   });
 
-async function ask(name: string, request: AskRequest): Promise<NodeFacts | Observation | LogChunk> {
+type Told = NodeFacts | Observation | LogChunk | StoreAnswer;
+
+async function ask(name: string, request: AskRequest): Promise<Told> {
   const timeout = request.ask === "describe" ? (request.timeoutMs ?? PROBE_MS) : PROBE_MS * 3;
   const there = proxyActivities<NodeActivities>({
     taskQueue: nodeTaskQueue(name),
@@ -153,8 +179,9 @@ async function ask(name: string, request: AskRequest): Promise<NodeFacts | Obser
   });
   try {
     if (request.ask === "describe") return await there.describeNode();
-    const { ask: what, workload } = request;
-    if (what === "observe") return await there.observeWorkload({ schema: CONTRACT_SCHEMA, workload });
+    if (isStoreRequest(request)) return await askStore(name, request, PROBE_MS);
+    const { workload } = request;
+    if (request.ask === "observe") return await there.observeWorkload({ schema: CONTRACT_SCHEMA, workload });
     const { offset, maxBytes } = request;
     return await there.readLog({ schema: CONTRACT_SCHEMA, workload, offset, maxBytes });
   } catch (error) {
@@ -163,10 +190,17 @@ async function ask(name: string, request: AskRequest): Promise<NodeFacts | Obser
   }
 }
 
+const presenceWords = ({ state, since, heardAt, problem }: Presence): string => {
+  const at = new Date(since).toISOString();
+  if (state === "up") return `**Up** since ${at}.`;
+  return `**${state === "lost" ? "Lost" : "Silent"}** since ${at}, heard of last at ${new Date(heardAt).toISOString()}: ${problem ?? ""}. Its workloads may well run: nothing is started elsewhere because of this.`;
+};
+
 function details(name: string, state: NodeState): string {
   const since = new Date(state.since).toISOString();
   const lines = [`### ${name}: its worker ${state.online ? "came up" : "went down"} at ${since}`];
-  const { facts, fence } = state;
+  const { facts, fence, presence } = state;
+  if (presence !== undefined) lines.push("", presenceWords(presence));
   if (fence !== undefined) lines.push("", `**Fenced** at ${new Date(fence.at).toISOString()}: ${fence.evidence}`);
   if (facts !== undefined) {
     lines.push(

@@ -2,11 +2,12 @@
  * Workflow `settle`: settles a hand-over whose migrate workflow was terminated (or failed) before it could answer.
  * Started by the entity; nothing new begins before it has ended.
  */
-import { CancellationScope, allHandlersFinished, condition, defineQuery, setHandler } from "@temporalio/workflow";
+import { CancellationScope, continueAsNew, defineQuery, setHandler } from "@temporalio/workflow";
 import { QUERY, type MigrationView, type SettleInput } from "../model/messages.js";
 import { running } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { attributes, showMigration } from "./console.js";
+import { measure, quiet } from "./length.js";
 import { resolvable } from "./resolve.js";
 import { clearUp, receiptFor, settleHandOver } from "./settle.js";
 
@@ -21,7 +22,9 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
   acceptInput("settle", input);
   const { handOver, tuning } = input;
   const { ref, options, spec } = handOver;
+  const long = measure(tuning, "operation");
   const now = Date.now();
+  const startedAt = input.startedAt ?? now;
   const show = attributes();
   // Where it runs, as far as is known: the source, until somebody says otherwise.
   let node = ref.source;
@@ -34,7 +37,7 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
     mode: options.mode,
     state: "in-doubt",
     phase: "cleanup",
-    startedAt: now,
+    startedAt,
     since: now,
     phases: [],
     steering: [],
@@ -57,7 +60,14 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
   tell({});
   // A cancel changes nothing here: there is only one truth to find out.
   const result = await CancellationScope.nonCancellable(async () => {
-    const settled = await settleHandOver(handOver, tuning, tell);
+    const settled = await settleHandOver(handOver, tuning, {
+      tell,
+      rest: async () => {
+        if (!long()) return;
+        await quiet();
+        await continueAsNew<typeof settle>({ ...input, startedAt });
+      },
+    });
     const moved = settled.verdict === "moved";
     await clearUp(handOver, tuning, moved, settled.outstanding, receiptFor(settled));
     const side = moved ? settled.destination : settled.source;
@@ -75,6 +85,6 @@ export async function settle(input: SettleInput): Promise<SettleResult> {
     };
   });
   // Whoever resolved it gets an answer.
-  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  await quiet();
   return result;
 }

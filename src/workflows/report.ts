@@ -29,18 +29,27 @@ export function assembleReport(parts: ReportParts): MigrationReport {
   const { ref, options } = handOver;
   const moved = parts.outcome === "moved";
   const clock = source?.clock;
-  const resumedAt = onSourceClock(destination?.resumedAt, clock);
-  const blackoutMs = moved ? gap(source?.frozenAt, resumedAt) : source?.frozenAt === undefined ? 0 : undefined;
+  const steps = [steppedWords(ref.source, source), steppedWords(ref.destination, destination)].filter(Boolean);
+  const known = moved && steps.length === 0;
+  const frozenAt = known ? source?.frozenAt : undefined;
+  const resumedAt = known ? onSourceClock(destination?.resumedAt, clock) : undefined;
+  const blackoutMs = !moved && source?.frozenAt === undefined ? 0 : gap(frozenAt, resumedAt);
   const residualMs =
     moved && (options.mode === "postcopy" || source?.resumedFirst === true)
-      ? gap(destination?.resumedAt, destination?.drainedAt)
+      ? destination?.clockStepMs === undefined
+        ? gap(destination?.resumedAt, destination?.drainedAt)
+        : undefined
       : 0;
   const reasons = [...parts.reasons];
   if (moved && blackoutMs !== undefined) {
     reasons.push(clockWords(clock));
   }
   if (moved && blackoutMs === undefined) {
-    reasons.push("blackout: not known, one side could not say any more when it froze or resumed");
+    reasons.push(
+      steps.length > 0
+        ? `blackout: not known, ${steps.join(" and ")} meanwhile`
+        : "blackout: not known, one side could not say any more when it froze or resumed",
+    );
   }
   if (source?.precopy !== undefined) {
     const { tracker, trackerReason, decision, throttledPercent } = source.precopy;
@@ -67,9 +76,7 @@ export function assembleReport(parts: ReportParts): MigrationReport {
     node: parts.node,
     phases: phases(source, destination),
     blackoutMs: blackoutMs ?? null,
-    ...(moved && source?.frozenAt !== undefined && resumedAt !== undefined
-      ? { frozenAt: source.frozenAt, resumedAt }
-      : {}),
+    ...(frozenAt !== undefined && resumedAt !== undefined ? { frozenAt, resumedAt } : {}),
     ...(clock === undefined ? {} : { clock }),
     ...framesOf(source, destination),
     residualMs: residualMs ?? null,
@@ -115,6 +122,11 @@ function forecastOf(
 
 const onSourceClock = (at: number | undefined, clock: ClockOffset | undefined): number | undefined =>
   at === undefined ? undefined : at - (clock?.offsetMs ?? 0);
+
+const steppedWords = (node: string, side: SideOutcome | undefined): string | undefined =>
+  side?.clockStepMs === undefined
+    ? undefined
+    : `the clock of ${node} was set ${side.clockStepMs < 0 ? "back" : "ahead"} by ${ms(Math.abs(side.clockStepMs))}`;
 
 const ms = (value: number): string => `${Number(value.toFixed(3))} ms`;
 

@@ -17,7 +17,9 @@ import {
 import { resolveProblems } from "../model/request-check.js";
 import { backHome } from "../model/settlement.js";
 import { refuseUnless } from "./accept.js";
-import { failure, nobodyThere, once, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
+import { refuseWhenFull } from "./length.js";
+import { failure, once, shortly, tryAsk, type Answer } from "./calls.js";
+import { fenced } from "./fenced.js";
 
 export interface Resolvable {
   readonly view: MigrationView;
@@ -38,8 +40,9 @@ export function resolvable(saga: Resolvable): void {
       validator: (request) => {
         refuseUnless("the request to resolve", resolveProblems(request));
         const { state, phase } = saga.view;
-        if (state === "in-doubt" || state === "stuck") return;
+        // Going back, it may be about to say that it is in doubt (again): what is asked for is decided by both journals anyway.
         const { ref } = saga.handOver();
+        if (state === "in-doubt" || state === "stuck" || state === "undoing") return refuseWhenFull(ref);
         throw failure({
           code: "E_STATE",
           message: `${ref.operation} is not in doubt (${state}, phase ${phase}): there is nothing to resolve`,
@@ -57,7 +60,7 @@ async function resolve(ref: OperationRef, saga: Resolvable, { keep, acceptRollba
   const [source, destination] = await Promise.all([ask(ref.source), ask(ref.destination)]);
   return keep === "source"
     ? keepSource(ref, saga, acceptRollback, source, destination)
-    : keepDestination(ref, saga, source, destination);
+    : keepDestination(ref, saga, acceptRollback, source, destination);
 }
 
 type Said = Answer<Inquiry>;
@@ -79,7 +82,7 @@ async function keepSource(
   }
   const evidence =
     destination.answer === undefined
-      ? await fenced(ref, saga, ref.source, ref.destination, destination.failure)
+      ? await offSince(ref, saga, ref.source, ref.destination, destination.failure)
       : await refusedThere(ref, tuning);
   const back = await tryAsk(ref.source, () =>
     shortly(ref.source, tuning, "take it back, by a person's word").retake({ ref, evidence, acceptRollback }),
@@ -104,7 +107,13 @@ async function refusedThere(ref: OperationRef, tuning: Tuning): Promise<string> 
   return `${ref.destination} has refused epoch ${ref.to} for ever`;
 }
 
-async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said, destination: Said): Promise<string> {
+async function keepDestination(
+  ref: OperationRef,
+  saga: Resolvable,
+  acceptRollback: boolean,
+  source: Said,
+  destination: Said,
+): Promise<string> {
   const { tuning } = saga;
   if (destination.answer === undefined) {
     throw refusal(
@@ -128,54 +137,19 @@ async function keepDestination(ref: OperationRef, saga: Resolvable, source: Said
     if (told.failure) throw failure(told.failure);
     return `${ref.source} has released ${ref.workload}, and ${ref.destination} has its token: it goes forward`;
   }
-  const evidence = await fenced(ref, saga, ref.destination, ref.source, source.failure);
+  const evidence = await offSince(ref, saga, ref.destination, ref.source, source.failure);
   const claimed = await tryAsk(ref.destination, () =>
-    shortly(ref.destination, tuning, "run it, by a person's word").claim({ ref, evidence }),
+    shortly(ref.destination, tuning, "run it, by a person's word").claim({ ref, evidence, acceptRollback }),
   );
   if (claimed.failure) throw failure(claimed.failure);
   return `${ref.destination} is told to run ${ref.workload} (epoch ${ref.to}): ${evidence}`;
 }
 
-/**
- * The evidence that a silent node is off. `asked`: a node whose worker can look it up; `silence`: how it did not answer. One
- * whose worker answers that its agent does not is not off: its copies may well run.
- */
-async function fenced(
-  ref: OperationRef,
-  { view, tuning }: Resolvable,
-  asked: string,
-  node: string,
-  silence: FailureData,
-): Promise<string> {
-  if (!nobodyThere(silence)) {
-    throw refusal(
-      ref,
-      `${node} is not off, it only does not say what it has: ${silence.message}`,
-      "mend its agent (ferry nodes); it settles by itself then. If it can't be mended, switch the machine off",
-    );
-  }
-  let fence;
-  try {
-    fence = await shortly(asked, tuning, `was ${node} fenced?`).fenceOf(node);
-  } catch (error) {
-    throw failure(readFailure(error, asked));
-  }
-  if (fence === null) {
-    throw refusal(
-      ref,
-      `${node} does not answer, and nobody has fenced it: it may run ${ref.workload}`,
-      `switch it off, then say so: ferry fence ${node} --i-have-powered-it-off`,
-    );
-  }
-  if (fence.at < view.startedAt) {
-    throw refusal(
-      ref,
-      `${node} was fenced before this migration began, and has been there since`,
-      `make sure that it is off now, then say so again: ferry fence ${node} --i-have-powered-it-off`,
-    );
-  }
-  return `${node} was fenced: ${fence.evidence}`;
-}
+const offSince = (ref: OperationRef, { view, tuning }: Resolvable, asked: string, node: string, silence: FailureData) =>
+  fenced(
+    { workload: ref.workload, node, silence, asked, since: view.startedAt, began: "this migration began" },
+    tuning,
+  );
 
 const refusal = (ref: OperationRef, message: string, remedy: string) =>
   failure({ code: "E_STATE", message, workload: ref.workload, remedy });

@@ -2,12 +2,22 @@
  * What a migration knows and shows while it goes through its steps (migrate.ts): its state, the view, what it tells its
  * entity, and the report at the end.
  */
-import { defineQuery, getExternalWorkflowHandle, isCancellation, setHandler, workflowInfo } from "@temporalio/workflow";
+import {
+  CancellationScope,
+  continueAsNew,
+  defineQuery,
+  getExternalWorkflowHandle,
+  isCancellation,
+  setHandler,
+  workflowInfo,
+} from "@temporalio/workflow";
 import { CONTRACT_SCHEMA, type SideOutcome, type SourceFacts } from "../model/contract.js";
 import type { FailureData, Side } from "../model/failure.js";
 import {
   QUERY,
   SIGNAL,
+  type CarriedAt,
+  type CarriedMigration,
   type HandOver,
   type MigrateInput,
   type MigrationState,
@@ -19,6 +29,7 @@ import type { Phase } from "../model/phase.js";
 import type { AskedOptions, Finding, MigrateOptions, MigratePlan, Mode } from "../model/plan.js";
 import type { MigrationReport } from "../model/report.js";
 import { attributes, showMigration, showReport } from "./console.js";
+import { measure, quiet } from "./length.js";
 import { assembleReport } from "./report.js";
 import { resolvable } from "./resolve.js";
 import { steerable } from "./steer.js";
@@ -56,6 +67,8 @@ export interface Saga {
   show: ReturnType<typeof attributes>;
   /** Both sides were asked, and have not answered yet. */
   handing: boolean;
+  /** Its history is long: it should go on in a new run. */
+  long: () => boolean;
   /** Shows the mode that `auto` came to. */
   chose: (mode: Mode) => void;
 }
@@ -68,10 +81,11 @@ export const chosen = (asked: AskedOptions): MigrateOptions => ({
 
 export function begin(input: MigrateInput): Saga {
   const now = Date.now();
-  const { workload, source, destination, options, sequence } = input;
+  const { workload, source, destination, options, sequence, carried } = input;
+  const long = measure(input.tuning, "operation");
   const operation = operationId(workload, "migrate", sequence);
   const show = attributes();
-  const view: MigrationView = {
+  const view: MigrationView = carried?.view ?? {
     workload,
     operation,
     source,
@@ -86,7 +100,7 @@ export function begin(input: MigrateInput): Saga {
   };
   const saga: Saga = {
     input,
-    handOver: {
+    handOver: carried?.handOver ?? {
       ref: {
         schema: CONTRACT_SCHEMA,
         operation,
@@ -99,12 +113,13 @@ export function begin(input: MigrateInput): Saga {
       options: chosen(options),
       spec: input.spec,
     },
-    findings: [],
+    findings: carried?.findings ?? [],
     begun: [],
-    failures: [],
-    reasons: [],
+    failures: carried?.failures ?? [],
+    reasons: carried?.reasons ?? [],
     leftovers: [],
     handing: false,
+    long,
     show,
     chose: (mode) => {
       view.mode = mode;
@@ -119,6 +134,9 @@ export function begin(input: MigrateInput): Saga {
       showMigration(view);
     },
   };
+  if (carried?.plan !== undefined) saga.plan = carried.plan;
+  if (carried?.sourceOutcome !== undefined) saga.sourceOutcome = carried.sourceOutcome;
+  if (carried?.destinationOutcome !== undefined) saga.destinationOutcome = carried.destinationOutcome;
   setHandler(defineQuery<MigrationView>(QUERY.view), () => view);
   steerable({
     view,
@@ -181,9 +199,29 @@ export function tellDoubt(saga: Saga, doubt: Omit<Doubt, "state"> & { state: Mig
   }
   saga.tell(doubt);
   if (changed) {
-    // Not waited for: the entity may be gone, and asking the nodes must not wait for it.
-    void news(saga, {});
+    // Not waited for: the entity may be gone, and asking the nodes must not wait for it. Whoever found the doubt may be
+    // called off already: a rejection that nobody sees would fail the task, for ever.
+    void CancellationScope.nonCancellable(() => news(saga, {}));
   }
+}
+
+/** Ends this run; the next one goes on at `at`. Never returns. */
+export async function goOn(saga: Saga, at: CarriedAt): Promise<never> {
+  await quiet();
+  const { input, handOver, view, findings, failures, reasons, plan, sourceOutcome, destinationOutcome } = saga;
+  const carried: CarriedMigration = {
+    at,
+    handOver,
+    view,
+    findings,
+    failures,
+    // What an observation finds is found, and said, again.
+    reasons: at === "begin" ? [] : reasons,
+    ...(plan && { plan }),
+    ...(sourceOutcome && { sourceOutcome }),
+    ...(destinationOutcome && { destinationOutcome }),
+  };
+  return continueAsNew<(input: MigrateInput) => Promise<MigrationReport>>({ ...input, carried });
 }
 
 /** Tells the entity. One that is gone is no reason to stop. */

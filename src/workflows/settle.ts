@@ -9,14 +9,23 @@
  *
  * Call it in a non-cancellable scope.
  */
-import { patched, sleep, startChild, ParentClosePolicy, workflowInfo } from "@temporalio/workflow";
+import {
+  condition,
+  continueAsNew,
+  patched,
+  sleep,
+  startChild,
+  ParentClosePolicy,
+  workflowInfo,
+} from "@temporalio/workflow";
 import type { Inquiry, OperationRef, Receipt, SideOutcome } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import { WORKFLOW, type HandOver, type MigrationState, type SweepInput, type Tuning } from "../model/messages.js";
 import { backHome, conclude, isFenced } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { attributes, ofHandOver, showSweep, type SweepView } from "./console.js";
-import { isSilence, once, patiently, shortly, tryAsk, type Answer } from "./calls.js";
+import { backoffMs, isSilence, once, patiently, shortly, tryAsk, type Answer } from "./calls.js";
+import { measure } from "./length.js";
 
 export interface Doubt {
   state: Extract<MigrationState, "undoing" | "in-doubt" | "stuck">;
@@ -36,11 +45,13 @@ export interface Settled {
   outstanding: string[];
 }
 
-export async function settleHandOver(
-  handOver: HandOver,
-  tuning: Tuning,
-  tell: (doubt: Doubt) => void,
-): Promise<Settled> {
+export interface Settler {
+  tell: (doubt: Doubt) => void;
+  /** After a round without an end. May end the run, when its history is long. */
+  rest: () => Promise<void>;
+}
+
+export async function settleHandOver(handOver: HandOver, tuning: Tuning, { tell, rest }: Settler): Promise<Settled> {
   const { ref } = handOver;
   const memory: Memory = { outstanding: [], deaf: 0 };
   for (let round = 0; ; round += 1) {
@@ -79,7 +90,8 @@ export async function settleHandOver(
         break;
     }
     tell(doubtOf(ref, verdict.why, trouble));
-    await sleep(Math.min(tuning.backoffMs * 1.6 ** round, tuning.maxBackoffMs));
+    await rest();
+    await sleep(backoffMs(tuning, round));
   }
 }
 
@@ -153,7 +165,7 @@ async function refuseAtDestination(ref: OperationRef, tuning: Tuning, memory: Me
     const refused = await tryAsk(ref.destination, () => refuseOrSupersede(ref, tuning, memory.source?.receipt));
     if (!refused.failure || !isSilence(refused.failure) || Date.now() > deadline) return refused;
     memory.deaf += 1;
-    await sleep(Math.min(tuning.backoffMs * 1.6 ** memory.deaf, tuning.maxBackoffMs));
+    await sleep(backoffMs(tuning, memory.deaf));
   }
 }
 
@@ -294,16 +306,17 @@ export async function sweep(input: SweepInput): Promise<void> {
   acceptInput("sweep", input);
   const { handOver, moved, tuning } = input;
   const { ref, options, reservation } = handOver;
+  const long = measure(tuning, "operation");
   const show = attributes();
   const view: SweepView = {
     operation: ref.operation,
     workload: ref.workload,
-    startedAt: Date.now(),
+    startedAt: input.startedAt ?? Date.now(),
     left: Object.fromEntries(input.nodes.map((node) => [node, "not asked yet"])),
     cleared: [],
   };
   showSweep(view);
-  await Promise.all(
+  const asking = Promise.all(
     input.nodes.map(async (node) => {
       for (let round = 0; ; round += 1) {
         const done = await tryAsk(node, async () => {
@@ -327,10 +340,13 @@ export async function sweep(input: SweepInput): Promise<void> {
         }
         view.left[node] = done.failure.message;
         showSweep(view);
-        await sleep(Math.min(tuning.backoffMs * 1.6 ** round, 60_000));
+        await sleep(backoffMs(tuning, round, 60_000));
       }
     }),
   );
+  if ((await Promise.race([asking, condition(long)])) === undefined) {
+    await continueAsNew<typeof sweep>({ ...input, nodes: Object.keys(view.left), startedAt: view.startedAt });
+  }
   // A sweep may be open for as long as a node is away: those of before said nothing at their end.
   if (patched("a sweep says that it is over")) show({ FerryState: "swept" });
 }

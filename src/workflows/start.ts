@@ -12,9 +12,9 @@ import { operationId } from "../model/names.js";
 import { mayRun } from "../model/ownership.js";
 import { highestSequence, nextEpoch, running, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { isRefusal, isSilence, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
+import { askEach, backoffMs, isRefusal, isSilence, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
 import { knock } from "./knock.js";
-import { sameSpec } from "./may.js";
+import { sameSpec } from "../model/spec-signature.js";
 
 export interface StartOn {
   spec: WorkloadSpec;
@@ -92,22 +92,18 @@ async function askOthers(ask: StartOn, known: readonly string[], adopt: boolean)
     startToCloseMs: Math.min(tuning.startToCloseMs, OTHERS_MS),
   };
   const others = [...new Set(known)].filter((name) => name !== ask.node).sort();
-  const answers = await Promise.all(
-    others.map((node) =>
-      tryAsk(node, () =>
-        shortly(node, quick, "does it have it?").observeWorkload({ schema: CONTRACT_SCHEMA, workload }),
-      ),
-    ),
+  const said = await askEach(others, (node) =>
+    shortly(node, quick, "does it have it?").observeWorkload({ schema: CONTRACT_SCHEMA, workload }),
   );
-  const problems = others.flatMap((node, i) => {
-    const { answer } = answers[i] ?? {};
+  const problems = said.flatMap(({ node, answer }) => {
     const holds = (answer?.holds ?? []).filter((hold) => !adopt || mayRun(hold.state));
     return startProblem(workload, node, holds) ?? [];
   });
   if (problems[0] !== undefined || adopt) return problems[0];
-  const silent = others.filter((node, i) => answers[i]?.failure !== undefined && !ask.off.includes(node));
-  const first = answers[others.indexOf(silent[0] ?? "")]?.failure;
+  const away = said.filter(({ node, failure }) => failure !== undefined && !ask.off.includes(node));
+  const first = away[0]?.failure;
   if (first === undefined) return undefined;
+  const silent = away.map(({ node }) => node);
   const names = silent.join(", ");
   return {
     code: first.code,
@@ -133,7 +129,7 @@ async function undo({ node, spec, tuning }: StartOn, epoch: number, fresh: boole
     });
     if (!undone.failure) return true;
     if (!isSilence(undone.failure) || Date.now() > deadline) return false;
-    await sleep(Math.min(tuning.backoffMs * 1.6 ** round, tuning.maxBackoffMs));
+    await sleep(backoffMs(tuning, round));
   }
 }
 

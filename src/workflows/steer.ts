@@ -5,6 +5,7 @@ import { UPDATE } from "../model/messages.js";
 import { steerProblems, type SteerCommand, type Steered } from "../model/steering.js";
 import { refuseUnless } from "./accept.js";
 import { failure, once, readFailure } from "./calls.js";
+import { refuseWhenFull } from "./length.js";
 
 /** Commands kept in the view; the history has all of them. */
 const SHOWN = 20;
@@ -28,7 +29,7 @@ export function steerable(saga: Steerable): void {
     {
       validator: (command) => {
         refuseUnless("the command", steerProblems(command));
-        if (view.state === "working" && saga.underWay()) return;
+        if (view.state === "working" && saga.underWay()) return refuseWhenFull(ref);
         throw failure({
           code: "E_STATE",
           message:

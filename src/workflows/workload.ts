@@ -3,7 +3,11 @@
  *
  *   (nothing) --start--> starting --> running --migrate--> migrating --> running (here or there)
  *                                     running --stop--> stopping --> stopped --start--> starting
- *   migrating --> in-doubt | stuck --> running        any of rest --remove--> removed (the workflow completes)
+ *                                     running --checkpoint--> checkpointing --> running | checkpointed (with --stop)
+ *   stopped, exited, failed, checkpointed, (nothing: a clone) --restore--> restoring --> running (from a checkpoint)
+ *   running, and its node is lost --recover--> recovering --> running (elsewhere, from a checkpoint)
+ *   migrating, checkpointing, restoring --> in-doubt (migrating: or stuck) --> running; see docs/checkpoints.md
+ *         any of rest --remove--> removed (the workflow completes)
  *
  * One operation at a time: `status.operation` names it. Validators are synchronous and refuse what can't be; a refused
  * update leaves nothing in the history. Handlers run non-cancellable: cancelling the entity is no way to end a
@@ -11,58 +15,51 @@
  */
 import {
   CancellationScope,
-  ParentClosePolicy,
   allHandlersFinished,
   condition,
   continueAsNew,
   defineQuery,
   defineSignal,
   defineUpdate,
-  getExternalWorkflowHandle,
   patched,
   setHandler,
-  startChild,
-  workflowInfo,
-  type ChildWorkflowHandle,
 } from "@temporalio/workflow";
-import { CONTRACT_SCHEMA } from "../model/contract.js";
 import {
   DEFAULT_TUNING,
   QUERY,
   SIGNAL,
   UPDATE,
-  WORKFLOW,
-  type CarriedWorkload,
+  type CheckpointRequest,
   type EndedNews,
-  type MigrateInput,
   type MigrateRequest,
   type OperationNews,
   type OperationStarted,
+  type Recovered,
+  type RecoverRequest,
   type RemoveRequest,
+  type Restored,
+  type RestoreRequest,
   type StartRequest,
   type StopRequest,
-  type Tuning,
   type WorkloadInput,
 } from "../model/messages.js";
-import { operationId, operationWorkflowId } from "../model/names.js";
-import type { MigrationReport } from "../model/report.js";
-import type { WorkloadState, WorkloadStatus } from "../model/workload.js";
+import type { WorkloadStatus } from "../model/workload.js";
 import { acceptInput } from "./accept.js";
-import { failure, readFailure, shortly, tryAsk } from "./calls.js";
-import { KEYS, asked, attributes, ofHandOver, showWorkload } from "./console.js";
+import { Entity } from "./entity.js";
+import { measure } from "./length.js";
 import * as may from "./may.js";
-import type { migrate } from "./migrate.js";
-import type { settle } from "./orphan.js";
-import { startOn } from "./start.js";
 
 type Uncancelled = <Result>(handler: () => Promise<Result>) => Promise<Result>;
 const uncancelled: Uncancelled = (handler) => CancellationScope.nonCancellable(handler);
 
 export async function workload(input: WorkloadInput): Promise<WorkloadStatus | undefined> {
   acceptInput("workload", input);
+  const long = measure(input.tuning, "entity");
   const entity = new Entity(input);
+  const open = (): may.Open => ({ attempted: entity.attempted, unanswered: entity.checkpoints.unanswered });
   setHandler(defineQuery<WorkloadStatus>(QUERY.status), () => may.known(input.name, entity.status));
   setHandler(defineQuery<OperationStarted | null>(QUERY.lastMigration), () => entity.lastMigration ?? null);
+  setHandler(defineQuery<OperationStarted | null>(QUERY.lastCheckpoint), () => entity.checkpoints.last ?? null);
   setHandler(defineSignal<[OperationNews]>(SIGNAL.operation), (news) => entity.heard(news));
   setHandler(defineSignal<[EndedNews]>(SIGNAL.ended), (news) => entity.hasEnded(news));
   setHandler(
@@ -75,16 +72,31 @@ export async function workload(input: WorkloadInput): Promise<WorkloadStatus | u
   setHandler(
     defineUpdate<OperationStarted, [MigrateRequest]>(UPDATE.migrate),
     (ask) => uncancelled(() => entity.migrate(ask)),
-    { validator: (ask) => may.migrate(input.name, entity.status, ask) },
+    { validator: (ask) => may.migrate(input.name, entity.status, ask, open()) },
   );
   setHandler(defineUpdate<void, []>(UPDATE.cancel), () => uncancelled(() => entity.cancel()), {
     validator: () => may.cancel(input.name, entity.status),
   });
   setHandler(defineUpdate<WorkloadStatus, [StopRequest]>(UPDATE.stop), (ask) => uncancelled(() => entity.stop(ask)), {
-    validator: (ask) => may.stop(input.name, entity.status, ask),
+    validator: (ask) => may.stop(input.name, entity.status, ask, open()),
   });
+  setHandler(
+    defineUpdate<Recovered, [RecoverRequest]>(UPDATE.recover),
+    (ask) => uncancelled(() => entity.recover(ask)),
+    { validator: (ask) => may.recover(input.name, entity.status, ask, open()) },
+  );
+  setHandler(
+    defineUpdate<OperationStarted, [CheckpointRequest]>(UPDATE.checkpoint),
+    (ask) => uncancelled(() => entity.checkpoints.checkpoint(ask)),
+    { validator: (ask) => may.checkpoint(input.name, entity.status, ask, open()) },
+  );
+  setHandler(
+    defineUpdate<Restored, [RestoreRequest]>(UPDATE.restore),
+    (ask) => uncancelled(() => entity.checkpoints.restore(ask)),
+    { validator: (ask) => may.restore(input.name, entity.status, ask, open()) },
+  );
   setHandler(defineUpdate<void, [RemoveRequest]>(UPDATE.remove), (ask) => uncancelled(() => entity.remove(ask)), {
-    validator: (ask) => may.remove(input.name, entity.status, ask),
+    validator: (ask) => may.remove(input.name, entity.status, ask, open()),
   });
 
   if (input.carried === undefined && patched("an empty entity ends")) {
@@ -92,278 +104,11 @@ export async function workload(input: WorkloadInput): Promise<WorkloadStatus | u
     const { scheduleToStartMs } = { ...DEFAULT_TUNING, ...input.tuning };
     if (!(await uncancelled(() => condition(() => entity.status !== undefined, scheduleToStartMs)))) return undefined;
   }
-  await uncancelled(() => condition(() => entity.ended || (entity.idle && workflowInfo().continueAsNewSuggested)));
-  await uncancelled(() => condition(allHandlersFinished));
+  // At one moment: a handler that is waited for apart could leave the entity with an operation under way.
+  await uncancelled(() => condition(() => (entity.ended || (entity.idle && long())) && allHandlersFinished()));
   const carried = entity.carried();
-  if (!entity.ended && entity.idle && carried !== undefined) {
+  if (!entity.ended && carried !== undefined) {
     await continueAsNew<typeof workload>({ name: input.name, carried, ...(input.tuning && { tuning: input.tuning }) });
   }
   return entity.status;
-}
-
-class Entity {
-  status: WorkloadStatus | undefined;
-  lastMigration: OperationStarted | undefined;
-  /** The workload is no more (or never came to be): the workflow may complete. */
-  ended = false;
-  private readonly name: string;
-  private readonly tuning: Tuning;
-  private readonly show = attributes();
-  private visited: string[];
-  private unsettled: CarriedWorkload["unsettled"];
-  private ending: EndedNews | undefined;
-
-  constructor(input: WorkloadInput) {
-    this.name = input.name;
-    this.tuning = { ...DEFAULT_TUNING, ...input.tuning };
-    this.status = input.carried?.status;
-    this.visited = input.carried?.visited ?? [];
-    this.lastMigration = input.carried?.lastMigration;
-    this.unsettled = input.carried?.unsettled;
-    if (this.status !== undefined) this.tell({});
-  }
-
-  get idle(): boolean {
-    return this.status !== undefined && this.status.operation === undefined;
-  }
-
-  carried(): CarriedWorkload | undefined {
-    if (this.status === undefined) return undefined;
-    return {
-      status: this.status,
-      visited: this.visited,
-      ...(this.lastMigration && { lastMigration: this.lastMigration }),
-      ...(this.unsettled && { unsettled: this.unsettled }),
-    };
-  }
-
-  async start({ spec, node, off }: StartRequest): Promise<WorkloadStatus> {
-    if (this.status?.state === "running") return this.status;
-    const before = this.status;
-    const sequence = (before?.sequence ?? 0) + 1;
-    this.status = {
-      name: this.name,
-      runtime: spec.runtime,
-      state: "starting",
-      node,
-      epoch: before?.epoch ?? 0,
-      spec,
-      sequence,
-      operation: operationId(this.name, "start", sequence),
-    };
-    this.tell({});
-    const result = await startOn({
-      spec,
-      node,
-      sequence,
-      epoch: this.status.epoch,
-      tuning: this.tuning,
-      // One that ran under this entity ended where the entity says.
-      askOthers: before === undefined || before.state === "failed",
-      off: off ?? [],
-    });
-    if (result.started) {
-      if (!this.visited.includes(node)) this.visited.push(node);
-      return this.done({ state: "running", epoch: result.epoch, sequence: result.sequence });
-    }
-    const { failure: why } = result;
-    if (before !== undefined)
-      this.done({ state: before.state, epoch: result.epoch ?? before.epoch, problem: why.message });
-    else {
-      // Nothing is left: the entity goes. Something may be left: it stays, so that `remove` can clear it up.
-      this.visited.push(node);
-      this.done({ state: "failed", epoch: result.epoch ?? 0, problem: why.message });
-      this.ended = result.nothingLeft;
-    }
-    throw failure(why);
-  }
-
-  async migrate({ to, options }: MigrateRequest): Promise<OperationStarted> {
-    const status = may.known(this.name, this.status);
-    const sequence = status.sequence + 1;
-    const operation = operationId(this.name, "migrate", sequence);
-    const workflowId = operationWorkflowId(this.name, "migrate", sequence);
-    const input: MigrateInput = {
-      workload: this.name,
-      sequence,
-      source: status.node,
-      destination: to,
-      epoch: status.epoch,
-      spec: status.spec,
-      options,
-      tuning: this.tuning,
-      ...(this.unsettled && { unsettled: this.unsettled }),
-    };
-    this.tell({ state: options.dryRun ? status.state : "migrating", operation, sequence }, options.mode);
-    let child: ChildWorkflowHandle<typeof migrate>;
-    try {
-      child = await startChild<typeof migrate>(WORKFLOW.migrate, {
-        workflowId,
-        args: [input],
-        parentClosePolicy: ParentClosePolicy.ABANDON,
-        staticSummary: `migrate ${this.name}: ${status.node} -> ${to}, ${options.mode}${options.dryRun ? " (dry run)" : ""}`,
-        staticDetails: asked(options),
-        typedSearchAttributes: [
-          { key: KEYS.FerryWorkload, value: this.name },
-          { key: KEYS.FerryNode, value: to },
-          { key: KEYS.FerryRuntime, value: status.runtime },
-          { key: KEYS.FerryMode, value: options.mode },
-          { key: KEYS.FerryState, value: "working" },
-        ],
-      });
-    } catch (error) {
-      const why = readFailure(error);
-      this.done({ state: "running", problem: why.message });
-      throw failure(why);
-    }
-    const started = { operation, workflowId, runId: child.firstExecutionRunId };
-    this.lastMigration = started;
-    void this.follow(child, to);
-    return started;
-  }
-
-  /** Waits for the migration in the background and takes over what it reports. */
-  private async follow(child: ChildWorkflowHandle<typeof migrate>, to: string): Promise<void> {
-    try {
-      const report = await child.result();
-      this.unsettled = undefined;
-      this.apply(report);
-      if (report.outcome === "moved" && !this.visited.includes(to)) this.visited.push(to);
-    } catch (error) {
-      const why = readFailure(error);
-      if (this.unsettled === undefined) this.done({ state: "running", problem: why.message });
-      else await this.settleOrphan(why.message);
-    }
-  }
-
-  private apply(report: MigrationReport): void {
-    const { outcome, node, epoch, failure: why } = report;
-    const state: WorkloadState = outcome === "in-doubt" || outcome === "stuck" ? outcome : "running";
-    // The mode that `auto` came to.
-    this.done({ state, node, epoch, ...(why && { problem: `${report.operation}: ${why.message}` }) }, report.mode);
-  }
-
-  /** Its workflow was terminated in the middle: both journals are asked before anything else may begin. */
-  private async settleOrphan(problem: string): Promise<void> {
-    const { unsettled, status } = this;
-    if (unsettled === undefined || status === undefined) return;
-    const sequence = status.sequence + 1;
-    this.tell({ state: "in-doubt", problem, sequence, operation: operationId(this.name, "settle", sequence) });
-    if (!this.visited.includes(unsettled.ref.destination)) this.visited.push(unsettled.ref.destination);
-    try {
-      const child = await startChild<typeof settle>(WORKFLOW.settle, {
-        workflowId: operationWorkflowId(this.name, "settle", sequence),
-        args: [{ handOver: unsettled, tuning: this.tuning }],
-        parentClosePolicy: ParentClosePolicy.ABANDON,
-        staticSummary: `settle ${unsettled.ref.operation}: ask ${unsettled.ref.source} and ${unsettled.ref.destination}`,
-        typedSearchAttributes: ofHandOver(unsettled, { node: unsettled.ref.source, state: "in-doubt" }),
-      });
-      const { node, epoch, verdict, why } = await child.result();
-      this.unsettled = undefined;
-      this.done({ state: "running", node, epoch, problem: `${problem}; settled: ${verdict}, ${why}` });
-    } catch (error) {
-      // Stays in doubt. The next migration settles it first.
-      this.done({ state: "in-doubt", problem: `${problem}; settling it: ${readFailure(error).message}` });
-    }
-  }
-
-  heard(news: OperationNews): void {
-    if (this.status === undefined || this.status.operation !== news.operation) return;
-    if (news.handOver !== undefined) this.unsettled = news.handOver;
-    if (news.state === "in-doubt" || news.state === "stuck") {
-      this.tell({ state: news.state, ...(news.problem !== undefined && { problem: news.problem }) });
-    } else if (this.status.state === "in-doubt" || this.status.state === "stuck") {
-      this.tell({ state: "migrating" });
-    }
-  }
-
-  /** It may come before the operation that it belongs to has ended here: kept until then. */
-  hasEnded(news: EndedNews): void {
-    const { node, epoch, exitCode } = { ...news };
-    if (typeof node !== "string" || !Number.isInteger(epoch)) return;
-    this.ending = { node, epoch, ...(Number.isInteger(exitCode) && { exitCode }) };
-    this.noteEnd();
-  }
-  private noteEnd(): void {
-    const { status, ending } = this;
-    if (status === undefined || ending === undefined || status.operation !== undefined) return;
-    if (status.state !== "running" || status.node !== ending.node || status.epoch !== ending.epoch) return;
-    this.tell({ state: "exited", ...(ending.exitCode !== undefined && { exitCode: ending.exitCode }) });
-  }
-
-  /** Of the migration under way, which may be accepted and not started yet. */
-  async cancel(): Promise<void> {
-    const operation = this.status?.operation;
-    await condition(() => this.lastMigration?.operation === operation || this.status?.operation !== operation);
-    if (this.lastMigration === undefined || this.lastMigration.operation !== operation) return;
-    await getExternalWorkflowHandle(this.lastMigration.workflowId).cancel();
-  }
-
-  async stop({ graceMs }: StopRequest): Promise<WorkloadStatus> {
-    const status = may.known(this.name, this.status);
-    if (status.state === "stopped") return status;
-    const sequence = status.sequence + 1;
-    this.tell({ state: "stopping", operation: operationId(this.name, "stop", sequence), sequence });
-    const stopped = await this.stopOnNode(status.node, status.epoch, graceMs);
-    if (stopped === undefined) return this.done({ state: "stopped" });
-    this.done({ state: status.state, problem: `stop: ${stopped.message}` });
-    throw failure(stopped);
-  }
-
-  async remove({ force, graceMs }: RemoveRequest): Promise<void> {
-    const status = may.known(this.name, this.status);
-    const sequence = status.sequence + 1;
-    this.tell({ operation: operationId(this.name, "remove", sequence), sequence });
-    if (force && status.state !== "stopped" && status.epoch > 0) {
-      this.tell({ state: "stopping" });
-      const why = await this.stopOnNode(status.node, status.epoch, graceMs);
-      if (why !== undefined) {
-        this.done({ state: status.state, problem: `remove: ${why.message}` });
-        throw failure(why);
-      }
-    }
-    // The node that has it must forget it; others that once had it only keep a note that it went, and may be away.
-    const forget = (node: string) =>
-      tryAsk(node, () =>
-        shortly(node, this.tuning, "remove").removeWorkload({ schema: CONTRACT_SCHEMA, workload: this.name }),
-      );
-    const [main] = await Promise.all([status.node, ...this.visited.filter((n) => n !== status.node)].map(forget));
-    if (main?.failure) {
-      this.done({ state: force ? "stopped" : status.state, problem: `remove: ${main.failure.message}` });
-      throw failure(main.failure);
-    }
-    this.done({ state: "removed" });
-    this.ended = true;
-  }
-
-  private async stopOnNode(node: string, epoch: number, graceMs: number) {
-    const patience = { ...this.tuning, startToCloseMs: this.tuning.startToCloseMs + graceMs };
-    const stopped = await tryAsk(node, () =>
-      shortly(node, patience, "stop").stopWorkload({ schema: CONTRACT_SCHEMA, workload: this.name, epoch, graceMs }),
-    );
-    return stopped.failure;
-  }
-
-  /** The operation has ended: this is what is left of it. */
-  private done(change: Partial<WorkloadStatus> & { state: WorkloadState }, mode?: string): WorkloadStatus {
-    const { operation: _, problem: __, ...rest } = may.known(this.name, this.status);
-    this.status = rest;
-    this.tell(change, mode);
-    this.noteEnd();
-    return this.status;
-  }
-
-  private tell(change: Partial<WorkloadStatus>, mode?: string): WorkloadStatus {
-    const status = { ...may.known(this.name, this.status), ...change };
-    this.status = status;
-    this.show({
-      FerryWorkload: status.name,
-      FerryNode: status.node,
-      FerryRuntime: status.runtime,
-      FerryState: status.state,
-      ...(mode !== undefined && { FerryMode: mode }),
-    });
-    showWorkload(status);
-    return status;
-  }
 }

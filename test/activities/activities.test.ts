@@ -84,3 +84,50 @@ test("a cancel by a person ends the waiting; a worker that shuts down detaches",
       error instanceof ApplicationFailure && error.type === "E_AGENT_DOWN" && error.nonRetryable === false,
   );
 });
+
+const watching = (answers: () => Promise<never[]>, stopping?: AbortSignal) =>
+  createNodeActivities({
+    agent: { endings: answers } as unknown as NodeAgent,
+    node: "node-b",
+    fenceOf: () => Promise.resolve(null),
+    knownNodes: () => Promise.resolve([]),
+    ...(stopping && { stopping }),
+  });
+
+test("a watch ends when the agent was there for as long as is asked for, without a break", async () => {
+  let calls = 0;
+  const flapping = watching(() => {
+    calls += 1;
+    return calls === 3 ? Promise.reject(ferryError("E_AGENT_DOWN", "away")) : Promise.resolve([]);
+  });
+  await new MockActivityEnvironment().run(() => flapping.watchNode({ forMs: 40, everyMs: 10 }));
+  assert.ok(calls >= 3 + 4, `begun anew after the break: ${calls} calls`);
+});
+
+test("a watch fails when the agent is away, or hangs, for too long; a refusal is a sign of life", async () => {
+  for (const answer of [
+    () => Promise.reject(ferryError("E_AGENT_DOWN", "away")),
+    () => new Promise<never[]>(() => undefined),
+  ]) {
+    await assert.rejects(
+      new MockActivityEnvironment().run(() => watching(answer).watchNode({ forMs: 60_000, everyMs: 5, awayMs: 30 })),
+      (error: unknown) =>
+        error instanceof ApplicationFailure && error.type === "E_AGENT_DOWN" && error.nonRetryable === true,
+    );
+  }
+  const refuses = watching(() => Promise.reject(ferryError("E_JOURNAL_CORRUPT", "line 7")));
+  await new MockActivityEnvironment().run(() => refuses.watchNode({ forMs: 20, everyMs: 5, awayMs: 10 }));
+});
+
+test("a worker that shuts down does not wait for its watch, which the next one goes on with", async () => {
+  const stop = new AbortController();
+  const watch = new MockActivityEnvironment().run(() =>
+    watching(() => Promise.resolve([]), stop.signal).watchNode({ forMs: 3_600_000, everyMs: 3_600_000 }),
+  );
+  setTimeout(() => stop.abort(), 20);
+  await assert.rejects(
+    watch,
+    (error: unknown) =>
+      error instanceof ApplicationFailure && error.type === "E_AGENT_DOWN" && error.nonRetryable !== true,
+  );
+});

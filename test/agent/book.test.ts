@@ -154,3 +154,22 @@ test("what a person said to a hand-over survives a restart, and goes with the wo
   assert.equal(book.course("redis.migrate.1"), undefined);
   book.close();
 });
+
+test("what the destination has said is known after a restart; a journal without such lines is read as before", () => {
+  const dir = fresh();
+  let book = new Book(dir);
+  book.record(hold(1, "OWNER"));
+  assert.equal(book.heard("redis.migrate.1", 2), undefined);
+  book.recordHeard("redis.migrate.1", 2, "runs");
+  const { entries } = book;
+  book.recordHeard("redis.migrate.1", 2, "runs");
+  assert.equal(book.entries, entries, "said once, written once");
+  book.close();
+  book = new Book(dir);
+  assert.equal(book.heard("redis.migrate.1", 2), "runs");
+  assert.equal(book.heard("redis.migrate.1", 3), undefined);
+  book.recordHeard("redis.migrate.1", 2, "owns");
+  book.recordHeard("redis.migrate.1", 2, "runs");
+  assert.equal(book.heard("redis.migrate.1", 2), "owns", "never less than before");
+  book.close();
+});

@@ -67,7 +67,7 @@ test("hostile inputs are named field by field and never reach the agent", async 
     [{ ...ref, epoch: 1.5 }, /epoch/],
     [{ ...ref, epoch: "1" }, /epoch/],
     [{ ...ref, to: 1 }, /later/],
-    [{ ...ref, schema: 99 }, /schema/],
+    [{ ...ref, schema: 99 }, /version 99 of the contract/],
     [{ ...ref, extra: 1 }, /extra/i],
     [{}, /operation/],
     [[], /input/],
@@ -75,6 +75,30 @@ test("hostile inputs are named field by field and never reach the agent", async 
     ["text", /./],
   ];
   for (const [input, expected] of bad) assert.match((await refused("inquire", input, "E_REQUEST")).message, expected);
+});
+
+test("what another version asks is refused with both versions, or the field, and what to do", async () => {
+  const later = { ...ref, schema: CONTRACT_SCHEMA + 1 };
+  const newer: [string, unknown][] = [
+    ["inquire", { ...later, lease: 7 }],
+    ["burn", later],
+    ["deliver", { ref: later, token: {} }],
+    ["handOver", { input: { ref: later, options: {}, reservation: {} }, waitMs: 0 }],
+    ["observeWorkload", { schema: CONTRACT_SCHEMA + 1, workload: "redis" }],
+  ];
+  for (const [verb, input] of newer) {
+    const { message, data } = await refused(verb, input, "E_REQUEST");
+    assert.match(
+      message,
+      new RegExp(`version ${CONTRACT_SCHEMA + 1} of the contract.* knows version ${CONTRACT_SCHEMA}`),
+    );
+    assert.match(data.remedy ?? "", /agents first, then workers/);
+  }
+  const field = await refused("inquire", { ...ref, lease: 7 }, "E_REQUEST");
+  assert.match(field.message, /lease/);
+  assert.match(field.data.remedy ?? "", /agents first, then workers/);
+  const verb = await refused("levitate", {}, "E_REQUEST");
+  assert.match(verb.data.remedy ?? "", /agents first, then workers/);
 });
 
 test("an unknown verb, another method and a body that is not JSON are refused", async () => {

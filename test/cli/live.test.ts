@@ -69,6 +69,30 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     assert.equal((JSON.parse(gone.stdout) as { error: { code: string } }).error.code, "E_WORKLOAD_UNKNOWN");
   });
 
+  test("protect and schedule: made, changed, listed, paused, removed", async () => {
+    await good("run", "safe", "--node", "node-a", "--", "sleep");
+    assert.match(
+      await good("protect", "safe", "--every", "1d", "--keep", "3"),
+      /protect\/safe created: every 1d; next in /,
+    );
+    await until(["protect", "ls"], /^protect\/safe +every 1d +3 +saved \d+s ago +in /m);
+    assert.match(await good("inspect", "safe"), /protected +every 1d, keeps 3; last: saved /);
+    assert.match(await good("protect", "safe", "--every", "2d", "--keep", "3"), /changed: .*\n +every: 2d, was 1d/);
+    assert.match(
+      await good("schedule", "scale-down", "safe", "--cron", "0 20 1 1 *"),
+      /scale-down\/safe created: 0 20 1 1 \* UTC/,
+    );
+    assert.equal(await good("schedule", "pause", "protect/safe"), "protect/safe is paused\n");
+    assert.match(await good("schedule", "ls", "safe"), /^protect\/safe +every 2d .* paused$/m);
+    assert.match(await good("protect", "rm", "safe"), /^removed protect\/safe/);
+    assert.equal((await ferry("protect", "rm", "safe")).code, 2);
+    assert.equal((await ferry("protect", "safe", "--every", "5m")).code, 2);
+    assert.match((await ferry("protect", "safe", "--every", "1s", "--keep", "1")).stderr, /from 10s to 31d/);
+    await good("rm", "--force", "safe");
+    const left = JSON.parse(await good("schedule", "ls", "safe", "--json")) as unknown[];
+    assert.deepEqual(left, []);
+  });
+
   test("run twice: the same is fine, another spec is refused", async () => {
     await good("run", "twice", "--node", "node-a", "--", "true");
     await good("run", "twice", "--node", "node-a", "--", "true");

@@ -2,6 +2,7 @@ import { describe, test } from "node:test";
 import assert from "node:assert/strict";
 import type { MigrationProgress, NodeListing, WorkloadInspection } from "../../src/client/types.js";
 import type { MigratePlan } from "../../src/model/plan.js";
+import type { NodeFacts } from "../../src/model/node.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import type { WorkloadStatus } from "../../src/model/workload.js";
 import { formatAge, formatBytes, formatCommand, formatMs } from "../../src/cli/render/format.js";
@@ -103,6 +104,22 @@ const progress: MigrationProgress = {
   elapsedMs: 1234,
 };
 
+const FACTS: NodeFacts = {
+  node: "node-a",
+  version: "0.1.0",
+  linkHost: "10.77.0.11",
+  linkPort: 7400,
+  kernel: "6.18.0",
+  arch: "x64",
+  criuVersion: "4.2.1",
+  cpus: 2,
+  memoryTotalBytes: 8 * 1024 * MIB,
+  memoryAvailableBytes: 5 * 1024 * MIB,
+  diskAvailableBytes: 40 * 1024 * MIB,
+  bootId: "b",
+  workloads: [{ name: "redis", epoch: 2, state: "OWNER" }],
+};
+
 const text = (lines: readonly string[]): string => lines.join("\n");
 const ASCII: Style = { width: 60, color: false, unicode: false };
 
@@ -123,32 +140,41 @@ describe("what people read", () => {
       startedAt: new Date(NOW - 5000),
     } as const;
     golden("ps.txt", text(renderPs([{ listing, status }, { listing: gone }], NOW, PLAIN)));
+    const away = text(
+      renderPs(
+        [
+          { listing, status, away: "lost" },
+          { listing: gone, away: "silent" },
+        ],
+        NOW,
+        PLAIN,
+      ),
+    );
+    assert.match(away, /^redis .* running, node lost /m);
+    assert.match(away, /^batch .* stuck, node silent /m);
+    const stopped = { listing, status: { ...status, state: "stopped" }, away: "lost" } as const;
+    assert.doesNotMatch(text(renderPs([stopped], NOW, PLAIN)), /node lost/, "nothing of it runs there anyway");
     golden("ps-empty.txt", text(renderPs([], NOW, PLAIN)));
   });
   test("nodes", () => {
     const up: NodeListing = {
       name: "node-a",
       reachable: true,
-      facts: {
-        node: "node-a",
-        version: "0.1.0",
-        linkHost: "10.77.0.11",
-        linkPort: 7400,
-        kernel: "6.18.0",
-        arch: "x64",
-        criuVersion: "4.2.1",
-        cpus: 2,
-        memoryTotalBytes: 8 * 1024 * MIB,
-        memoryAvailableBytes: 5 * 1024 * MIB,
-        diskAvailableBytes: 40 * 1024 * MIB,
-        bootId: "b",
-        workloads: [{ name: "redis", epoch: 2, state: "OWNER" }],
-      },
+      facts: FACTS,
     };
     golden(
       "nodes.txt",
       text(renderNodes([{ name: "node-b", reachable: false, problem: "its worker does not answer" }, up], PLAIN)),
     );
+  });
+  test("nodes that are not there say since when, and that silence is not death", () => {
+    const node = { name: "node-b", reachable: false, problem: "no answer" };
+    const presence = { state: "lost", since: NOW, heardAt: NOW - 60_000, problem: "no answer" } as const;
+    const lines = text(renderNodes([{ ...node, presence, facts: FACTS }], PLAIN));
+    assert.match(lines, /^node-b +lost /m);
+    assert.match(lines, /^node-b: no answer \(lost since .*Z: it may still run its workloads\)$/m);
+    const fence = { at: NOW, evidence: "the plug" };
+    assert.match(text(renderNodes([{ ...node, presence, fence, facts: FACTS }], PLAIN)), /^node-b +fenced /m);
   });
   test("inspect", () => {
     const inspection: WorkloadInspection = {

@@ -175,7 +175,7 @@ describe("SDK", { skip: skipWithoutTemporal }, () => {
     }
     await fails("E_NAME", /workload name must be a string/, () => run(7 as unknown as string));
     await fails("E_SPEC", /command/, () => ferry.workloads.run({ name: "x", node: "node-a", command: [] }));
-    await fails("E_SPEC", /ip: must be/, () =>
+    await fails("E_SPEC", /ip: "10\.77\.0\.300" is not valid/, () =>
       ferry.workloads.run({ name: "x", node: "node-a", command: ["true"], ip: "10.77.0.300" }),
     );
     await fails("E_SPEC", /env/, () =>

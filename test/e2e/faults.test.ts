@@ -23,12 +23,15 @@ import {
   migrate,
   other,
   reached,
+  setClock,
   until,
+  withClocks,
 } from "./support.js";
 
 /** Whoever hangs longer has hung. */
 const LIMIT = { timeout: 90_000 };
 
+withClocks();
 const scene = withRedis(30);
 afterEach(async () => {
   // A test that failed must not take the others with it.
@@ -44,6 +47,7 @@ async function assertOneCopy(report: MigrationReport): Promise<void> {
   const status = await scene.witness.workload.status();
   assert.equal(status.state, "running");
   assert.equal(status.node, report.node);
+  await scene.assertNothingLeft(report.node);
 }
 
 const SOURCE = ["arm", "presync", "precopy", "freeze", "dump", "transfer", "switch", "release"] as const;
@@ -156,13 +160,7 @@ test("a call to hand over that comes when its migration is over begins nothing",
   await assertOneCopy(report);
 });
 
-const workersDieAt = those(points, [
-  "source.precopy",
-  "source.transfer",
-  "source.release",
-  "destination.restore",
-  "destination.drain",
-]);
+const workersDieAt = those(points, ["source.transfer", "source.release", "destination.restore"]);
 for (const point of workersDieAt) {
   test(`both workers are killed at ${point}, and the migration completes`, LIMIT, async () => {
     const { node } = await scene.witness.workload.status();
@@ -241,13 +239,12 @@ for (const point of ["destination.arm", "destination.restore", "destination.swit
 
 test("the destination's criu dies while it restores: rolled back", LIMIT, async () => {
   const { source: node, ended, go } = await scene.pausedAt("destination.restore", { mode: "cold" });
+  // The one that stands by is replaced.
+  const kill = ["pkill", "-9", "-f", "^criu restore"];
+  await labRun(scene.e2e.state, other(node), kill, {});
   // A restore is over soon: whoever waits there for criu kills it as it begins.
-  const killed = labRun(
-    scene.e2e.state,
-    other(node),
-    ["timeout", "30", "sh", "-c", "until pkill -9 -x criu; do :; done"],
-    {},
-  );
+  const loop = `until ${kill.slice(0, 3).join(" ")} '${kill[3]}'; do :; done`;
+  const killed = labRun(scene.e2e.state, other(node), ["timeout", "30", "sh", "-c", loop], {});
   await go();
   await killed;
   const report = await ended;
@@ -341,6 +338,41 @@ test("a cancel reaches the source's agent within two seconds, in the middle of t
   }
 });
 
+test("while it moves only agents and a mover listen, and they have no word for a stranger", LIMIT, async () => {
+  const { source, destination, ended, go } = await scene.pausedAt("destination.transfer", { mode: "cold" });
+  const listening = async (node: string): Promise<string[]> => {
+    const { stdout } = await labRun(scene.e2e.state, node, ["ss", "-Hltnp"], {});
+    return stdout.trim().split("\n");
+  };
+  assert.match((await listening(source)).join("\n"), /^\S+ +\d+ +\d+ +\S+:7400 .*"node".*$/);
+  const [mover, agent, ...others] = (await listening(destination)).toSorted();
+  assert.match(agent ?? "", /:7400 .*"node"/);
+  assert.match(mover ?? "", /"ferry-mover-des"/);
+  assert.deepEqual(others, []);
+  for (const line of [mover, agent]) {
+    const address = /(\d+\.\d+\.\d+\.\d+:\d+)/.exec(line ?? "")?.[1] ?? "";
+    const { stdout, exitCode } = await labRun(
+      scene.e2e.state,
+      "client",
+      ["curl", "-sS", "-m", "5", `http://${address}/`],
+      {
+        allow: [1, 52, 56],
+      },
+    );
+    assert.equal(stdout, "", `${address} answered a stranger`);
+    assert.notEqual(exitCode, 0);
+  }
+  await go();
+  await assertOneCopy(await ended);
+});
+
+test("the source's mover is killed when it has been told where to send to, and nothing else", LIMIT, async () => {
+  const { source, handle, go } = await scene.pausedAt("source.presync", { mode: "cold" });
+  assert.ok((await killOn(scene.e2e, source, "ferry-mover-source")) > 0);
+  await go();
+  await assertOneCopy(await handle.result());
+});
+
 for (const side of ["source", "destination"] as const) {
   test(`the ${side}'s mover is killed in the blackout`, LIMIT, async () => {
     const { node } = await scene.witness.workload.status();
@@ -400,6 +432,40 @@ for (const point of those(["source.presync", "source.transfer"], ["source.transf
       await cutLink(scene.e2e, "delete", node, other(node));
     }
   });
+}
+
+for (const [point, mode, seconds] of [
+  ["source.freeze", "precopy", 3_600],
+  ["source.drain", "postcopy", -3_600],
+  ["destination.restore", "cold", -3_600],
+  ["destination.drain", "postcopy", 3_600],
+] as const) {
+  test(
+    `at ${point} a clock is set ${seconds < 0 ? "back" : "ahead"} by an hour: it moves, and the report says so`,
+    LIMIT,
+    async (t) => {
+      const { ended, go, source, destination } = await scene.pausedAt(point, { mode, ...slowly(point) });
+      const node = point.startsWith("source") ? source : destination;
+      t.after(() => setClock(scene.e2e, node, 0));
+      await setClock(scene.e2e, node, seconds);
+      await go();
+      if (seconds < 0) {
+        // The lab's certificates are minutes old: by that clock they are not valid yet, and nothing is believed until it is right.
+        await new Promise((resolve) => setTimeout(resolve, 4_000));
+        await setClock(scene.e2e, node, 0);
+      }
+      const report = await ended;
+      assert.equal(report.outcome, "moved", why(report));
+      assert.equal(report.blackoutMs, null);
+      const word = new RegExp(`the clock of ${node} was set ${seconds < 0 ? "back" : "ahead"} by 3(599|600)`);
+      assert.ok(
+        report.reasons.some((reason) => word.test(reason)),
+        why(report),
+      );
+      await setClock(scene.e2e, node, 0);
+      await assertOneCopy(report);
+    },
+  );
 }
 
 test("the destination's cable is out for a second in the middle of it: it moves or rolls back", LIMIT, async () => {

@@ -103,7 +103,10 @@ for (const released of [false, true]) {
       assert.equal(fenced.code, 0, fenced.stderr);
       const { inDoubt: names } = JSON.parse(fenced.stdout) as { inDoubt: unknown };
       assert.deepEqual(names, [{ name: "redis", keep: "destination" }]);
-      const resolved = await ferry(scene.e2e, ["resolve", "redis", "--keep", "destination"]);
+      const unasked = await ferry(scene.e2e, ["resolve", "redis", "--keep", "destination"]);
+      assert.equal(unasked.code, 2, unasked.stderr);
+      assert.match(unasked.stderr, /--accept-rollback/);
+      const resolved = await ferry(scene.e2e, ["resolve", "redis", "--keep", "destination", "--accept-rollback"]);
       assert.equal(resolved.code, 0, resolved.stderr);
     }
     const report = await settled(handle);
@@ -136,3 +139,30 @@ test("every sweep has come to its end", LIMIT, async () => {
 test("through all of it the client saw one connection, every number once", async () => {
   await scene.witness.assertIntact();
 });
+
+test(
+  "a machine is lost at rest: seen, fenced, and not recovered, for want of a checkpoint; up again when it is back",
+  LIMIT,
+  async () => {
+    const { node: lost } = await scene.witness.workload.status();
+    const other = lost === "node-a" ? "node-b" : "node-a";
+    const read = async (...args: string[]): Promise<string> => (await ferry(scene.e2e, args)).stdout;
+    await labKillNode(scene.e2e.state, lost);
+    await until("ps says that it is silent", 60_000, async () => /running, node silent/.test(await read("ps")));
+    const unfenced = await ferry(scene.e2e, ["recover", "redis", "--node", other]);
+    assert.equal(unfenced.code, 2, unfenced.stderr);
+    assert.match(unfenced.stderr, /nobody has fenced it/);
+    const fenced = await ferry(scene.e2e, ["fence", lost, "--i-have-powered-it-off"]);
+    assert.match(fenced.stdout, /redis ran there: ferry recover redis/);
+    const recovered = await ferry(scene.e2e, ["recover", "redis", "--node", other, "--accept-rollback"]);
+    assert.equal(recovered.code, 2, recovered.stderr);
+    assert.match(recovered.stderr, /no checkpoints of redis are kept/);
+    await labStartNode(scene.e2e.state, lost);
+    await until("it is up again, and its workload has ended", 60_000, async () => {
+      const [nodes, workloads] = [await read("nodes"), await read("ps")];
+      return (
+        !/silent|lost|fenced/.test(nodes) && /exited/.test(workloads) && !/node (silent|lost|fenced)/.test(workloads)
+      );
+    });
+  },
+);

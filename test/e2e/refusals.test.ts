@@ -9,11 +9,16 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { labNode, labRun } from "../../deploy/lab/index.js";
 import { packageRoot } from "../../src/host/package-root.js";
-import type { MigrationReport } from "../../src/client/index.js";
+import { requestOfSpec } from "../../src/cli/signed.js";
+import { FerryError, signSpec, type MigrationReport, type RunRequest } from "../../src/client/index.js";
+import { checkRun } from "../../src/client/requests.js";
+import { specFrom } from "../../src/client/spec.js";
+import { newSigningKey } from "../../src/keys/spec-signing.js";
+import type { WorkloadSpec } from "../../src/model/workload.js";
 import { ferry } from "./ferry.js";
 import { andRemove } from "./on-the-move.js";
 import { keepBusy, Lines, program } from "./programs.js";
-import { startLab, until, type E2eLab } from "./support.js";
+import { assertMoved, migrate, startLab, until, type E2eLab } from "./support.js";
 
 let e2e: E2eLab;
 before(async () => {
@@ -106,4 +111,68 @@ test("io_uring, a terminal, a pipe, a unix socket, a tracer and another file: al
       outside?.child.kill("SIGKILL");
     }
   });
+});
+
+test("a node that wants signed specs starts nothing else and takes nothing else in; a signature goes along", async () => {
+  const { publicLine, privatePem } = newSigningKey();
+  const policy = {
+    trustedSigners: { ci: publicLine },
+    requireSignature: true,
+    users: ["nobody"],
+    maxMemoryBytes: 2 ** 28,
+  };
+  await labRun(e2e.state, "node-b", ["cp", "/etc/ferry/policy.json", "/root/policy"]);
+  const setPolicy = (words: object) =>
+    labRun(e2e.state, "node-b", ["sh", "-c", `echo '${JSON.stringify(words)}' >/etc/ferry/policy.json`]);
+  await setPolicy(policy);
+  const { workloads } = e2e.client;
+  const plain: RunRequest = {
+    name: "plain",
+    node: "node-a",
+    command: ["sleep", "1000"],
+    user: "nobody",
+    limits: { memoryBytes: 2 ** 27 },
+    ip: "10.77.0.150/24",
+  };
+  try {
+    await assert.rejects(
+      () => workloads.run({ ...plain, name: "unsigned", node: "node-b", ip: "10.77.0.151/24" }),
+      (error) => error instanceof FerryError && error.code === "E_SIGNATURE" && /is not signed/.test(error.message),
+    );
+    const free = await workloads.run(plain);
+    await andRemove(free, async () => {
+      const report = await migrate(free, "node-b", "cold");
+      assert.equal(report.outcome, "refused");
+      assert.match(report.failure?.message ?? "", /the spec is not signed, and this node takes signed ones only/);
+    });
+
+    const spec = specFrom(checkRun(plain), "10.77.0.150/24");
+    const times = { signedAt: Date.now(), expiresAt: Date.now() + 3_600_000 };
+    const signed = signSpec(spec, { signer: "ci", privatePem, ...times });
+    const forged = signSpec(spec, { signer: "ci", privatePem: newSigningKey().privatePem, ...times });
+    const cases: [WorkloadSpec, RegExp][] = [
+      [forged, /was not made with a key of ci/],
+      [{ ...signed, command: ["sleep", "2000"] }, /is of another spec/],
+    ];
+    for (const [subject, words] of cases) {
+      await assert.rejects(
+        () => workloads.run(requestOfSpec(subject, "node-b")),
+        (error) => error instanceof FerryError && error.code === "E_SIGNATURE" && words.test(error.message),
+      );
+    }
+
+    const workload = await workloads.run(requestOfSpec(signed, "node-a"));
+    await andRemove(workload, async () => {
+      assertMoved(await migrate(workload, "node-b", "precopy"));
+      await workload.stop({ graceMs: 1000 });
+      const again = await workloads.run(requestOfSpec(signed, "node-b"));
+      assert.deepEqual((await again.inspect()).observation?.spec?.signature, signed.signature);
+      await setPolicy({ ...policy, peers: { destinations: ["node-c"] } });
+      const away = await migrate(again, "node-a", "cold");
+      assert.equal(away.outcome, "refused");
+      assert.match(away.failure?.message ?? "", /does not let workloads go to node-a \(allowed: node-c\)/);
+    });
+  } finally {
+    await labRun(e2e.state, "node-b", ["mv", "/root/policy", "/etc/ferry/policy.json"]);
+  }
 });

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Client, Connection } from "@temporalio/client";
 import { labRun, labServicePid } from "../../deploy/lab/index.js";
 import type { FerryError, MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle, MigrationProgress } from "../../src/client/types.js";
@@ -230,6 +231,43 @@ test(
       /mode hybrid: in a look of .* above the limit of 1 ms, and --on-stall hybrid allows/,
     );
     await assertOneCopy(short);
+  },
+);
+
+test(
+  "its workers are replaced and its workflow goes on in a new run: rounds go on, and it does what it is told",
+  LIMIT,
+  async () => {
+    const held = await Held.start();
+    const old = await Promise.all(["node-a", "node-b"].map((node) => labServicePid(scene.e2e.state, node, "worker")));
+    for (const pid of old) process.kill(pid ?? assert.fail("no worker"), "SIGTERM");
+    await until("workers that answer", 60_000, async () => {
+      const answer = await held.handle.steer({ do: "max-downtime", ms: 1 }).catch(() => undefined);
+      return answer !== undefined;
+    });
+    const { round } = held.seen?.precopy ?? { round: 0 };
+    await held.rounds(round + 2);
+    const connection = await Connection.connect({ address: scene.e2e.lab.address ?? "" });
+    let told = 1;
+    try {
+      const migration = new Client({ connection }).workflow.getHandle(held.handle.workflowId);
+      await until("more words than one run takes", 30_000, async () => {
+        told += 5;
+        await Promise.all([4, 3, 2, 1, 0].map((less) => held.handle.steer({ do: "max-downtime", ms: told - less })));
+        const { firstRunId, execution } = (await migration.describe()).raw.workflowExecutionInfo ?? {};
+        return firstRunId !== execution?.runId;
+      });
+    } finally {
+      await connection.close();
+    }
+    await held.handle.steer({ do: "max-downtime", ms: told });
+    await held.rounds((held.seen?.precopy?.round ?? 0) + 2);
+    const steered = await held.handle.steer({ do: "go" });
+    assert.equal(steered.maxDowntimeMs, told, "what it was told before is forgotten");
+    const report = await held.result;
+    assert.equal(report.outcome, "moved", why(report));
+    assert.ok(report.rounds > round, "rounds were begun anew");
+    await assertOneCopy(report);
   },
 );
 

@@ -1,6 +1,7 @@
 /** A lab with a redis that is watched: what most tests of faults begin with, once for all tests of a file. */
 import assert from "node:assert/strict";
 import { after, afterEach, before } from "node:test";
+import { labRun } from "../../deploy/lab/index.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle } from "../../src/client/types.js";
 import type { MigrateOptions } from "../../src/model/plan.js";
@@ -18,17 +19,25 @@ import {
   type Witness,
 } from "./support.js";
 
+const WITNESS_FILE = "/var/lib/ferry/volumes/redis/data/witness.bin";
+
 export class Scene {
   e2e!: E2eLab;
   /** A redis named `redis`, at first on node-a. */
   witness!: Witness;
-  /** Of its keyspace, as it has to stay. */
+  /** Of its keyspace and of a file in its /data, as they have to stay. */
   digest!: string;
+  files!: string;
 
   async up(megabytes: number): Promise<void> {
     this.e2e = await startLab();
     this.witness = await startWitness(this.e2e, "redis", "node-a", megabytes);
     this.digest = await this.witness.digest();
+    await labRun(this.e2e.state, "node-a", ["dd", "if=/dev/urandom", `of=${WITNESS_FILE}`, "bs=1M", "count=3"], {});
+    this.files = await this.fileDigest("node-a");
+  }
+  private async fileDigest(node: string): Promise<string> {
+    return (await labRun(this.e2e.state, node, ["sha256sum", WITNESS_FILE], {})).stdout;
   }
   async down(): Promise<void> {
     // Either may be missing, when it did not come up.
@@ -44,8 +53,32 @@ export class Scene {
   async assertOneCopy(node: string): Promise<void> {
     await this.atRest();
     await assertLives(this.e2e, this.witness, this.digest, node, 20_000);
+    assert.equal(await this.fileDigest(node), this.files, "its file is as before");
     const status = await this.witness.workload.status();
     assert.deepEqual([status.state, status.node], ["running", node]);
+  }
+  /** No process, directory, namespace or cgroup of an operation; what was swept in the background is waited for. */
+  async assertNothingLeft(node: string): Promise<void> {
+    const { epoch } = await this.witness.workload.status();
+    let left = "";
+    const clean = async (): Promise<boolean> => {
+      const found = await Promise.all([node, other(node)].map((each) => this.leftOn(each, each === node ? epoch : 0)));
+      left = found.flat().join(", ");
+      return left === "";
+    };
+    await until("nothing is left of it", 60_000, clean).catch((error: unknown) => {
+      throw new Error(`still there: ${left}`, { cause: error });
+    });
+  }
+  private async leftOn(node: string, epoch: number): Promise<string[]> {
+    const find = async (command: string[]): Promise<string[]> =>
+      (await labRun(this.e2e.state, node, command, { allow: [1] })).stdout.split("\n").filter(Boolean);
+    const processes = await find(["pgrep", "-a", "-f", "criu (dump|restore)|ferry-mover|pages/daemon|rsync --server"]);
+    const operations = await find(["find", "/run/ferry/ops", "-mindepth", "1", "-maxdepth", "1"]);
+    const namespaces = (await find(["find", "/run/netns", "-mindepth", "1"])).filter(
+      (path) => epoch === 0 || !path.endsWith(`-${epoch}`),
+    );
+    return [...processes, ...operations, ...namespaces].map((what) => `${node}: ${what}`);
   }
 
   /** A migration to the other node that stands at this failpoint. */

@@ -12,7 +12,17 @@ import {
   type Place,
 } from "../../deploy/demo/clients.js";
 import { countSequence, parseSamples, type Sample } from "../../deploy/demo/verdict.js";
-import { labDown, labNode, labRun, labUp, patience, readLab, type LabState } from "../../deploy/lab/index.js";
+import {
+  CLOCK_FILE,
+  labDown,
+  labNode,
+  labRun,
+  labUp,
+  patience,
+  readLab,
+  type LabState,
+  labServicePid,
+} from "../../deploy/lab/index.js";
 import { untilNodesListed } from "../../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle, WorkloadHandle } from "../../src/client/types.js";
@@ -87,7 +97,7 @@ export async function startWitness(e2e: E2eLab, name: string, node: string, mega
   const place: Place = { pid: await clientPid(e2e), host: status.spec.network.ip.replace(/\/.*$/, ""), port: 6379 };
   await untilRedisAnswers(place, 15_000 * patience());
   if (megabytes > 0) await redis(place, [["DEBUG", "POPULATE", String(megabytes * 1000), "key", "900"]]);
-  const file = join(e2e.state.replace(/\/$/, "") + `-${name}.tsv`);
+  const file = join(e2e.state, `${name}.tsv`);
   // where everything is slow the client must leave the processor to the others
   const counter = await startCounter(place, "counter", file, patience() > 1 ? 25 : 1);
   return {
@@ -176,6 +186,17 @@ const failpointDir = async (e2e: E2eLab, node: string): Promise<string> => {
   return dir;
 };
 
+// --- clocks -------------------------------------------------------------------------------------------------------
+
+/** Agents of labs that come up from now on have wall clocks of their own. */
+export const withClocks = (): string => (process.env["FERRY_LAB_CLOCKS"] = "1");
+
+/** Sets such a clock: ahead, or back, by so many seconds. */
+export async function setClock(e2e: E2eLab, node: string, seconds: number): Promise<void> {
+  const { pid } = await labNode(e2e.state, node);
+  writeFileSync(`/proc/${pid}/root${CLOCK_FILE}`, `${seconds < 0 ? "" : "+"}${seconds}\n`);
+}
+
 /** Arms a failpoint on a node (fires once). */
 export async function armFailpoint(e2e: E2eLab, node: string, point: string, action: "kill" | "pause"): Promise<void> {
   writeFileSync(join(await failpointDir(e2e, node), point), action);
@@ -238,6 +259,22 @@ export async function cutLink(e2e: E2eLab, how: "add" | "delete", node: string, 
       ? `table inet cut { chain in { type filter hook input priority 0; tcp dport 1024-65535 ip saddr ${ip} drop; }; chain out { type filter hook output priority 0; ip daddr ${ip} tcp sport 1024-65535 drop; }; }`
       : "delete table inet cut";
   await labRun(e2e.state, at, ["nft", rules], {});
+}
+
+export type Service = "agent" | "worker" | "temporal";
+
+export async function servicePid(e2e: E2eLab, node: string, service: Service): Promise<number> {
+  const pid = await labServicePid(e2e.state, node, service);
+  assert.ok(pid, `${service} of ${node} runs`);
+  return pid;
+}
+export async function signalService(
+  e2e: E2eLab,
+  node: string,
+  service: Service,
+  signal: NodeJS.Signals,
+): Promise<void> {
+  process.kill(await servicePid(e2e, node, service), signal);
 }
 
 /** Does the node's journal say that this operation's epoch got this far there? */

@@ -1,10 +1,14 @@
 /** Doctor's checks, on the machine that runs the tests. */
 import assert from "node:assert/strict";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { readdir } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { LAB_CHECKS } from "../../deploy/setup/checks.js";
 import { cgroup2Root } from "../../src/host/checks-system.js";
 import { healthy, renderChecks, runChecks, type Check } from "../../src/host/checks.js";
+import { issueNodeCertificate } from "../../src/host/pki.js";
 import { ferryError } from "../../src/model/failure.js";
 
 test("every check has an answer and leaves nothing behind", async () => {
@@ -14,7 +18,16 @@ test("every check has an answer and leaves nothing behind", async () => {
     [
       ["system", "Node.js", "rights", "processor", "memory", "disk", "namespaces", "bridge", "overlay", "cgroup v2"],
       ["cgroup controllers", "criu", "criu check", "userfaultfd", "page tracking", "soft-dirty", "nftables"],
-      ["rsync", "openssl", "programs", "Temporal", "lab: programs", "lab: node root fs", "lab: Temporal server"],
+      [
+        "rsync",
+        "openssl",
+        "certificate",
+        "programs",
+        "Temporal",
+        "lab: programs",
+        "lab: node root fs",
+        "lab: Temporal server",
+      ],
     ].flat(),
   );
   for (const check of checks) {
@@ -53,6 +66,24 @@ test("Temporal is asked, and a wrong address is named", async () => {
   assert.deepEqual([good.status, /^host:7233, version 1\.29\.1, answers in \d+ ms$/.test(good.value)], ["ok", true]);
   const down = await temporal("host:7233", () => Promise.reject(ferryError("E_TEMPORAL_DOWN", "no answer")));
   assert.deepEqual([down.status, down.detail], ["fail", "no answer"]);
+});
+
+test("a node's certificate: good, another's key, files that are missing, none", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "ferry-checks-"));
+  try {
+    const issue = (name: string): ReturnType<typeof issueNodeCertificate> =>
+      issueNodeCertificate({ authorityDir: join(dir, "ca"), node: "node-a", outDir: join(dir, name) });
+    const one = await issue("one");
+    const two = await issue("two");
+    const look = async (tlsDir: string): Promise<Check> => (await runChecks({ only: ["certificate"], tlsDir }))[0]!;
+    assert.deepEqual([(await look(dir)).status, (await look(dirname(one.certFile))).status], ["skip", "ok"]);
+    copyFileSync(two.keyFile, one.keyFile);
+    assert.deepEqual((await look(dirname(one.certFile))).value, "not a pair");
+    rmSync(two.caFile);
+    assert.equal((await look(dirname(two.certFile))).status, "fail");
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
 });
 
 test("the table shows what to do right below what fails", () => {

@@ -5,8 +5,11 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { createAuthority, issueNodeCertificate } from "../../src/host/pki.js";
+import { newPayloadKeyLine } from "../../src/keys/payload-keys.js";
+import { BOUNDING_SETS } from "../../src/model/privileges.js";
 import type { NodeListing } from "../../src/client/types.js";
 import { SEARCH_ATTRIBUTES } from "../../src/model/names.js";
+import { keptBy, privilegesOf } from "../support/capabilities.js";
 import { nodesImpossible, TestNet, type TestNode } from "../support/node.js";
 import { skipWithoutTemporal, temporalBinary } from "../support/temporal.js";
 import { until } from "../workflows/support.js";
@@ -14,6 +17,8 @@ import { until } from "../workflows/support.js";
 const ADDRESS = "10.79.0.1:7233";
 const LOG = "/var/log/ferry/node.log";
 const WORKER = 60_971;
+/** Histories are encrypted here, as they may be anywhere. */
+const KEYS = `FERRY_PAYLOAD_KEYS=${newPayloadKeyLine("test")}`;
 
 describe("ferry node on a fresh machine", { skip: nodesImpossible() ?? skipWithoutTemporal, timeout: 120_000 }, () => {
   let net: TestNet;
@@ -21,7 +26,7 @@ describe("ferry node on a fresh machine", { skip: nodesImpossible() ?? skipWitho
   let temporal: ChildProcess;
 
   const ferry = (...args: string[]): { code: number | null; stdout: string } =>
-    node.exec("/opt/node/node", "/opt/ferry/bin/ferry.js", ...args);
+    node.exec("env", KEYS, "/opt/node/node", "/opt/ferry/bin/ferry.js", ...args);
   const asked = (command: string, ...args: string[]): { code: number | null; stdout: string } =>
     ferry(command, "--address", ADDRESS, ...args);
   const log = (): string => (existsSync(node.outside(LOG)) ? readFileSync(node.outside(LOG), "utf8") : "");
@@ -36,7 +41,7 @@ describe("ferry node on a fresh machine", { skip: nodesImpossible() ?? skipWitho
     );
   const startNode = (): ChildProcess => {
     const args = ["--name", "node-a", "--link-host", "10.79.0.11", "--cgroup-parent", node.cgroupParent];
-    const command = ["/opt/node/node", "/opt/ferry/bin/ferry.js", "node", ...args];
+    const command = ["env", KEYS, "/opt/node/node", "/opt/ferry/bin/ferry.js", "node", ...args];
     return node.spawn(...command, "--address", ADDRESS, "--log-file", LOG);
   };
   const reachable = async (): Promise<NodeListing | undefined> => {
@@ -79,8 +84,18 @@ describe("ferry node on a fresh machine", { skip: nodesImpossible() ?? skipWitho
     assert.deepEqual([run.mode & 0o777, run.uid, run.gid], [0o750, 0, WORKER]);
     for (const component of ["agent", "worker"]) assert.match(log(), new RegExp(`"component":"${component}"`));
     assert.doesNotMatch(log(), /starting it again/);
-    const [worker = ""] = pids("worker ");
-    assert.match(node.exec("cat", `/proc/${worker}/status`).stdout, new RegExp(`^Uid:\\s+${WORKER}\\s`, "m"));
+    const privileges = (words: string): ReturnType<typeof privilegesOf> =>
+      privilegesOf(node.exec("cat", `/proc/${pids(words)[0] ?? "none"}/status`).stdout);
+    const has = privileges("node ").bounding;
+    const worker = privileges("worker ");
+    assert.deepEqual([worker.uid, worker.effective, worker.bounding, worker.noNewPrivs], [WORKER, [], [], true]);
+    const agent = privileges("agent ");
+    assert.deepEqual([agent.uid, agent.effective, agent.noNewPrivs], [0, keptBy(BOUNDING_SETS.agent, has), true]);
+    // Temporal's keys are the worker's affair only.
+    const environ = (words: string): string =>
+      node.exec("cat", `/proc/${pids(words)[0] ?? "none"}/environ`).stdout.replaceAll("\0", "\n");
+    assert.match(environ("worker "), /^FERRY_PAYLOAD_KEYS=/m);
+    assert.doesNotMatch(environ("agent "), /^FERRY_PAYLOAD_KEYS=/m);
 
     const started = asked("run", "sleeper", "--node", "node-a", "--json", "--", "sleep", "1000");
     assert.equal(started.code, 0, started.stdout);

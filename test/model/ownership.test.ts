@@ -295,3 +295,23 @@ test("superseded: whatever may run ends there, for good", () => {
     assert.equal(moveProblem(over, hold(2, "RESERVED")), undefined, "another epoch may come");
   }
 });
+
+test("frozen for a checkpoint: back without a burn, or stopped; frozen for another epoch, neither", () => {
+  const saving = applyMove(owner(), hold(1, "FROZEN", { to: 1 }));
+  assert.equal(moveProblem(saving, hold(1, "OWNER")), undefined);
+  assert.equal(moveProblem(saving, hold(1, "STOPPED")), undefined);
+  assert.match(moveProblem(saving, hold(1, "FROZEN", { to: 2 })) ?? "", /does not change/);
+  // criu was lost in the hold: restored locally, under a later epoch
+  assert.equal(moveProblem(saving, hold(2, "RESERVED")), undefined);
+  assert.equal(moveProblem(saving, hold(1, "RELEASED", { to: 2, digest: "d" })), undefined);
+  const over = applyMove(saving, hold(1, "STOPPED"));
+  for (const state of HOLD_STATES)
+    if (state !== "STOPPED") assert.ok(moveProblem(over, hold(1, state, { to: 2 })), state);
+
+  // What a checkpoint has left in the hold is of no use to a migration after it.
+  const after = applyMove(saving, hold(1, "OWNER"));
+  const moving = applyMove(after, hold(1, "FROZEN", { to: 2 }));
+  assert.match(moveProblem(moving, hold(1, "OWNER")) ?? "", /burned/);
+  assert.match(moveProblem(moving, hold(1, "STOPPED")) ?? "", /can't be stopped/);
+  assert.match(moveProblem(moving, hold(1, "FROZEN", { to: 1 })) ?? "", /does not change/);
+});

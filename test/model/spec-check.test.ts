@@ -120,6 +120,20 @@ for (const [title, spec, expected] of bad) {
   });
 }
 
+test("what is wrong about the environment is told without its values", () => {
+  for (const env of [
+    { A: 31_337_001 },
+    { A: ["hunter2hunter2"] },
+    { A: "hunter2hunter2\0" },
+    "A=hunter2hunter2",
+    ["A=hunter2hunter2"],
+  ]) {
+    const problems = specProblems({ ...good, env });
+    assert.equal(problems.length, 1);
+    assert.doesNotMatch(problems.join(), /hunter2|31337001/);
+  }
+});
+
 test("all problems are told at once", () => {
   const problems = specProblems({ ...good, name: "A", dir: "x", user: "-", network: { ip: "x", mac: "y" } });
   assert.equal(problems.length, 5);

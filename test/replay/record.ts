@@ -1,54 +1,45 @@
 /**
- * Records the histories that replay.test.ts keeps: `node record.js DIRECTORY`. Run it when a path is new. What is there is
- * not written again: a kept history may only go when no workflow of its kind can be open any more.
+ * Records the histories that replay.test.ts keeps: `node dist/test/replay/record.js test/replay/histories/VERSION`, with
+ * the real server and simulated nodes. A file that is there is not written again, and none is ever deleted: a workload
+ * may be older than any release. See CONTRIBUTING.
  */
-import { execFileSync } from "node:child_process";
-import { existsSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import type { FailureData } from "../../src/model/failure.js";
-import { UPDATE, type OperationStarted } from "../../src/model/messages.js";
+import { QUERY, UPDATE, type NodeState, type OperationStarted } from "../../src/model/messages.js";
 import { nodeWorkflowId } from "../../src/model/names.js";
 import type { MigrateOptions } from "../../src/model/plan.js";
-import { temporalBinary } from "../support/temporal.js";
-import { Stage, until, type Subject } from "../workflows/support.js";
+import { Stage, Subject, specOf, until } from "../workflows/support.js";
+import { recordCheckpoints } from "./record-checkpoints.js";
+import { recordDoubt } from "./record-doubt.js";
+import { recordLong } from "./record-long.js";
+import { recordSchedules } from "./record-schedules.js";
+import { Recorder } from "./recorder.js";
 
 const directory = process.argv[2];
 if (directory === undefined) throw new Error("usage: record.js DIRECTORY");
 
 const stage = await Stage.up();
-const keep = async (name: string, workflowId: string): Promise<void> => {
-  const file = join(directory, `${name}.json`);
-  if (existsSync(file)) return;
-  // By the CLI: the SDK's own historyToJSON fails when npm has installed protobufjs twice ("type must be a Type").
-  const args = ["workflow", "show", "--address", stage.server.address, "-w", workflowId, "--output", "json"];
-  const text = execFileSync(temporalBinary() ?? "temporal", args, { encoding: "utf8", maxBuffer: 2 ** 26 });
-  writeFileSync(file, `${JSON.stringify(JSON.parse(text), null, 1)}\n`);
-  await Promise.resolve();
-};
-const keepMigration = async (name: string, subject: Subject): Promise<void> => {
-  await keep(`migrate-${name}`, `${subject.name}/migrate/${(await subject.status()).sequence}`);
-};
+const recorder = new Recorder(stage, directory);
 
 const record = async (): Promise<void> => {
   const subject = await stage.run("redis");
   await subject.moveTo("node-b");
-  await keepMigration("moved", subject);
+  await recorder.keepMigration("moved", subject);
   await subject.moveTo("node-a", { mode: "postcopy" });
-  await keepMigration("moved-postcopy", subject);
+  await recorder.keepMigration("moved-postcopy", subject);
 
   const failure = { code: "E_RESTORE", message: "criu said no", node: "node-b" } as const;
   stage.world.order({ node: "node-b", verb: "takeOver", when: "before", times: 1, failure });
   await subject.moveTo("node-b");
-  await keepMigration("rolled-back", subject);
+  await recorder.keepMigration("rolled-back", subject);
 
   const finding = { level: "block", check: "test", side: "destination", message: "no room" } as const;
   stage.agent("node-b").findings.push(finding);
   await subject.moveTo("node-b");
   stage.agent("node-b").findings.length = 0;
-  await keepMigration("refused", subject);
+  await recorder.keepMigration("refused", subject);
 
   await subject.moveTo("node-b", { dryRun: true });
-  await keepMigration("planned", subject);
+  await recorder.keepMigration("planned", subject);
 
   stage.world.at("source:frozen", async () => {
     void subject.handle.executeUpdate("cancel").catch(() => undefined);
@@ -61,12 +52,12 @@ const record = async (): Promise<void> => {
     ).catch(() => undefined);
   });
   await subject.moveTo("node-b", { maxBlackoutMs: 10_000 });
-  await keepMigration("cancelled", subject);
+  await recorder.keepMigration("cancelled", subject);
 
   stage.world.at("source:released", () => stage.world.cut("node-a", "node-b"));
   await subject.moveTo("node-b");
   stage.world.mend("node-a", "node-b");
-  await keepMigration("token-carried", subject);
+  await recorder.keepMigration("token-carried", subject);
 
   stage.world.at("source:frozen", async () => {
     const { sequence } = await subject.status();
@@ -89,13 +80,13 @@ const record = async (): Promise<void> => {
     (s) => s.operation === undefined,
     15_000,
   );
-  await keep("settle", `redis/settle/${settled.sequence}`);
+  recorder.keep("settle", `redis/settle/${settled.sequence}`);
 
   await subject.handle.executeUpdate("stop", { args: [{ graceMs: 0 }] });
   await subject.handle.executeUpdate("remove", { args: [{ force: false, graceMs: 0 }] });
-  await keep("workload", "workload/redis");
+  recorder.keep("workload", "workload/redis");
   await stage.client.workflow.getHandle(nodeWorkflowId("node-a")).executeUpdate("ask", { args: [{ ask: "describe" }] });
-  await keep("node", nodeWorkflowId("node-a"));
+  recorder.keep("node", nodeWorkflowId("node-a"));
 };
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -106,10 +97,10 @@ const recordRounds = async (): Promise<void> => {
   const options: Partial<MigrateOptions> = { mode: "precopy", maxBlackoutMs: 20_000 };
   stage.world.at("source:precopy", () => pause(1_500), subject.name);
   await subject.moveTo("node-b", options);
-  await keepMigration("precopy", subject);
+  await recorder.keepMigration("precopy", subject);
   stage.world.at("source:precopy", () => pause(1_500), subject.name);
   await subject.moveTo("node-a", { ...options, mode: "hybrid" });
-  await keepMigration("hybrid", subject);
+  await recorder.keepMigration("hybrid", subject);
 
   stage.world.at(
     "source:precopy",
@@ -127,7 +118,7 @@ const recordRounds = async (): Promise<void> => {
     subject.name,
   );
   await subject.moveTo("node-b", options);
-  await keepMigration("steered", subject);
+  await recorder.keepMigration("steered", subject);
 };
 
 /** An undo that is refused for a while, and a node that is away when it is to clear up. */
@@ -139,22 +130,75 @@ const recordUndone = async (): Promise<void> => {
   stage.world.order({ ...refuses, workload: "stuck" });
   stage.world.order({ node: "node-a", verb: "burn", when: "before", times: 4, workload: "stuck", failure: broken });
   await stuck.moveTo("node-b");
-  await keepMigration("stuck", stuck);
+  await recorder.keepMigration("stuck", stuck);
 
   const swept = await stage.run("swept");
   stage.world.order({ ...refuses, workload: "swept" });
   stage.world.order({ node: "node-b", verb: "cleanup", when: "before", times: 12, workload: "swept" });
   await swept.moveTo("node-b");
-  await keepMigration("left-to-sweep", swept);
+  await recorder.keepMigration("left-to-sweep", swept);
   const sweep = `swept/migrate/${(await swept.status()).sequence}/sweep`;
   await stage.client.workflow.getHandle(sweep).result();
   // `sweep` is kept from before a sweep said anything at its end: such may be open for as long as a node is away.
-  await keep("sweep-told", sweep);
+  recorder.keep("sweep-told", sweep);
+};
+
+/** `auto`, a first start that is refused, a workload that ends by itself. */
+const recordEnds = async (): Promise<void> => {
+  const subject = await stage.run("auto");
+  stage.agent("node-a").facts = { dirty: { tracker: "compare", rateBytesPerSec: 1_000, windowMs: 300 } };
+  await subject.moveTo("node-b", { mode: "auto" });
+  stage.agent("node-a").facts = {};
+  await recorder.keepMigration("auto", subject);
+  await subject.handle.signal("ended", { node: "node-b", epoch: 2, exitCode: 3 });
+  await until(
+    () => subject.status(),
+    ({ state }) => state === "exited",
+  );
+  recorder.keep("workload-ended", "workload/auto");
+
+  const refused = new Subject(stage, "refused");
+  await refused.start("node-a", undefined, specOf("another-name")).catch(() => undefined);
+  await refused.handle.result();
+  recorder.keep("workload-refused", "workload/refused");
+};
+
+/** A node is lost with its workload, which is recovered on the other one; then it comes back. */
+const recordLost = async (): Promise<void> => {
+  const subject = await stage.run("lost");
+  const where = "the simulated store";
+  stage.world.checkpoints.set("lost", { id: "c1", workload: "lost", epoch: 1, takenAt: Date.now(), where });
+  stage.world.powerOff("node-a");
+  await stage.workers.stopNode("node-a");
+  const lost = stage.client.workflow.getHandle(nodeWorkflowId("node-a"));
+  await until(
+    () => lost.query<NodeState>(QUERY.status),
+    ({ presence }) => presence?.state === "silent",
+  );
+  await lost.executeUpdate(UPDATE.fence, { args: [{ evidence: "the plug is in my hand" }] });
+  await subject.handle.executeUpdate(UPDATE.recover, { args: [{ node: "node-b", acceptRollback: true }] });
+  stage.agent("node-a").restart();
+  await stage.startNode("node-a");
+  const supersede = `lost/recover/${(await subject.status()).sequence}/supersede/node-a`;
+  await stage.client.workflow.getHandle(supersede).result();
+  await until(
+    () => lost.query<NodeState>(QUERY.status),
+    ({ presence }) => presence?.state === "up",
+  );
+  recorder.keep("supersede", supersede);
+  recorder.keep("workload-recovered", "workload/lost");
+  recorder.keep("node-watched", nodeWorkflowId("node-a"));
 };
 try {
   await record();
   await recordRounds();
   await recordUndone();
+  await recordEnds();
+  await recordCheckpoints(recorder);
+  await recordSchedules(recorder);
+  await recordDoubt(recorder);
+  await recordLong(recorder);
+  await recordLost();
 } finally {
   await stage.down();
 }

@@ -21,6 +21,8 @@ import { createNodeActivities } from "../../src/activities/index.js";
 import type { NodeAgent } from "../../src/model/contract.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeTaskQueue } from "../../src/model/names.js";
 import { registryOf } from "../../src/workers/register.js";
+import { scheduleSteps } from "../../src/workers/schedule-steps.js";
+import { versioned } from "../../src/workers/versioning.js";
 
 export function temporalBinary(): string | undefined {
   const cache = process.env["FERRY_CACHE"];
@@ -82,6 +84,8 @@ export async function startTemporal(): Promise<TestServer> {
     "never",
   ];
   args.push("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000");
+  // By default a timer fires up to a second late.
+  args.push("--dynamic-config-value", 'history.timerProcessorMaxTimeShift="10ms"');
   for (const name of SEARCH_ATTRIBUTES) args.push("--search-attribute", `${name}=Keyword`);
   const child = spawn(binary, args, { stdio: "ignore" });
   const address = `127.0.0.1:${port}`;
@@ -115,12 +119,13 @@ async function untilUp(address: string, child: ChildProcess): Promise<void> {
   }
 }
 
+/** Workflow code as a worker takes it; `path` from `base`. */
+export const bundleOf = (path: string, base: string): Promise<WorkflowBundle> =>
+  bundleWorkflowCode({ workflowsPath: fileURLToPath(new URL(path, base)), logger: new DefaultLogger("ERROR") });
+
 let bundle: Promise<WorkflowBundle> | undefined;
 export const workflowBundle = (): Promise<WorkflowBundle> =>
-  (bundle ??= bundleWorkflowCode({
-    workflowsPath: fileURLToPath(new URL("../../src/workflows/index.js", import.meta.url)),
-    logger: new DefaultLogger("ERROR"),
-  }));
+  (bundle ??= bundleOf("../../src/workflows/index.js", import.meta.url));
 
 export interface TestWorkers {
   client: Client;
@@ -128,16 +133,19 @@ export interface TestWorkers {
   /** Activity worker of one node; `stopNode` ends it, so that the node is out of reach. */
   startNode(node: string, agent: NodeAgent): Promise<void>;
   stopNode(node: string): Promise<void>;
-  /** Ends the workflow worker, and starts another: what is asked in between reaches workflows in one task. */
+  /**
+   * Ends the workflow worker, and starts another: what is asked in between reaches workflows in one task. `code`: of
+   * another version.
+   */
   stopWorkflows(): Promise<void>;
-  startWorkflows(): Promise<void>;
+  startWorkflows(code?: WorkflowBundle): Promise<void>;
   stop(): Promise<void>;
 }
 
 let installed = false;
 
 /** A workflow worker on queue `ferry`, and node workers to start and stop. */
-export async function startWorkers(address: string): Promise<TestWorkers> {
+export async function startWorkers(address: string, code?: WorkflowBundle, buildId?: string): Promise<TestWorkers> {
   // one for the process, however many stages it has
   if (!installed) Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
   installed = true;
@@ -155,20 +163,22 @@ export async function startWorkers(address: string): Promise<TestWorkers> {
     entry.worker.shutdown();
     await entry.done;
   };
-  const startWorkflows = async (): Promise<void> =>
+  const startWorkflows = async (code?: WorkflowBundle): Promise<void> =>
     start(
       "",
       await Worker.create({
         connection,
         taskQueue: WORKFLOW_TASK_QUEUE,
-        workflowBundle: await workflowBundle(),
+        activities: { ...scheduleSteps(client) },
+        workflowBundle: code ?? (await workflowBundle()),
+        ...versioned(buildId),
         workflowThreadPoolSize: 1,
         identity: "test",
         shutdownForceTime: 3_000,
         stickyQueueScheduleToStartTimeout: 1_000,
       }),
     );
-  await startWorkflows();
+  await startWorkflows(code);
   return {
     startWorkflows,
     stopWorkflows: () => end(""),

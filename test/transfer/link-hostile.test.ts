@@ -10,6 +10,7 @@ import { encodeHead, FrameParser, HEADER_BYTES, KIND } from "../../src/transfer/
 import { readFailure, selectVersion } from "../../src/transfer/link/hello.js";
 import { dialLink, type DialOptions, type LinkIdentity } from "../../src/transfer/link/index.js";
 import {
+  dialTo,
   ending,
   frameBytes,
   HELLO,
@@ -46,15 +47,7 @@ after(async () => {
   other.remove();
 });
 
-const to = (port: number, more: Partial<DialOptions> = {}): DialOptions => ({
-  identity: a,
-  host: "127.0.0.1",
-  port,
-  peer: "node-b",
-  hello: HELLO,
-  timeoutMs: 2000,
-  ...more,
-});
+const to = (port: number, more: Partial<DialOptions> = {}): DialOptions => dialTo(a, port, more);
 
 type Listener = Awaited<ReturnType<typeof startListener>>;
 async function stillServes(listener: Listener): Promise<void> {

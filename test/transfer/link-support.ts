@@ -11,15 +11,41 @@ import { run } from "../../src/host/exec.js";
 import { createAuthority, issueNodeCertificate } from "../../src/host/pki.js";
 import { encodeHead, FrameParser, KIND, type RawFrame } from "../../src/transfer/link/frame.js";
 import { listenLink, type Hello, type LinkIdentity, type LinkSession } from "../../src/transfer/link/index.js";
-import type { ListenOptions } from "../../src/transfer/link/index.js";
+import type { DialOptions, ListenOptions } from "../../src/transfer/link/index.js";
 
 export const HELLO: Hello = { purpose: "bulk", operation: "redis.migrate.1", workload: "redis", to: 2 };
+
+/** A hand-over's token as node-a signs it, and what node-b expects of it. */
+export const TOKEN = {
+  workload: "redis",
+  operation: "redis.migrate.1",
+  from: 1,
+  to: 2,
+  source: "node-a",
+  destination: "node-b",
+  digest: "sha256:abc",
+};
+const { from: _from, ...expected } = TOKEN;
+export const TOKEN_EXPECTED = expected;
+
+/** Options that dial node-b on this machine. */
+export const dialTo = (identity: LinkIdentity, port: number, more: Partial<DialOptions> = {}): DialOptions => ({
+  identity,
+  host: "127.0.0.1",
+  port,
+  peer: "node-b",
+  hello: HELLO,
+  timeoutMs: 3000,
+  ...more,
+});
 
 export interface Pki {
   dir: string;
   identity(node: string): Promise<LinkIdentity>;
   /** A certificate of the same CA made by hand. */
   special(name: string, options: { node: string; san?: string; days?: number; issuer?: string }): Promise<LinkIdentity>;
+  /** A revocation list of the CA over what it has revoked so far and `certFiles`, as a person would make it; PEM. */
+  revoke(certFiles: readonly string[], until?: string): Promise<string>;
   remove(): void;
 }
 
@@ -58,6 +84,28 @@ export async function makePki(): Promise<Pki> {
       ]);
       chmodSync(`${base}.key`, 0o600);
       return { node, caFile: join(authorityDir, "ca.crt"), certFile: `${base}.crt`, keyFile: `${base}.key` };
+    },
+    async revoke(certFiles, until) {
+      const [config, out] = [join(dir, "crl.cnf"), join(dir, "made.crl")];
+      writeFileSync(
+        config,
+        `[ca]\ndefault_ca=ferry\n[ferry]\ndatabase=${join(dir, "revoked.txt")}\ndefault_md=sha256\nunique_subject=no\n`,
+      );
+      writeFileSync(join(dir, "revoked.txt"), "", { flag: "a" });
+      const ca = [
+        "ca",
+        "-config",
+        config,
+        "-cert",
+        join(authorityDir, "ca.crt"),
+        "-keyfile",
+        join(authorityDir, "ca.key"),
+      ];
+      for (const file of certFiles) await run("openssl", [...ca, "-revoke", file]);
+      const last =
+        until === undefined ? ["-crldays", "90"] : ["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", until];
+      await run("openssl", [...ca, "-gencrl", "-out", out, ...last]);
+      return readFile(out, "utf8");
     },
     remove() {
       rmSync(dir, { recursive: true, force: true });

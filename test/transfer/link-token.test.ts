@@ -4,22 +4,14 @@ import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import type { Token } from "../../src/model/contract.js";
 import { signToken, verifyToken, type LinkIdentity, type TokenExpectation } from "../../src/transfer/link/index.js";
-import { makePki, refusesEachField, type Pki } from "./link-support.js";
+import { makePki, refusesEachField, TOKEN, TOKEN_EXPECTED, type Pki } from "./link-support.js";
 
 let pki: Pki;
 let other: Pki;
 let a: LinkIdentity;
 let b: LinkIdentity;
-const fields = {
-  workload: "redis",
-  operation: "redis.migrate.1",
-  from: 1,
-  to: 2,
-  source: "node-a",
-  destination: "node-b",
-  digest: "sha256:abc",
-};
-const { from: _from, ...expect } = fields;
+const fields = TOKEN;
+const expect = TOKEN_EXPECTED;
 before(async () => {
   [pki, other] = await Promise.all([makePki(), makePki()]);
   [a, b] = await Promise.all([pki.identity("node-a"), pki.identity("node-b")]);

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { FerryError, type FailureData } from "../../src/model/failure.js";
 import { dialLink, listenLink, MAX_PAYLOAD_BYTES, redial, type LinkIdentity } from "../../src/transfer/link/index.js";
 import type { DialOptions, Frame, LinkSession, ListenOptions } from "../../src/transfer/link/index.js";
-import { ending, HELLO, makePki, pause, startListener, stopAll, until, type Pki } from "./link-support.js";
+import { dialTo, ending, HELLO, makePki, pause, startListener, stopAll, until, type Pki } from "./link-support.js";
 
 let pki: Pki;
 let a: LinkIdentity;
@@ -23,14 +23,7 @@ after(async () => {
   pki.remove();
 });
 
-const to = (port: number, more: Partial<DialOptions> = {}): DialOptions => ({
-  identity: a,
-  host: "127.0.0.1",
-  port,
-  peer: "node-b",
-  hello: HELLO,
-  ...more,
-});
+const to = (port: number, more: Partial<DialOptions> = {}): DialOptions => dialTo(a, port, more);
 
 /** A session and its other end. */
 async function pair(

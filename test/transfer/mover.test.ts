@@ -6,7 +6,9 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { DestinationMoverStatus } from "../../src/model/mover.js";
+import { BOUNDING_SETS } from "../../src/model/privileges.js";
 import { connectMover, killMover, moverPid } from "../../src/transfer/mover/client.js";
+import { keptBy, privilegesOf } from "../support/capabilities.js";
 import { imageProcess } from "../support/criu-images.js";
 import { startMemoryTarget } from "../support/memory-target.js";
 import { cleanUp, compareStore, isRoot, makeIdentities, PAGE, pair } from "./mover-kit.js";
@@ -43,6 +45,11 @@ test("images and all pages of a stopped process arrive", { skip, timeout: 60_000
   assert.ok(done.pages.bytesSent < done.pages.total * PAGE, "zero pages must not be sent");
   const slots = compareStore(destination.config.storeDir, { [String(target.pid)]: target.pid! });
   assert.ok(slots * PAGE >= MIB << 20);
+  const { bounding } = privilegesOf(readFileSync("/proc/self/status", "utf8"));
+  for (const { pid } of [s.status(), d.status()]) {
+    const { effective, noNewPrivs } = privilegesOf(readFileSync(`/proc/${pid}/status`, "utf8"));
+    assert.deepEqual([effective, noNewPrivs], [keptBy(BOUNDING_SETS.mover, bounding), true]);
+  }
   const cpu = [s.status().pid, d.status().pid].map((pid) => {
     const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
     return `${Number(fields[11]) * 10}+${Number(fields[12]) * 10}`;

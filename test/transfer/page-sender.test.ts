@@ -228,3 +228,53 @@ test("what a lost link may have swallowed goes again over the next one, also to 
   await next.pushing;
   assert.equal(PAGE_SIZE * slots, next.sender.bytesSent - paged(first.bulk) * PAGE_SIZE - 64 * PAGE_SIZE);
 });
+
+test("pages that take a while to come: questions are answered beside each other, and what can't be read is said once", async () => {
+  const slots = 4096;
+  const waiting: (() => void)[] = [];
+  const failures: string[] = [];
+  const sender = new PageSender({
+    reader: {
+      areas: [{ slot: 0, pages: slots }],
+      read: async (slot, pages, into) => {
+        if (slot >= 2048) await new Promise<void>((resolve) => waiting.push(resolve));
+        if (slot >= 4000) throw new Error("not there");
+        imagePages(slot, pages).copy(into);
+      },
+    },
+    slots,
+    pages: slots,
+    limiter: new Limiter(),
+    onChange: () => undefined,
+    onFailure: ({ message }) => failures.push(message),
+  });
+  const scene = push(slots, sender);
+  await scene.answer([[0, 1024]], 3072);
+  // The first one has to wait, the second has not.
+  assert.equal(sender.fault(scene.fault.session, { slot: 2048, pages: 32 }), undefined);
+  assert.equal(sender.fault(scene.fault.session, { slot: 1500, pages: 32 }), undefined);
+  await until(() => paged(scene.fault) === 32);
+  assert.deepEqual(scene.fault.sent[0], { slot: 1500, pages: 16 });
+  while (paged(scene.fault) < 64) {
+    for (const go of waiting.splice(0)) go();
+    await turn();
+  }
+  assert.deepEqual(scene.fault.sent.slice(2), [
+    { slot: 2048, pages: 16 },
+    { slot: 2064, pages: 16 },
+  ]);
+  // So many at once that no further question is taken for now.
+  let full: Promise<void> | undefined;
+  for (let slot = 2100; full === undefined && slot < 2300; slot += 1)
+    full = sender.fault(scene.fault.session, { slot, pages: 1 });
+  assert.ok(full instanceof Promise);
+  for (const go of waiting.splice(0)) go();
+  await full;
+  void sender.fault(scene.fault.session, { slot: 4000, pages: 1 });
+  void sender.fault(scene.fault.session, { slot: 4001, pages: 1 });
+  for (const go of waiting.splice(0)) go();
+  await until(() => failures.length > 0);
+  assert.deepEqual(failures, ["not there"]);
+  scene.bulk.cut();
+  await scene.pushing;
+});

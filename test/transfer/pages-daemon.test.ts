@@ -4,7 +4,9 @@ import { getPriority } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { test } from "node:test";
+import { BOUNDING_SETS } from "../../src/model/privileges.js";
 import { openStore, startFaultService } from "../../src/transfer/pages/index.js";
+import { keptBy, privilegesOf } from "../support/capabilities.js";
 import { feed, imagePages, skipReason, stage, Target, until } from "./pages-kit.js";
 
 const skip = skipReason();
@@ -17,6 +19,9 @@ test("a fault waits for its page, is asked for once, and is answered when it com
     await until(() => scene.missing.includes(10));
     // whoever waits is not to wait for others, too, where that is allowed
     await until(() => getPriority(scene.daemonPid()) === getPriority() - 10);
+    const { bounding } = privilegesOf(readFileSync("/proc/self/status", "utf8"));
+    const { effective, noNewPrivs } = privilegesOf(readFileSync(`/proc/${scene.daemonPid()}/status`, "utf8"));
+    assert.deepEqual([effective, noNewPrivs], [keptBy(BOUNDING_SETS.pageDaemon, bounding), true]);
     scene.store.write(10, imagePages(10, 1));
     scene.service.arrived(10, 1);
     assert.deepEqual(await touched, { touched: 10 });

@@ -4,7 +4,7 @@ import { after, before, describe, test } from "node:test";
 import type { MigrationReport } from "../../src/model/report.js";
 import type { Point } from "../../src/runtimes/simulated/world.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
-import { Stage, until, type Subject } from "./support.js";
+import { Stage, runsOf, until, type Subject } from "./support.js";
 
 const POINTS: readonly Point[] = [
   "source:precopy",
@@ -90,6 +90,26 @@ describe("crashes", { skip: skipWithoutTemporal }, () => {
     const report = (await subject.operation(started).result()) as MigrationReport;
     assert.equal(report.outcome, "moved");
     await assertSound(subject, report);
+  });
+
+  test("silence of both steps at once, while no worker looks: it is in doubt, and no task fails for ever", async () => {
+    const subject = await stage.run();
+    stage.world.at("source:released", () => stage.lose("node-b"), subject.name);
+    const started = await subject.migrate("node-b", { mode: "postcopy" });
+    const run = () => runsOf(stage.client, started.workflowId);
+    // The look at the source found it released: the destination is asked, and nobody is there.
+    await until(run, ([seen]) => seen?.activities.filter((kind) => kind === "inquire").length === 2);
+    await stage.workers.stopWorkflows();
+    await until(run, ([seen]) => seen?.timeouts === 2);
+    await stage.workers.startWorkflows();
+    await until(
+      () => subject.status(),
+      (seen) => seen.state === "in-doubt",
+    );
+    stage.agent("node-b").restart();
+    await stage.startNode("node-b");
+    assert.equal(((await subject.operation(started).result()) as MigrationReport).outcome, "moved");
+    assert.equal((await run())[0]?.failedTasks, 0);
   });
 
   test("the migrate workflow is terminated in the middle: the entity settles it, and the next one goes", async () => {

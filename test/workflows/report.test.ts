@@ -54,6 +54,10 @@ test("a blackout and a residual time that nobody knows are null, not nothing", (
   assert.ok(report.reasons.some((reason) => reason.startsWith("blackout: not known")));
   const { resumedAt: __, ...late } = destination;
   assert.equal(made({ sourceOutcome: source, destinationOutcome: late }).residualMs, null);
+  // A clock that was set says nothing about how long something took.
+  const set = made({ sourceOutcome: source, destinationOutcome: { ...destination, clockStepMs: -3_600_000 } });
+  assert.deepEqual([set.blackoutMs, set.residualMs, set.frozenAt], [null, null, undefined]);
+  assert.ok(set.reasons.some((reason) => reason.includes("the clock of node-b was set back by 3600000 ms")));
   // As JSON it is there, and says so.
   assert.match(JSON.stringify(report), /"blackoutMs":null/);
 });

@@ -17,11 +17,7 @@ describe("resolve", { skip: skipWithoutTemporal }, () => {
   });
   after(() => stage.down());
 
-  const down = async (node: string): Promise<void> => {
-    stage.world.crash(node);
-    void stage.workers.stopNode(node);
-    await Promise.resolve();
-  };
+  const down = (node: string): Promise<void> => stage.lose(node);
   const inDoubt = (subject: Subject) =>
     until(
       () => subject.status(),
@@ -54,9 +50,7 @@ describe("resolve", { skip: skipWithoutTemporal }, () => {
 
   test("what is not in doubt can't be resolved", async () => {
     const subject = await stage.run();
-    let go = (): void => undefined;
-    const held = new Promise<void>((resolve) => (go = resolve));
-    stage.world.at("source:precopy", () => held);
+    const go = stage.hold("source:precopy", subject.name);
     const started = await subject.migrate("node-b", {});
     const operation = subject.operation(started);
     const { code, message } = await refusal(() =>
@@ -114,12 +108,17 @@ describe("resolve", { skip: skipWithoutTemporal }, () => {
     stage.world.at("source:before-release", () => down("node-a"));
     const started = await subject.migrate("node-b", {});
     const operation = subject.operation(started);
-    const resolve = (keep: string) =>
-      operation.executeUpdate(UPDATE.resolve, { args: [{ keep, acceptRollback: false }] });
+    const resolve = (keep: string, acceptRollback = false) =>
+      operation.executeUpdate(UPDATE.resolve, { args: [{ keep, acceptRollback }] });
     await inDoubt(subject);
     assert.match((await refusal(() => resolve("destination"))).message, /nobody has fenced it/);
     await fence("node-a");
-    await resolve("destination");
+    const unasked = await refusal(() => resolve("destination"));
+    assert.equal(unasked.code, "E_STATE");
+    assert.match(unasked.message, /not known that node-a had released/);
+    assert.match(unasked.remedy ?? "", /--keep destination --accept-rollback/);
+    assert.deepEqual(stage.world.running(subject.name), []);
+    await resolve("destination", true);
     const report = (await operation.result()) as MigrationReport;
     assert.equal(report.outcome, "moved", JSON.stringify(report.failure));
     assert.equal(report.node, "node-b");

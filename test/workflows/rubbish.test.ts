@@ -60,4 +60,20 @@ describe("rubbish from another client", { skip: skipWithoutTemporal }, () => {
     }
     assert.equal((await subject.moveTo("node-b")).outcome, "moved");
   });
+
+  test("a signal with it is not heard, and the workload moves as if nothing had been", async () => {
+    const subject = await stage.run();
+    const { name } = subject;
+    const news = [`${name}.migrate.2`, `${name}.checkpoint.2`].flatMap((operation) => [
+      { operation },
+      { operation, state: "working", handOver: {} },
+      { operation, state: "done", checkpoint: { operation, outcome: "saved" } },
+      { operation, state: "in-doubt", problem: { no: "text" } },
+    ]);
+    for (const signal of ["operation", "ended"]) {
+      for (const body of [...RUBBISH, ...news]) await subject.handle.signal(signal, body);
+    }
+    assert.equal((await subject.status()).state, "running");
+    assert.equal((await subject.moveTo("node-b")).outcome, "moved");
+  });
 });

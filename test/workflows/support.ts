@@ -1,11 +1,12 @@
 /** Simulated nodes with workers on a dev server, and the entity of a workload driven by its messages. */
 import assert from "node:assert/strict";
 import type { Client, WorkflowHandle } from "@temporalio/client";
-import { WithStartWorkflowOperation, WorkflowUpdateFailedError } from "@temporalio/client";
+import { WithStartWorkflowOperation, WorkflowNotFoundError, WorkflowUpdateFailedError } from "@temporalio/client";
 import { ApplicationFailure } from "@temporalio/common";
+import proto from "@temporalio/proto";
 import type { FailureData } from "../../src/model/failure.js";
 import { createSimulatedAgent, type SimulatedAgent } from "../../src/runtimes/simulated/agent.js";
-import { SimulatedWorld } from "../../src/runtimes/simulated/world.js";
+import { SimulatedWorld, type Point } from "../../src/runtimes/simulated/world.js";
 import {
   DEFAULT_TUNING,
   QUERY,
@@ -19,6 +20,7 @@ import {
 } from "../../src/model/messages.js";
 import { WORKFLOW_TASK_QUEUE, nodeWorkflowId, workloadWorkflowId } from "../../src/model/names.js";
 import type { AskedOptions } from "../../src/model/plan.js";
+import type { Watch } from "../../src/model/presence.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import type { WorkloadSpec, WorkloadStatus } from "../../src/model/workload.js";
 import { startTemporal, startWorkers, type TestServer, type TestWorkers } from "../support/temporal.js";
@@ -60,7 +62,7 @@ export class Stage {
     this.world = world;
   }
 
-  static async up(nodes: string[] = ["node-a", "node-b"]): Promise<Stage> {
+  static async up(nodes: string[] = ["node-a", "node-b"], watch: Partial<Watch> = {}): Promise<Stage> {
     const server = await startTemporal();
     const workers = await startWorkers(server.address);
     const stage = new Stage(server, workers, new SimulatedWorld({ nodes }));
@@ -70,7 +72,7 @@ export class Stage {
       await workers.client.workflow.start(WORKFLOW.node, {
         workflowId: nodeWorkflowId(node),
         taskQueue: WORKFLOW_TASK_QUEUE,
-        args: [{ node }],
+        args: [{ node, watch }],
       });
     }
     return stage;
@@ -92,6 +94,21 @@ export class Stage {
     return agent;
   }
 
+  /** The hand-over of `workload` waits there until what is returned is called. */
+  hold(point: Point, workload: string): () => void {
+    let go = (): void => undefined;
+    const held = new Promise<void>((resolve) => (go = resolve));
+    this.world.at(point, () => held, workload);
+    return () => go();
+  }
+
+  /** The node is gone: its agent and its worker. */
+  async lose(node: string): Promise<void> {
+    this.world.crash(node);
+    void this.workers.stopNode(node);
+    await Promise.resolve();
+  }
+
   startNode(node: string): Promise<void> {
     return this.workers.startNode(node, this.agent(node));
   }
@@ -104,8 +121,15 @@ export class Stage {
       () => [...this.agents.keys()].every((other) => this.world.node(other).up),
       (up) => up,
     );
-    await subject.start(node, tuning);
-    return subject;
+    // Nor is a worker that a busy machine has kept from its queue for a second and a half what is tested.
+    for (let left = 5; ; left -= 1) {
+      try {
+        await subject.start(node, tuning);
+        return subject;
+      } catch (error) {
+        if (left === 0 || failureOf(error)?.code !== "E_NODE_UNREACHABLE") throw error;
+      }
+    }
   }
 }
 
@@ -149,7 +173,7 @@ export class Subject {
   }
 
   operation(started: OperationStarted): WorkflowHandle {
-    return this.stage.client.workflow.getHandle(started.workflowId, started.runId);
+    return this.stage.client.workflow.getHandle(started.workflowId, undefined, { firstExecutionRunId: started.runId });
   }
 
   /** Migrates and waits for the report, then until the entity has taken it in. */
@@ -189,6 +213,50 @@ export async function until<Seen>(
   }
 }
 
+export interface Run {
+  runId: string;
+  events: number;
+  /** Kinds of activity that were asked for, in order. */
+  activities: string[];
+  /** Activities that nobody took, or answered, in time. */
+  timeouts: number;
+  /** Workflow tasks that failed by the code: a change that does not fit the history, or a bug. */
+  failedTasks: number;
+}
+
+/** Something came in while the run was about to end, so it looks again. */
+const { WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND: UNHANDLED_COMMAND } =
+  proto.temporal.api.enums.v1.WorkflowTaskFailedCause;
+
+/** Every run of a workflow that may have gone on in new runs, in order; none while its parent is about to start it. */
+export async function runsOf(client: Client, workflowId: string): Promise<Run[]> {
+  const runs: Run[] = [];
+  let runId: string;
+  try {
+    const { raw } = await client.workflow.getHandle(workflowId).describe();
+    runId = raw.workflowExecutionInfo?.firstRunId ?? "";
+  } catch (error) {
+    if (error instanceof WorkflowNotFoundError) return runs;
+    throw error;
+  }
+  for (;;) {
+    const { events } = await client.workflow.getHandle(workflowId, runId).fetchHistory();
+    const all = events ?? [];
+    runs.push({
+      runId,
+      events: all.length,
+      activities: all.flatMap((event) => event.activityTaskScheduledEventAttributes?.activityType?.name ?? []),
+      timeouts: all.filter((event) => event.activityTaskTimedOutEventAttributes).length,
+      failedTasks: all.filter(
+        ({ workflowTaskFailedEventAttributes: failed }) => failed && failed.cause !== UNHANDLED_COMMAND,
+      ).length,
+    });
+    const next = all.at(-1)?.workflowExecutionContinuedAsNewEventAttributes?.newExecutionRunId;
+    if (next === undefined || next === null) return runs;
+    runId = next;
+  }
+}
+
 /** What an update was refused with. */
 export async function refusal(act: () => Promise<unknown>): Promise<FailureData> {
   let caught: unknown;
@@ -197,7 +265,12 @@ export async function refusal(act: () => Promise<unknown>): Promise<FailureData>
   } catch (error) {
     caught = error;
   }
-  assert.ok(caught instanceof WorkflowUpdateFailedError, String(caught));
-  assert.ok(caught.cause instanceof ApplicationFailure);
-  return caught.cause.details?.[0] as FailureData;
+  const failure = failureOf(caught);
+  assert.ok(failure, String(caught));
+  return failure;
 }
+
+const failureOf = (caught: unknown): FailureData | undefined =>
+  caught instanceof WorkflowUpdateFailedError && caught.cause instanceof ApplicationFailure
+    ? (caught.cause.details?.[0] as FailureData | undefined)
+    : undefined;

@@ -11,9 +11,10 @@
 import { z } from "zod";
 import type { OperationRef, Token } from "../../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import { keptFailure } from "../../model/foreign-failure.js";
 import { HOLD_STATES, type HoldState } from "../../model/ownership.js";
 import type { ClockOffset } from "../../model/report.js";
-import { dialLink, listenLink, type LinkSession } from "../../transfer/link/index.js";
+import { dialLink, listenLink, refusalLog, type LinkSession } from "../../transfer/link/index.js";
 import { Level } from "../level.js";
 import { tokenSchema } from "../schemas.js";
 import type { NodeContext } from "./node-context.js";
@@ -36,7 +37,7 @@ export interface DestinationState {
   failure?: FailureData;
 }
 
-const failureSchema = z.looseObject({ code: z.string(), message: z.string() });
+const failureSchema = z.unknown().transform((value) => keptFailure(value, "E_LINK_LOST"));
 const stateSchema = z.strictObject({
   hold: z.enum(HOLD_STATES).optional(),
   armed: z.boolean(),
@@ -264,6 +265,7 @@ export class ControlHub {
         return undefined;
       },
       onSession: (session) => this.adopt(session),
+      onRefused: refusalLog(this.context.log),
     });
   }
 
@@ -285,7 +287,7 @@ export class ControlHub {
         target?.onResumeFirst();
       } else if (frame.type === "abort") {
         const parsed = abortMessage.safeParse(frame.meta);
-        if (parsed.success) target?.onAbort(parsed.data.failure as unknown as FailureData);
+        if (parsed.success && parsed.data.failure !== undefined) target?.onAbort(parsed.data.failure);
       }
     });
     session.onClose(() => {

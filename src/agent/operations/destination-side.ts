@@ -8,6 +8,7 @@ import type { DestinationMoverRequest, DestinationMoverStatus } from "../../mode
 import { frameAddress, frameMatch } from "../../host/frame-socket.js";
 import { unpackFrames } from "../../host/kept-frames.js";
 import type { HoldState } from "../../model/ownership.js";
+import { maybeWentHome } from "../../model/settlement.js";
 import type { Phase } from "../../model/phase.js";
 import type { Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
@@ -196,9 +197,10 @@ export abstract class DestinationSide implements ControlTarget {
 
   /**
    * A person says that the source is off: what was prepared runs without its token. Throws E_STATE when something of it
-   * is at the source only.
+   * is at the source only, or nobody has accepted that the source may have gone home and worked on: without its token
+   * only the source knows whether it has.
    */
-  async claim(evidence: string): Promise<void> {
+  async claim(evidence: string, acceptRollback: boolean): Promise<void> {
     const { ref } = this.input;
     // Asked anew: it may be another one since this agent was restarted.
     await this.mover.ensure();
@@ -220,6 +222,7 @@ export abstract class DestinationSide implements ControlTarget {
         },
       );
     }
+    if (!acceptRollback) throw maybeWentHome(ref);
     this.log("warn", "claimed by a person's word", { evidence });
     this.token.set({ digest });
   }
@@ -267,6 +270,7 @@ export abstract class DestinationSide implements ControlTarget {
     const receipt = this.local ? undefined : receiptOf(this.context, this.input.ref);
     const pagesReceived = status?.pages.received ?? 0;
     const frames = this.frames.counts();
+    const clockStepMs = this.timer.clockStep();
     return {
       state,
       phases: this.timer.all(),
@@ -277,6 +281,7 @@ export abstract class DestinationSide implements ControlTarget {
         volumeBytes: status?.volume.bytesReceived ?? 0,
         bandwidthBytesPerSec: 0,
       },
+      ...(clockStepMs === undefined ? {} : { clockStepMs }),
       ...(frames === undefined ? {} : { frames }),
       ...(this.resumedAt === undefined ? {} : { resumedAt: this.resumedAt }),
       ...(this.drainedAt === undefined ? {} : { drainedAt: this.drainedAt }),

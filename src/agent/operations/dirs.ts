@@ -2,9 +2,8 @@
  * Where one side of one hand-over keeps its things. All of it lies on the node's tmpfs: images are executable memory
  * and hold every secret, so directories are 0700 and nothing of them reaches a disk.
  */
-import { mkdirSync, rmdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { Side } from "../../model/failure.js";
 import type { OperationDirs } from "../../runtimes/runtime.js";
 
 export interface SideDirs extends OperationDirs {
@@ -17,8 +16,10 @@ export interface SideDirs extends OperationDirs {
 
 export const operationsDir = (runDir: string): string => join(runDir, "ops");
 
-export function sideDirs(runDir: string, operation: string, side: Side): SideDirs {
-  const root = join(operationsDir(runDir), operation, side === "source" ? "s" : "d");
+const ROOTS = { source: "s", destination: "d", sink: "k" } as const;
+
+export function sideDirs(runDir: string, operation: string, side: keyof typeof ROOTS): SideDirs {
+  const root = join(operationsDir(runDir), operation, ROOTS[side]);
   return {
     root,
     run: join(root, "run"),
@@ -43,3 +44,16 @@ export function removeDirs(dirs: SideDirs): void {
     // the other side is still there, or it is gone already
   }
 }
+
+/** Removes what operations that are not under way have left; their movers end by themselves then. */
+export function sweepOperations(runDir: string, underWay: (operation: string) => boolean): void {
+  const root = operationsDir(runDir);
+  if (!existsSync(root)) return;
+  for (const operation of readdirSync(root)) {
+    if (!underWay(operation)) removeOperation(runDir, operation);
+  }
+}
+
+/** Everything that an operation has here. */
+export const removeOperation = (runDir: string, operation: string): void =>
+  rmSync(join(operationsDir(runDir), operation), { recursive: true, force: true });

@@ -12,7 +12,6 @@
 import type { HandOverInput, SideOutcome } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import { isDead } from "../../model/ownership.js";
-import { hasRounds } from "../../model/plan.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { orAbort } from "../level.js";
 import { peerFailure, type DestinationState } from "./control.js";
@@ -32,10 +31,6 @@ const saysNo = (destination: DestinationState | undefined): boolean =>
 export class HandOver extends ReleasedSide {
   readonly result: Promise<SideOutcome>;
   private readonly ended = new AbortController();
-  /** The tree's processes since the freeze: host pid by pid inside. Undefined: it was frozen before this agent came. */
-  private frozen: Promise<Record<string, number>> | undefined;
-  /** Own and shared volumes are as they were at the freeze. */
-  private files: Promise<unknown> | undefined;
 
   constructor(context: NodeContext, input: HandOverInput, spec: WorkloadSpec, options: HandOverOptions = {}) {
     super(context, input, spec, options);
@@ -44,14 +39,6 @@ export class HandOver extends ReleasedSide {
       return outcome;
     });
     this.result.catch((error: unknown) => this.log("error", "hand-over broke off", { failure: toFailure(error) }));
-  }
-
-  /** Take it back, unless it was released. Answers by `result`. */
-  cancel(failure: FailureData): void {
-    if (this.holdState === "RELEASED" || this.holdState === "GONE") return;
-    if (this.undo.signal.aborted) return;
-    this.log("info", "told to take it back", { failure });
-    this.undo.abort(new FerryError(failure));
   }
 
   private async run(): Promise<SideOutcome> {
@@ -108,14 +95,18 @@ export class HandOver extends ReleasedSide {
   private async handOver(): Promise<void> {
     const { signal } = this.undo;
     await this.approach(signal);
-    this.watchPeer();
     if (this.options.local !== true) {
       await this.rounds(signal);
+      // Told before the freeze, and again on every new connection: it decides what PREPARED needs.
+      void this.steering.course
+        .wait((c) => c.resumeFirst, { signal })
+        .then(() => this.control.resumeFirst())
+        .catch(() => undefined);
       // As late as can be: clocks drift, rounds may take hours.
       this.clock = await orAbort(this.control.clock(), signal);
     }
     if (this.options.local === true) this.engine = this.context.runtime.adoptFreeze(this.dirs);
-    else await this.freeze(signal);
+    else await this.freeze(this.input.ref.to, signal);
     await this.enter("transfer");
     const pids = (await this.frozen) ?? (await this.context.runtime.pids(this.name));
     const sent = await this.mover.request({ verb: "sendImages", pids }, signal);
@@ -162,89 +153,12 @@ export class HandOver extends ReleasedSide {
       });
     if (armed.destination?.armed !== true) throw this.destinationRefused(armed.destination?.failure);
     await this.mover.request({ verb: "connect", ...reservation.mover }, signal);
+    // From here on a mover that is started anew would not know where to send to.
+    this.watchPeer();
     if (this.options.local === true) return;
     await this.enter("presync");
     await this.volume.first(signal);
     await this.flushShared();
-  }
-
-  /** Memory in rounds, while it runs; then, in every mode, until a person lets it freeze. The volume follows beside. */
-  private async rounds(signal: AbortSignal): Promise<void> {
-    const { steering, volume } = this;
-    volume.follow(signal);
-    try {
-      if (hasRounds(this.input.options.mode)) {
-        await this.enter("precopy");
-        this.precopy = await this.makeRounds();
-        await this.precopy.run(signal);
-      }
-      await steering.clear(signal, true);
-      if (await volume.finish(signal)) await this.precopy?.again(signal);
-    } finally {
-      volume.stop();
-    }
-    // Told before the freeze, and again on every new connection: it decides what PREPARED needs.
-    void steering.course
-      .wait((c) => c.resumeFirst, { signal })
-      .then(() => this.control.resumeFirst())
-      .catch(() => undefined);
-  }
-
-  private async freeze(signal: AbortSignal): Promise<void> {
-    const { runtime } = this.context;
-    const { options } = this.input;
-    if (signal.aborted) throw signal.reason;
-    this.keepFrames();
-    await this.enter("freeze");
-    this.context.book.demandRoom();
-    this.record("FROZEN", { to: this.input.ref.to });
-    const limit = options.maxBlackoutMs;
-    this.deadline = setTimeout(() => {
-      this.cancel(
-        ferryError("E_DEADLINE", `the workload was frozen for ${limit} ms without being taken over`, {
-          side: "source",
-          phase: this.timer.phase,
-          remedy:
-            "it runs on at the source; a faster link or post-copy shortens the blackout, --max-blackout allows more",
-        }).data,
-      );
-    }, limit);
-    this.engine = await runtime.freeze(this.incarnation, this.dirs);
-    const { engine } = this;
-    const started = await orAbort(
-      engine.wait((s) => s.reached["network-lock"] !== undefined, limit + 60_000),
-      signal,
-    );
-    if (started.reached["network-lock"] === undefined) throw await this.dumpFailed(engine);
-    this.frozenAt = started.reached["network-lock"];
-    this.frames?.linkIsDown();
-    await this.enter("dump");
-    // The tree stands still: its processes are those that they are, and the rest of the volume goes while criu dumps.
-    const frozen = runtime.pids(this.name);
-    this.frozen = frozen;
-    const volume = frozen.then((pids) => this.mover.request({ verb: "finalSync", pids: Object.values(pids) }, signal));
-    volume.catch(() => undefined);
-    const shared = this.flushShared();
-    shared.catch(() => undefined);
-    // So does memory: what changed since the last round is on its way before criu has finished.
-    const pages = this.precopy?.last(frozen, signal);
-    pages?.catch(() => undefined);
-    const held = await orAbort(
-      engine.wait((s) => s.reached["post-dump"] !== undefined, limit + 60_000),
-      signal,
-    );
-    if (held.reached["post-dump"] === undefined) throw await this.dumpFailed(engine);
-    // Resuming first does not wait for pages, whenever a person says so.
-    const unblock = (): Promise<unknown> => this.mover.request({ verb: "cut" }, signal);
-    if (pages !== undefined)
-      void this.steering.course
-        .wait((c) => c.resumeFirst, { signal })
-        .then(unblock)
-        .catch(() => undefined);
-    await pages;
-    // The rest of the files goes beside the images; the destination restores when it has both.
-    this.files = Promise.all([volume, shared]);
-    this.files.catch(() => undefined);
   }
 
   /** Anything that makes going on pointless before the commit: the destination refuses, the link or a mover is gone. */
@@ -274,11 +188,7 @@ export class HandOver extends ReleasedSide {
         }
       }
     })().catch(() => undefined);
-    void this.mover
-      .wait(() => false, signal)
-      .catch((error: unknown) => {
-        if (!signal.aborted) this.cancel(toFailure(error, "E_PAGES"));
-      });
+    this.watchMover();
   }
 
   // --- back ---------------------------------------------------------------------------------------------------------

@@ -2,9 +2,8 @@
  * The hand-overs of this node: which are under way, started once and asked again and again. Both sides of each, and
  * the local restore (design section 4.6), which is a hand-over from this node to itself.
  */
-import { existsSync, readdirSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import type {
   HandOverInput,
   OperationRef,
@@ -17,21 +16,16 @@ import type {
 } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import { isDead, isOpen, mayRefuse, runningHold } from "../../model/ownership.js";
-import type { Progress } from "../../model/report.js";
 import type { Steered } from "../../model/steering.js";
+import { againstDestination, demand, demandAllowed } from "../gate.js";
 import { ControlHub } from "./control.js";
-import { makeDirs, operationsDir, removeDirs, sideDirs } from "./dirs.js";
+import { makeDirs, removeDirs, sideDirs } from "./dirs.js";
 import { HandOver } from "./hand-over.js";
 import type { HandOverOptions } from "./source-side.js";
 import { MoverSide } from "./mover.js";
 import { mustBe, specOf, volumeDir, writeMoverConfig, type NodeContext } from "./node-context.js";
+import { step } from "./step.js";
 import { TakeOver } from "./take-over.js";
-
-interface Running {
-  result: Promise<SideOutcome>;
-  outcome: SideOutcome | undefined;
-  progress(): Progress;
-}
 
 const NOTHING_MOVED = { bytesSent: 0, pagesSent: 0, pagesFaulted: 0, volumeBytes: 0, bandwidthBytesPerSec: 0 };
 
@@ -40,18 +34,6 @@ const settled = (state: SideOutcome["state"]): Step<SideOutcome> => ({
   done: true,
   result: { state, phases: [], transfer: NOTHING_MOVED },
 });
-
-async function step(running: Running, waitMs: number): Promise<Step<SideOutcome>> {
-  const pending = Symbol("pending");
-  let timer: NodeJS.Timeout | undefined;
-  const first = await Promise.race([
-    running.result,
-    new Promise<typeof pending>((resolve) => {
-      timer = setTimeout(() => resolve(pending), waitMs);
-    }),
-  ]).finally(() => clearTimeout(timer));
-  return first === pending ? { done: false, progress: running.progress() } : { done: true, result: first };
-}
 
 export class HandOvers {
   readonly hub: ControlHub;
@@ -120,24 +102,17 @@ export class HandOvers {
         }
       }
     }
-    this.sweepDirs();
   }
 
-  private sweepDirs(): void {
-    const root = operationsDir(this.context.config.runDir);
-    if (!existsSync(root)) return;
-    for (const operation of readdirSync(root)) {
-      if (!this.takeOvers.has(operation) && !this.running.has(operation)) {
-        removeDirs(sideDirs(this.context.config.runDir, operation, "source"));
-        removeDirs(sideDirs(this.context.config.runDir, operation, "destination"));
-        void rm(join(root, operation), { recursive: true, force: true });
-      }
-    }
+  /** Is this operation under way here, or not yet settled? */
+  has(operation: string): boolean {
+    return this.takeOvers.has(operation) || this.running.has(operation);
   }
 
   async reserve(input: ReserveInput): Promise<Reservation> {
     mustBe(this.context, "destination", input.ref);
-    // Not for a local restore: that ends an operation which is under way.
+    // Neither is asked of a local restore: that ends an operation which is under way.
+    demandAllowed(this.context, input.spec, "destination", input.ref.source);
     this.book.demandRoom();
     return this.reserveFor(input, false);
   }
@@ -281,7 +256,10 @@ export class HandOvers {
     if (hold.state === "GONE") return settled("GONE");
     const busy = [...this.running.values()].find((h) => h.workload === ref.workload && h.outcome === undefined);
     if (busy !== undefined) throw ferryError("E_BUSY", `${ref.workload} is being handed over by another operation`);
-    if (hold.state === "OWNER") this.book.demandRoom();
+    if (hold.state === "OWNER") {
+      demand(this.context, ref.workload, againstDestination(this.context, ref));
+      this.book.demandRoom();
+    }
     this.book.recordOperation({ side: "source", input });
     return step(this.ensureHandOver(input, {}), waitMs);
   }
@@ -307,10 +285,10 @@ export class HandOvers {
   }
 
   /** criu died in the hold: restore on this node from the dumped images and the frozen tree's own pages. */
-  private async restoreLocally(input: HandOverInput, why: FailureData): Promise<SideOutcome> {
+  async restoreLocally(input: HandOverInput, why: FailureData): Promise<SideOutcome> {
     const { ref } = input;
     const { node } = this.context.config;
-    const to = this.book.highest(ref.workload) + 1;
+    const to = Math.max(this.book.highest(ref.workload) + 1, ref.to);
     const local: OperationRef = { ...ref, to, source: node, destination: node };
     await this.refuseLocally(ref);
     removeDirs(sideDirs(this.context.config.runDir, ref.operation, "destination"));

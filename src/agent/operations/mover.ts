@@ -3,42 +3,44 @@
  * mover knows survives it (store, images, port), so a new one goes on.
  */
 import { FerryError, ferryError } from "../../model/failure.js";
-import type {
-  DestinationMoverRequest,
-  DestinationMoverStatus,
-  MoverConfig,
-  SourceMoverRequest,
-  SourceMoverStatus,
-} from "../../model/mover.js";
-import { connectMover, killMover, startMover, type MoverClient } from "../../transfer/mover/client.js";
+import type { DestinationMoverStatus, MoverConfig, SourceMoverStatus } from "../../model/mover.js";
+import {
+  connectMover,
+  killMover,
+  startMover,
+  type MoverClient,
+  type MoverRequest,
+  type Program,
+} from "../../transfer/mover/client.js";
 import { orAbort } from "../level.js";
 import type { SideDirs } from "./dirs.js";
 
 /** A mover that does not end by itself in this time is killed. */
 const EXIT_WAIT_MS = 5000;
 
-export class MoverSide<
-  Status extends SourceMoverStatus | DestinationMoverStatus,
-  Request extends SourceMoverRequest | DestinationMoverRequest,
-> {
+export class MoverSide<Status extends SourceMoverStatus | DestinationMoverStatus, Request extends MoverRequest> {
   private client: MoverClient<Status> | undefined;
+  private connecting: Promise<MoverClient<Status>> | undefined;
   private last: Status | undefined;
   private readonly config: MoverConfig;
   private readonly dirs: SideDirs;
   private readonly onStatus: (status: Status) => void;
   private readonly greeting: () => Request | undefined;
+  private readonly program: Program;
 
-  /** `greeting`: asked of every mover that is connected, before anything else. */
+  /** `greeting`: asked of every mover that is connected, before anything else. `program`: what stands in its place. */
   constructor(
     config: MoverConfig,
     dirs: SideDirs,
     onStatus: (status: Status) => void = () => undefined,
     greeting: () => Request | undefined = () => undefined,
+    program: Program = {},
   ) {
     this.config = config;
     this.dirs = dirs;
     this.onStatus = onStatus;
     this.greeting = greeting;
+    this.program = program;
   }
 
   /** The last status that was heard. */
@@ -49,14 +51,19 @@ export class MoverSide<
     return this.client !== undefined;
   }
 
-  /** A connected client; starts the mover when it does not answer. */
-  async ensure(): Promise<MoverClient<Status>> {
-    if (this.client !== undefined) return this.client;
+  /** A connected client; starts the mover when it does not answer. Whoever asks meanwhile gets the same one. */
+  ensure(): Promise<MoverClient<Status>> {
+    if (this.client !== undefined) return Promise.resolve(this.client);
+    this.connecting ??= this.connect().finally(() => (this.connecting = undefined));
+    return this.connecting;
+  }
+
+  private async connect(): Promise<MoverClient<Status>> {
     let client: MoverClient<Status>;
     try {
       client = await connectMover<Status>(this.config.controlSocket);
     } catch {
-      await startMover(this.config, this.dirs.moverConfig);
+      await startMover(this.config, this.dirs.moverConfig, this.program);
       client = await connectMover<Status>(this.config.controlSocket);
     }
     this.client = client;

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { CheckpointSource } from "../../model/checkpoints.js";
 import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
@@ -10,6 +11,7 @@ import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
 import { signReceipt, type LinkIdentity } from "../../transfer/link/index.js";
 import type { Book } from "../book.js";
+import type { NodeStore } from "../checkpoints.js";
 import type { AgentConfig } from "../config.js";
 import type { CostBook } from "../costs.js";
 import type { SideDirs } from "./dirs.js";
@@ -24,6 +26,10 @@ export interface NodeContext {
   config: AgentConfig;
   book: Book;
   runtime: Runtime;
+  /** What a workload whose node was lost may be run from here. */
+  checkpoints: CheckpointSource;
+  /** Where checkpoints are kept. */
+  store: NodeStore;
   identity: LinkIdentity;
   log: Log;
   /** What migrations from here have cost. */
@@ -32,6 +38,12 @@ export interface NodeContext {
 
 /** Files of a workload on this node: data, log and its own layer of the root file system. */
 export const volumeDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "volumes", workload);
+
+/**
+ * The workload's files as they were at its last checkpoint from this node: the next one only carries what changed. Only
+ * ever of use to the node that runs it; it may be lost.
+ */
+export const shadowDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "shadows", workload);
 
 const SPENT = ["TOMBSTONE", "GONE", "BURNED", "FENCED"];
 /**
@@ -42,6 +54,7 @@ export async function removeSpentVolume({ book, config }: NodeContext, workload:
   const holds = book.holds(workload);
   if (holds.length === 0 || !holds.every((hold) => SPENT.includes(hold.state))) return;
   await rm(volumeDir(config, workload), { recursive: true, force: true });
+  await rm(shadowDir(config, workload), { recursive: true, force: true });
 }
 
 /**
@@ -73,9 +86,14 @@ export function writeMoverConfig(
     side: Side;
     to: number;
     bandwidthBytesPerSec?: number | undefined;
+    /** A feed, which brings this back. */
+    checkpoint?: { workload: string; id: string };
+    /** A sink: this store, and this directory for the files. */
+    sink?: { storeFile?: string; volumeDir: string };
   },
 ): MoverConfig {
   const { config } = context;
+  const { node: _, ...tls } = context.identity;
   const mover: MoverConfig = {
     operation: what.operation,
     workload: what.workload,
@@ -87,9 +105,13 @@ export function writeMoverConfig(
     imagesDir: dirs.images,
     storeDir: dirs.store,
     volumeDir: volumeDir(config, what.workload),
-    tls: { caFile: context.identity.caFile, certFile: context.identity.certFile, keyFile: context.identity.keyFile },
+    ...what.sink,
+    tls,
     logFile: dirs.moverLog,
     ...(what.side === "destination" ? { listenHost: config.linkHost } : {}),
+    ...(what.checkpoint === undefined
+      ? {}
+      : { checkpoint: what.checkpoint, ...(config.storeFile === undefined ? {} : { storeFile: config.storeFile }) }),
     ...(what.bandwidthBytesPerSec === undefined ? {} : { bandwidthBytesPerSec: what.bandwidthBytesPerSec }),
   };
   const text = `${JSON.stringify(mover, null, 2)}\n`;
@@ -107,6 +129,9 @@ export function specOf(context: NodeContext, workload: string): WorkloadSpec {
   return spec;
 }
 
+/** Ids of operations that run a workload from a checkpoint: after its node was lost, or because nothing of it ran. */
+export const RECOVERY = /\.(?:recover|restore)\.\d+$/;
+
 /**
  * This node's word that it owns what the operation brought, once its journal says so; or, as the source, that it has taken
  * back what it had released (FENCED).
@@ -120,17 +145,22 @@ export function receiptOf({ book, config, identity }: NodeContext, ref: Operatio
     return signReceipt({ workload, operation, epoch: ref.epoch, digest }, identity);
   }
   const hold = book.hold(workload, epoch);
-  if (hold?.state !== "OWNER" || hold.digest === undefined || book.operation("destination", operation) === undefined) {
-    return undefined;
-  }
+  if (hold?.state !== "OWNER" || hold.digest === undefined) return undefined;
+  const recovered = hold.operation === operation && RECOVERY.test(operation);
+  if (!recovered && book.operation("destination", operation) === undefined) return undefined;
   return signReceipt({ workload, operation, epoch, digest: hold.digest }, identity);
 }
 
-/** Throws E_REQUEST when this node is not the one that the operation means, E_SAME_NODE when both are one. */
-export function mustBe(context: NodeContext, role: "source" | "destination", ref: OperationRef): void {
+/** Throws E_REQUEST when this node is not the one that the operation means. A restore, or a checkpoint, may have it on both sides. */
+export function mustBeHere(context: NodeContext, role: "source" | "destination", ref: OperationRef): void {
   if (ref[role] !== context.config.node) {
     throw ferryError("E_REQUEST", `this is node ${context.config.node}, the operation's ${role} is ${ref[role]}`);
   }
+}
+
+/** Of what has two nodes: also throws E_SAME_NODE when both are one. */
+export function mustBe(context: NodeContext, role: "source" | "destination", ref: OperationRef): void {
+  mustBeHere(context, role, ref);
   if (ref.source === ref.destination)
     throw ferryError("E_SAME_NODE", `${ref.workload} is already on node ${ref.source}`);
 }

@@ -7,6 +7,10 @@ import type { PhaseTime, Progress } from "../../model/report.js";
 /** Wall clock in Unix milliseconds, in microseconds' steps and finer. */
 export const wallMs = realtimeMs;
 
+/** A wall clock that is corrected slowly takes the monotonic one along; this much between them is a step. */
+const A_STEP_MS = 20;
+const aheadMs = (): number => wallMs() - performance.now();
+
 export class PhaseTimer {
   private readonly times: PhaseTime[] = [];
   private running: { name: Phase; startedAt: number; from: number } | undefined;
@@ -15,6 +19,8 @@ export class PhaseTimer {
   private pages = { sent: 0, total: 0 };
   private last = { at: performance.now(), bytes: 0, rate: 0 };
   private readonly listener: (phase: Phase) => void;
+  private readonly aheadAtFirst = aheadMs();
+  private stepMs = 0;
 
   constructor(side: Side, listener: (phase: Phase) => void = () => undefined) {
     this.side = side;
@@ -24,6 +30,7 @@ export class PhaseTimer {
   begin(name: Phase): void {
     if (this.running?.name === name) return;
     this.end();
+    this.lookAtClock();
     this.running = { name, startedAt: wallMs(), from: performance.now() };
     this.listener(name);
   }
@@ -36,6 +43,15 @@ export class PhaseTimer {
   /** A phase whose limits are known from elsewhere (hook events), in Unix milliseconds. */
   note(name: Phase, startedAt: number, endedAt: number): void {
     this.times.push({ name, side: this.side, startedAt, durationMs: Math.max(0, endedAt - startedAt) });
+  }
+  /** The wall clock was set since this began: by how much, at the most. undefined: it was not. */
+  clockStep(): number | undefined {
+    this.lookAtClock();
+    return Math.abs(this.stepMs) < A_STEP_MS ? undefined : Math.round(this.stepMs);
+  }
+  private lookAtClock(): void {
+    const stepMs = aheadMs() - this.aheadAtFirst;
+    if (Math.abs(stepMs) > Math.abs(this.stepMs)) this.stepMs = stepMs;
   }
   get phase(): Phase {
     return this.running?.name ?? this.times.at(-1)?.name ?? "reserve";

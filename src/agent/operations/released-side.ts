@@ -6,10 +6,11 @@
 import type { SideOutcome } from "../../model/contract.js";
 import { ferryError, toFailure } from "../../model/failure.js";
 import { verifyReceipt } from "../../transfer/link/index.js";
+import type { Word } from "../book.js";
 import { removeDirs } from "./dirs.js";
-import { SourceSide } from "./source-side.js";
+import { FreezingSide } from "./freezing-side.js";
 
-export abstract class ReleasedSide extends SourceSide {
+export abstract class ReleasedSide extends FreezingSide {
   /** A person has decided what nobody could know: the destination is off, or it owns the workload. */
   protected readonly decided = new AbortController();
   /** The destination needs nothing more: the frozen copy goes. */
@@ -26,26 +27,10 @@ export abstract class ReleasedSide extends SourceSide {
       this.control.start();
       const { signal } = this.decided;
       await this.insist("journaling the token", async () => this.control.release(this.makeToken(digest)));
-      const serving = new AbortController();
-      const served = this.serve(serving.signal);
-      try {
-        const { destination } = await this.control.level.wait(
-          (l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER",
-          { signal },
-        );
-        this.learn(destination?.resumedAt);
-        if (destination?.complete !== true && this.options.local !== true) {
-          await this.enter("drain");
-          await this.control.level.wait((l) => l.destination?.complete === true, { signal });
-        }
-        if (signal.aborted) throw signal.reason;
-        // From here on its copy is let go.
-        this.letGo = true;
-      } finally {
-        serving.abort(new Error("done"));
-        // A mover that it was just starting must not outlive the decision.
-        if (signal.aborted) await served;
-      }
+      // An agent that died between that word and the kill: the destination may be off by now, and is not asked again.
+      if (this.told !== "owns") await this.waitUntilOwned(signal);
+      // From here on its copy is let go.
+      this.letGo = true;
       await this.enter("release");
       const outcome = this.assemble();
       await this.mover.end();
@@ -56,6 +41,41 @@ export abstract class ReleasedSide extends SourceSide {
       return { ...outcome, state: "GONE", phases: this.timer.all() };
     }
     return { ...this.assemble(), state: "GONE" };
+  }
+
+  /** Serves until the destination has said that it needs nothing more. What it says is journaled. */
+  private async waitUntilOwned(signal: AbortSignal): Promise<void> {
+    const serving = new AbortController();
+    const served = this.serve(serving.signal);
+    try {
+      const { destination } = await this.control.level.wait(
+        (l) => l.destination?.hold === "RUNNING" || l.destination?.hold === "OWNER",
+        { signal },
+      );
+      this.learn(destination?.resumedAt);
+      await this.noteWord("runs");
+      if (destination?.complete !== true && this.options.local !== true) {
+        await this.enter("drain");
+        await this.control.level.wait((l) => l.destination?.complete === true, { signal });
+      }
+      if (signal.aborted) throw signal.reason;
+      await this.noteWord("owns");
+      if (signal.aborted) throw signal.reason;
+    } finally {
+      serving.abort(new Error("done"));
+      // A mover that it was just starting must not outlive the decision.
+      if (signal.aborted) await served;
+    }
+  }
+
+  private get told(): Word | undefined {
+    const { operation, to } = this.input.ref;
+    return this.context.book.heard(operation, to);
+  }
+  private async noteWord(word: Word): Promise<void> {
+    const { operation, to } = this.input.ref;
+    const { book } = this.context;
+    await this.insist("journaling the destination's word", async () => book.recordHeard(operation, to, word));
   }
 
   /** Keeps the source's mover at work: the tree is frozen, so a new one can always send what is missing. */
@@ -119,8 +139,10 @@ export abstract class ReleasedSide extends SourceSide {
         "wait: both settle it by themselves",
       );
     }
-    const runs = destination?.hold === "RUNNING" || destination?.hold === "OWNER";
-    if (this.letGo || (runs && destination.complete)) {
+    const { told } = this;
+    const says = destination?.hold === "RUNNING" || destination?.hold === "OWNER";
+    const runs = says || told !== undefined;
+    if (this.letGo || told === "owns" || (says && destination.complete)) {
       refuse("E_PAST_COMMIT", `node ${this.peer} has said that it owns ${ref.workload}`, "keep the destination's copy");
     }
     if (!acceptRollback && runs) {

@@ -6,10 +6,18 @@ import { rm } from "node:fs/promises";
 import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef, ResolveInput } from "../../model/contract.js";
 import { ferryError } from "../../model/failure.js";
 import { isDead, isOpen, mayRefuse, mayRun, runningHold, type Hold } from "../../model/ownership.js";
-import { verifyReceipt } from "../../transfer/link/index.js";
-import { removeDirs, sideDirs } from "./dirs.js";
+import { signToken, verifyReceipt } from "../../transfer/link/index.js";
+import { removeOperation, sideDirs } from "./dirs.js";
 import type { HandOvers } from "./hand-overs.js";
-import { keepAside, mustBe, receiptOf, removeSpentVolume, volumeDir, type NodeContext } from "./node-context.js";
+import {
+  keepAside,
+  mustBe,
+  mustBeHere,
+  receiptOf,
+  removeSpentVolume,
+  volumeDir,
+  type NodeContext,
+} from "./node-context.js";
 
 /** How long burn and refuse wait for their side before they answer with the state as it is. */
 const SETTLE_WAIT_MS = 20_000;
@@ -48,7 +56,7 @@ export class Settling {
         ...base,
         ...(receipt === undefined ? {} : { receipt }),
         ...(state === undefined ? {} : { state }),
-        ...(token === undefined ? {} : { token }),
+        ...(token === undefined ? {} : { token: signToken(token, this.context.identity) }),
         ...this.handOvers.source(ref.operation)?.inquiry(),
       };
     }
@@ -81,7 +89,8 @@ export class Settling {
     if (running !== undefined && running.outcome === undefined) {
       running.cancel(ferryError("E_CANCELLED", "the migration was cancelled", { side: "source" }).data);
       await within(running.result, SETTLE_WAIT_MS);
-    } else if (hold.state === "FROZEN") {
+    } else if (hold.state === "FROZEN" && hold.operation === ref.operation) {
+      // Never what another operation holds frozen, however late this call comes.
       const record = this.book.operation("source", ref.operation);
       if (record?.side === "source")
         await within(this.handOvers.ensureHandOver(record.input, {}).result, SETTLE_WAIT_MS);
@@ -102,7 +111,7 @@ export class Settling {
   }
 
   async refuse(ref: OperationRef): Promise<Inquiry> {
-    mustBe(this.context, "destination", ref);
+    mustBeHere(this.context, "destination", ref);
     const hold = this.book.hold(ref.workload, ref.to);
     if (hold !== undefined && ["ACTIVE", "RUNNING", "OWNER", "SUPERSEDED"].includes(hold.state))
       return this.inquire(ref);
@@ -154,7 +163,7 @@ export class Settling {
   }
 
   /** By a person's word: see NodeActivities. */
-  async claim({ ref, evidence }: ResolveInput): Promise<Inquiry> {
+  async claim({ ref, evidence, acceptRollback }: ResolveInput): Promise<Inquiry> {
     mustBe(this.context, "destination", ref);
     const hold = this.book.hold(ref.workload, ref.to);
     const record = this.book.operation("destination", ref.operation);
@@ -166,7 +175,9 @@ export class Settling {
     ) {
       throw ferryError("E_STATE", `${ref.workload} is not prepared on node ${ref.destination}: it has not all of it`);
     }
-    if (hold.state === "PREPARED") await this.handOvers.ensureTakeOver(record.input, false).claim(evidence);
+    if (hold.state === "PREPARED") {
+      await this.handOvers.ensureTakeOver(record.input, false).claim(evidence, acceptRollback === true);
+    }
     return this.inquire(ref);
   }
 
@@ -269,6 +280,7 @@ export class Settling {
       }
     }
     this.handOvers.drop(ref.operation);
-    removeDirs(sideDirs(config.runDir, ref.operation, side));
+    // Both sides: a local restore had its other one here, too.
+    removeOperation(config.runDir, ref.operation);
   }
 }

@@ -43,6 +43,8 @@ export interface HandOverOptions {
 
 export abstract class SourceSide {
   outcome: SideOutcome | undefined;
+  /** What its failpoints are called by. */
+  protected readonly points: "source" | "checkpoint" = "source";
   protected readonly context: NodeContext;
   protected readonly input: HandOverInput;
   protected readonly options: HandOverOptions;
@@ -150,7 +152,7 @@ export abstract class SourceSide {
   }
   protected async enter(phase: Phase): Promise<void> {
     this.timer.begin(phase);
-    await failpoint(`source.${phase}`);
+    await failpoint(`${this.points}.${phase}`);
   }
   progress(): Progress {
     const precopy = this.precopy?.progress();
@@ -245,7 +247,8 @@ export abstract class SourceSide {
   protected makeToken(digest: string): Token {
     const { ref } = this.input;
     const known = this.context.book.token(ref.operation, ref.to);
-    if (known !== undefined) return known;
+    // the same word again, with the certificate of today: that of then may have been replaced or revoked
+    if (known !== undefined) return signToken(known, this.context.identity);
     const token = signToken(
       {
         workload: ref.workload,
@@ -278,7 +281,8 @@ export abstract class SourceSide {
   /** Shared volumes: what the workload has written must be on the storage, not in this node's caches. */
   protected async flushShared(): Promise<void> {
     const shared = (this.incarnation.spec.volumes ?? []).filter(({ kind }) => kind === "shared");
-    if (shared.length > 0) await flushShared(shared.map(({ name }) => sharedVolumeDir(name)));
+    const { config } = this.context;
+    if (shared.length > 0) await flushShared(shared.map(({ name }) => sharedVolumeDir(name, config.policyFile)));
   }
 
   /** The workload stays here: with all of its CPU time, if that can be had. The rounds have tried before. */
@@ -336,12 +340,14 @@ export abstract class SourceSide {
 
   protected assemble(): SideOutcome {
     const precopy = this.precopy?.report();
+    const clockStepMs = this.timer.clockStep();
     return {
       state: this.holdState ?? "OWNER",
       phases: this.timer.all(),
       transfer: this.traffic.transfer(precopy?.rounds),
       ...(precopy === undefined ? {} : { precopy }),
       ...(this.clock === undefined ? {} : { clock: this.clock }),
+      ...(clockStepMs === undefined ? {} : { clockStepMs }),
       ...(this.frames === undefined ? {} : { frames: this.frames.counts() }),
       resumedFirst: this.steering.course.value.resumeFirst,
       ...(this.frozenAt === undefined ? {} : { frozenAt: this.frozenAt }),

@@ -10,6 +10,7 @@
  */
 import type { ReserveInput, SideOutcome } from "../../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import { verifyImages } from "../../transfer/images/verify.js";
 import { destroyFaultService } from "../../transfer/pages/index.js";
 import { orAbort } from "../level.js";
 import type { ControlHub } from "./control.js";
@@ -23,6 +24,8 @@ const MOVER_PAUSE_MS = 100;
 
 export class TakeOver extends DestinationSide {
   readonly result: Promise<SideOutcome>;
+  /** Goes on when it is no longer waited for: what it starts has to be there before it is swept. */
+  private preparing: Promise<void> = Promise.resolve();
 
   constructor(context: NodeContext, hub: ControlHub, input: ReserveInput, local: boolean) {
     super(context, hub, input, local);
@@ -67,7 +70,8 @@ export class TakeOver extends DestinationSide {
     const { signal } = this.refusal;
     const away = this.watchSource();
     try {
-      await orAbort(runtime.prepare(this.incarnation, this.dirs), signal);
+      this.preparing = runtime.prepare(this.incarnation, this.dirs);
+      await orAbort(this.preparing, signal);
       if (again) {
         this.engine = runtime.adoptRestore(this.dirs);
         const status = this.engine?.status();
@@ -82,10 +86,14 @@ export class TakeOver extends DestinationSide {
       if (again) await this.mover.request({ verb: "reset" }, signal);
       const held = this.restoreHeld(signal);
       held.catch(() => undefined);
+      // Beside criu, which holds what it restores: what has changed since it came is found before it is said to be there.
+      const unchanged = verifyImages(this.dirs.images, digest);
+      unchanged.catch(() => undefined);
       // PREPARED was said once, and the source may have released on it: that is not taken back. Written while criu works: what
       // is restored does not run.
       if (!again) this.record("RECEIVED", digest);
       await held;
+      await unchanged;
       await this.fetchPages(signal);
       this.record("PREPARED", digest);
     } finally {
@@ -93,7 +101,10 @@ export class TakeOver extends DestinationSide {
     }
   }
 
-  /** Images and volume are here. After a loss of power they come again, from the frozen tree. Returns their digest. */
+  /**
+   * Images and volume are here. After a loss of power they come again, from the frozen tree. Returns their digest.
+   * Throws E_IMAGE_DIGEST when they are others than before.
+   */
   private async fetchImages(signal?: AbortSignal): Promise<string> {
     const client = await this.mover.ensure();
     const status = client.status();
@@ -181,7 +192,8 @@ export class TakeOver extends DestinationSide {
         if (!held && !resumed) {
           await runtime.destroy({ name: ref.workload, epoch: ref.to }, this.dirs);
           await runtime.prepare(this.incarnation, this.dirs);
-          await this.fetchImages();
+          // They may have lain here for long.
+          await verifyImages(this.dirs.images, await this.fetchImages());
           await this.mover.request({ verb: "reset" });
           await this.restoreHeld();
           await this.fetchPages();
@@ -294,6 +306,7 @@ export class TakeOver extends DestinationSide {
     this.frames.close();
     this.timer.end();
     const outcome = this.assemble("TOMBSTONE");
+    await this.preparing.catch(() => undefined);
     for (let attempt = 1; ; attempt++) {
       try {
         // The tree first: the page daemon does not leave tasks that still depend on it.

@@ -13,7 +13,6 @@ import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Hold } from "../../model/ownership.js";
 import type { AskedOptions, Finding } from "../../model/plan.js";
-import { checkPolicy, type Policy } from "../policy.js";
 import { compareFlags } from "./cpu.js";
 import { checkEngine, compareVersions } from "./engine.js";
 import { checkEpoch } from "./epoch.js";
@@ -35,7 +34,6 @@ export interface DestinationContext {
   bridge: string;
   /** Every hold of this workload in this node's journal. */
   holds: readonly Hold[];
-  policy?: Policy;
 }
 
 async function guarded(check: string, findings: Promise<Finding[]>): Promise<Finding[]> {
@@ -340,7 +338,6 @@ export async function preflightDestination(ctx: DestinationContext): Promise<Fin
   return [
     ...checkCompatible(node, facts, ref, flags),
     ...checkEpoch(ref, ctx.holds, node.node),
-    ...(ctx.policy === undefined ? [] : checkPolicy(facts.spec, ctx.policy, "destination")),
     ...engine,
     ...features,
     ...tools,

@@ -41,6 +41,15 @@ export async function frozenMemoryBytes(pids: readonly number[]): Promise<number
   return frozenBytesOf((await Promise.all(pids.map(read))).map((text) => parseKeyed(text ?? "")));
 }
 
+/** Memory of its own that each of these tasks has: what a page store of them holds. */
+export async function ownMemoryBytes(pids: readonly number[]): Promise<number> {
+  const texts = await Promise.all(pids.map((pid) => readProc(pid, "status").catch(() => undefined)));
+  return texts.reduce((sum, text) => {
+    const status = parseKeyed(text ?? "");
+    return sum + kibBytes(status.get("RssAnon")) + kibBytes(status.get("VmSwap"));
+  }, 0);
+}
+
 export function checkMemory({ tasks, root, own }: Tree): Finding[] {
   const findings: Finding[] = [];
   const sysv = tasks.filter((task) => task.special.some((name) => name.startsWith("/SYSV")));

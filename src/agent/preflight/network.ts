@@ -1,8 +1,9 @@
 /** The destination's network: its bridge, the workload's subnet, and whether somebody else answers for the address. */
 import { z } from "zod";
 import { run } from "../../host/exec.js";
+import { issuesOf } from "../../host/issues.js";
 import type { Finding } from "../../model/plan.js";
-import { toFailure } from "../../model/failure.js";
+import { ferryError, toFailure } from "../../model/failure.js";
 import { finder } from "./findings.js";
 
 const { block, warn, info } = finder("destination");
@@ -28,8 +29,20 @@ export function sameNetwork(a: string, b: string, prefix: number): boolean {
   return Math.floor(number(a) / size) === Math.floor(number(b) / size);
 }
 
-/** Output of `ip -j -d addr show`. Throws ZodError when it is something else. */
-export const parseLinks = (json: string): Links => linksSchema.parse(JSON.parse(json === "" ? "[]" : json));
+/** Output of `ip -j -d addr show`. Throws E_TOOL when it is something else. */
+export function parseLinks(json: string): Links {
+  let why: string;
+  try {
+    const parsed = linksSchema.safeParse(JSON.parse(json === "" ? "[]" : json));
+    if (parsed.success) return parsed.data;
+    why = issuesOf(parsed.error);
+  } catch {
+    why = "it is not JSON";
+  }
+  throw ferryError("E_TOOL", `what \`ip -j -d addr show\` printed is not a list of interfaces: ${why}`, {
+    remedy: "see that iproute2 on that node is Debian's: ferry doctor",
+  });
+}
 
 export function checkBridge(links: Links, bridge: string, node: string, cidr: string): Finding[] {
   const [ip = "", prefix = "32"] = cidr.split("/");

@@ -14,7 +14,6 @@ import type { NodeFacts } from "../../model/node.js";
 import { isDead, type Hold } from "../../model/ownership.js";
 import type { AskedOptions, Finding } from "../../model/plan.js";
 import type { WorkloadSpec } from "../../model/workload.js";
-import { checkPolicy, type Policy } from "../policy.js";
 import { checkEngine } from "./engine.js";
 import { filesToCompare } from "./files.js";
 import { finder, sizeText } from "./findings.js";
@@ -48,7 +47,6 @@ export interface SourceContext {
   externalMounts?: readonly string[];
   /** Does the runtime pass --file-locks? Default true. */
   movesLocks?: boolean;
-  policy?: Policy;
 }
 
 /** A check that could not be made is a reason against, too: going on blindly would be worse. */
@@ -183,7 +181,6 @@ export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> 
   const findings = [
     ...checkHolds(spec, ctx.holds, ctx.ref, node.node),
     ...engine,
-    ...(ctx.policy === undefined ? [] : checkPolicy(spec, ctx.policy, "source")),
     ...checkTree(tree),
     ...checkNamespaces(tree),
     ...frozen,

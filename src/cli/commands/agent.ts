@@ -17,6 +17,9 @@ export interface AgentFlags {
   linkHost: string;
   linkPort?: number;
   tlsDir?: string;
+  policy?: string;
+  crl?: string;
+  store?: string;
   logLevel?: LogLevel;
   logFile?: string;
   supervised?: boolean;
@@ -33,7 +36,10 @@ export const withAgentFlags = (command: Command): Command =>
     .option("--cgroup-parent <path>", "cgroup under which workloads live (default: ferry)")
     .requiredOption("--link-host <address>", "address of this node as other nodes reach it")
     .option("--link-port <port>", "port of the link (default: 7400)", parseCount("a port", 1, 65_535))
-    .option("--tls-dir <dir>", "ca.crt, node.crt and node.key (default: /etc/ferry)");
+    .option("--tls-dir <dir>", "ca.crt, node.crt and node.key (default: /etc/ferry)")
+    .option("--policy <file>", "what may run on this node (default: /etc/ferry/policy.json, if there)")
+    .option("--crl <file>", "revocation lists: peers whose certificate is in one are refused (default: none)")
+    .option("--store <file>", "where checkpoints are kept, JSON: see docs/checkpoints.md (default: none are)");
 
 export const withLogFlags = (command: Command): Command =>
   command
@@ -66,6 +72,9 @@ export function agentConfigOf(flags: AgentFlags): Record<string, unknown> {
     linkHost: flags.linkHost,
     linkPort: flags.linkPort,
     tlsDir: flags.tlsDir,
+    policyFile: flags.policy,
+    crlFile: flags.crl,
+    storeFile: flags.store,
     logLevel: flags.logLevel,
     logFile: flags.logFile,
   };

@@ -5,6 +5,7 @@ import { connectOptions, targetOf, withConnection, type ConnectionFlags, type Ta
 
 interface DoctorFlags extends ConnectionFlags {
   dir?: string;
+  tlsDir?: string;
   json?: boolean;
 }
 
@@ -15,6 +16,7 @@ export function register(program: Command, context: CommandContext): void {
       "--dir <dir>",
       "where Ferry keeps its files: this file system is looked at (default: the lab's, or /var/lib)",
     )
+    .option("--tls-dir <dir>", "a node's ca.crt, node.crt and node.key (default: /etc/ferry)")
     .option("--json", "print the checks as JSON")
     .addHelpText(
       "after",
@@ -41,6 +43,7 @@ Examples:
           },
         }),
         ...(directory !== undefined && { directory }),
+        ...(flags.tlsDir !== undefined && { tlsDir: flags.tlsDir }),
       });
       if (flags.json === true) context.json(checks);
       else for (const line of renderChecks(checks)) context.out(line);

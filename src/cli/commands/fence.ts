@@ -1,14 +1,16 @@
 /** `ferry fence`: a person's word, or a command's, that a node is off. */
 import { existsSync, readFileSync } from "node:fs";
-import { userInfo } from "node:os";
 import type { Command } from "commander";
 import { z } from "zod";
-import { run } from "../../host/exec.js";
-import type { FerryClient } from "../../client/types.js";
-import { ferryError } from "../../model/failure.js";
+import { runInGroup } from "../../host/group.js";
+import { atMost } from "../../host/limit.js";
+import type { FerryClient, WorkloadListing } from "../../client/types.js";
+import { issuesOf } from "../../host/issues.js";
+import { ferryError, toFailure } from "../../model/failure.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
 import { parseNodeName } from "../parse.js";
+import { userName } from "../user-name.js";
 
 interface FenceFlags extends ConnectionFlags {
   iHavePoweredItOff?: boolean;
@@ -19,17 +21,29 @@ interface FenceFlags extends ConnectionFlags {
 const CONFIG = "/etc/ferry/fence.json";
 const DEFAULT_TIMEOUT_MS = 60_000;
 const MAX_EVIDENCE = 800;
+const ASKED_AT_ONCE = 16;
 /** A migration in doubt says what it knows by then. */
 const DOUBT_MS = 15_000;
 const pause = (ms: number): Promise<undefined> => new Promise((resolve) => setTimeout(resolve, ms, undefined).unref());
 const configSchema = z.strictObject({
   /** Program and arguments; {node} is the node's name. Exit code 0 means that it is off. */
-  command: z.array(z.string().min(1)).min(1),
+  command: z
+    .array(
+      z
+        .string()
+        .min(1)
+        .refine((word) => !word.includes("\0"), "must not contain a NUL character"),
+    )
+    .min(1),
+  /** Longest that it may take, with all that it has started. */
   timeoutMs: z.int().min(100).max(600_000).optional(),
 });
 
+const FORM =
+  'nothing was switched off: write it as {"command": ["/usr/local/bin/power-off", "{node}"], "timeoutMs": 60000}, or switch the node off by hand and say --i-have-powered-it-off';
+
 /** Throws E_REQUEST. */
-function readConfig(file: string): z.infer<typeof configSchema> {
+export function readConfig(file: string): z.infer<typeof configSchema> {
   if (!existsSync(file)) {
     throw ferryError("E_REQUEST", `how a node is switched off is not said: there is no ${file}`, {
       remedy:
@@ -40,20 +54,20 @@ function readConfig(file: string): z.infer<typeof configSchema> {
   try {
     raw = JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    throw ferryError("E_REQUEST", `${file} is not JSON: ${String(error)}`);
+    throw ferryError("E_REQUEST", `${file} can't be read as JSON: ${toFailure(error).message}`, { remedy: FORM });
   }
   const parsed = configSchema.safeParse(raw);
-  if (!parsed.success) throw ferryError("E_REQUEST", `${file}: ${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) throw ferryError("E_REQUEST", `${file}: ${issuesOf(parsed.error)}`, { remedy: FORM });
   return parsed.data;
 }
 
 async function switchOff(node: string, file: string): Promise<string> {
   const { command, timeoutMs = DEFAULT_TIMEOUT_MS } = readConfig(file);
   const [program = "", ...args] = command.map((part) => part.replaceAll("{node}", node));
-  await run(program, args, {
+  await runInGroup(program, args, {
     timeoutMs,
     doing: `switch ${node} off`,
-    remedy: `nothing was fenced: see why ${program} fails, or switch it off by hand and say --i-have-powered-it-off`,
+    remedy: `nothing was fenced: see why ${program} fails (a longer timeoutMs in ${file}, if it only takes long), or switch it off by hand and say --i-have-powered-it-off`,
   });
   return `${[program, ...args].join(" ")} ended with 0`;
 }
@@ -74,6 +88,7 @@ A node that answers can't be fenced by word. The fence ends when the node answer
 the network, its copies may run on until it is reached again: then they are killed (two copies meanwhile).
 
 The configuration: {"command": ["ipmitool", "-H", "{node}-bmc", "chassis", "power", "off"], "timeoutMs": 60000}
+The command, and all that it has started, is ended after timeoutMs (60 s): nothing is fenced then.
 Exit codes: 0 fenced; 1 the command failed; 2 refused.
 
 Examples:
@@ -89,33 +104,61 @@ Examples:
             ? `${userName()} says that it was powered off`
             : await switchOff(node, flags.config);
         const fence = await client.nodes.fence(node, evidence.slice(0, MAX_EVIDENCE));
-        const inDoubt = await waiting(client, node);
+        const all = await askAll(client);
+        const [inDoubt, ran] = [await waiting(client, all, node), ranOn(all, node)];
         if (flags.json === true) {
-          context.json({ node, ...fence, inDoubt });
+          context.json({ node, ...fence, inDoubt, ran });
           return;
         }
         context.out(`${node} is fenced: ${evidence}`);
         for (const { name, keep } of inDoubt) {
           context.out(`  ${name} waits for it: ferry resolve ${name} --keep ${keep}`);
         }
+        for (const name of ran) context.out(`  ${name} ran there: ferry recover ${name} --node NODE`);
         if (inDoubt.length === 0) context.out("  nothing is in doubt because of it");
       });
     });
 }
 
-function userName(): string {
-  try {
-    return userInfo().username;
-  } catch {
-    return `user ${process.getuid?.() ?? "?"}`;
-  }
+type Asked = Pick<WorkloadListing, "name" | "state" | "node"> & { idle: boolean };
+
+/** What each entity says itself, since the list lags behind them. One that does not answer is as the list has it. */
+async function askAll(client: FerryClient): Promise<Asked[]> {
+  const limited = atMost(ASKED_AT_ONCE);
+  const listings = await client.workloads.list();
+  return Promise.all(
+    listings.map((listing) =>
+      limited(async () => {
+        const said = await client.workloads
+          .get(listing.name)
+          .status()
+          .then(({ state, node, operation }) => ({ state, node, idle: operation === undefined }))
+          .catch(() => ({ ...listing, idle: false }));
+        return { name: listing.name, state: said.state, node: said.node, idle: said.idle };
+      }),
+    ),
+  );
 }
 
+/** A checkpoint whose node fell silent: nothing is under way, and that node alone may have it. */
+const saveUnknown = ({ state, idle }: Asked): boolean => state === "in-doubt" && idle;
+
+/** Workloads that ran there when it was last heard of, and that nothing else is under way with. */
+const ranOn = (all: readonly Asked[], node: string): string[] =>
+  all
+    .filter((workload) => workload.node === node && (workload.state === "running" || saveUnknown(workload)))
+    .map(({ name }) => name);
+
 /** Workloads in doubt, and the side that is left of them. */
-async function waiting(client: FerryClient, node: string): Promise<{ name: string; keep: "source" | "destination" }[]> {
+async function waiting(
+  client: FerryClient,
+  all: readonly Asked[],
+  node: string,
+): Promise<{ name: string; keep: "source" | "destination" }[]> {
   const found: { name: string; keep: "source" | "destination" }[] = [];
-  for (const { name, state } of await client.workloads.list()) {
-    if (state !== "in-doubt" && state !== "stuck") continue;
+  for (const workload of all) {
+    const { name, state } = workload;
+    if ((state !== "in-doubt" && state !== "stuck") || saveUnknown(workload)) continue;
     const report = await client.workloads
       .get(name)
       .migration()

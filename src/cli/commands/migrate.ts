@@ -2,6 +2,7 @@
 import { Option, type Command } from "commander";
 import type { MigrationHandle } from "../../client/types.js";
 import type { AskedMode, AskedOptions } from "../../model/plan.js";
+import { harmless } from "../../model/words.js";
 import { DEFAULT_LIMITS, ON_STALL, type OnStall } from "../../model/convergence.js";
 import { TRACKERS, type TrackerKind } from "../../model/mover.js";
 import { blockers, DEFAULT_MAX_BLACKOUT_MS } from "../../model/plan.js";
@@ -138,7 +139,7 @@ Examples:
             return;
           }
           if (flags.json !== true) for (const line of renderReport(ended, context.style())) context.out(line);
-          else if (flags.progress === true) context.out(JSON.stringify({ report: ended }));
+          else if (flags.progress === true) context.out(harmless(JSON.stringify({ report: ended })));
           else context.json(ended);
           // a plan that would be refused is no "go ahead" for a script
           const refused = ended.outcome === "planned" && blockers(ended.plan?.findings ?? ended.findings).length > 0;
@@ -167,7 +168,7 @@ async function watch(
     for await (const progress of handle.progress({ everyMs: live ? 150 : 500 })) {
       if (stop()) break;
       if (flags.json === true) {
-        context.out(JSON.stringify({ progress }));
+        context.out(harmless(JSON.stringify({ progress })));
       } else if (live) {
         view.draw(renderLive(head, progress, context.style()));
       } else {

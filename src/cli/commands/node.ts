@@ -1,16 +1,18 @@
 /** `ferry node`: agent and worker of one node as children, each restarted when it dies. */
 import type { Command } from "commander";
 import { ferryError } from "../../model/failure.js";
-import { targetOf, withConnection, type ConnectionFlags } from "../connection.js";
+import { ACCESS_VARIABLES, targetOf, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
 import { parseCount, parseNodeName } from "../parse.js";
 import { withAgentFlags, withLogFlags, type AgentFlags } from "./agent.js";
+import { withWatchFlags, type WatchFlags } from "./worker.js";
 
-interface NodeFlags extends ConnectionFlags, Omit<AgentFlags, "node"> {
+interface NodeFlags extends ConnectionFlags, Omit<AgentFlags, "node">, WatchFlags {
   name?: string;
   node?: string;
   workerUid: number;
   metrics?: string;
+  buildId?: string;
 }
 
 export function register(program: Command, context: CommandContext): void {
@@ -26,8 +28,9 @@ export function register(program: Command, context: CommandContext): void {
       parseCount("a user id", 1, 2 ** 31),
       60_971,
     )
-    .option("--metrics <host:port>", "the worker serves metrics for Prometheus there");
-  withLogFlags(withAgentFlags(command))
+    .option("--metrics <host:port>", "the worker serves metrics for Prometheus there")
+    .option("--build-id <id>", "version of the worker, for Temporal's Worker Versioning");
+  withLogFlags(withWatchFlags(withAgentFlags(command)))
     .addHelpText("after", "\nExamples:\n  ferry node --name node-a --link-host 192.0.2.11 --address 192.0.2.1:7233")
     .action(async (flags: NodeFlags) => {
       const name = flags.name ?? flags.node;
@@ -45,7 +48,9 @@ export function register(program: Command, context: CommandContext): void {
       const logs = option("--log-level", flags.logLevel);
       const agentAndWorker = [
         {
-          title: "agent",
+          part: "agent" as const,
+          // Temporal's keys are the worker's.
+          without: Object.values(ACCESS_VARIABLES),
           args: [
             "agent",
             ...option("--node", name),
@@ -58,11 +63,14 @@ export function register(program: Command, context: CommandContext): void {
             ...option("--cgroup-parent", flags.cgroupParent),
             ...option("--link-port", flags.linkPort),
             ...option("--tls-dir", flags.tlsDir),
+            ...option("--policy", flags.policy),
+            ...option("--crl", flags.crl),
+            ...option("--store", flags.store),
             ...logs,
           ],
         },
         {
-          title: "worker",
+          part: "worker" as const,
           args: [
             "worker",
             ...option("--node", name),
@@ -70,6 +78,9 @@ export function register(program: Command, context: CommandContext): void {
             ...option("--address", address),
             ...option("--namespace", namespace),
             ...option("--metrics", flags.metrics),
+            ...option("--build-id", flags.buildId),
+            ...option("--silent-after", flags.silentAfter === undefined ? undefined : `${flags.silentAfter}ms`),
+            ...option("--lost-after", flags.lostAfter === undefined ? undefined : `${flags.lostAfter}ms`),
             ...logs,
           ],
           uid: flags.workerUid,

@@ -17,25 +17,36 @@ export function register(program: Command, context: CommandContext): void {
     .addHelpText(
       "after",
       `
+A workload whose node is not there says so ("running, node lost"): what stands there is then what was last known, and it may
+well run on. See docs/operating.md, "When a node is lost".
+
 Examples:
   ferry ps
   ferry ps --json | jq -r '.[] | select(.state == "running") | .name'`,
     )
     .action(async (flags: PsFlags) => {
       await withClient(context, flags, async (client) => {
-        const listings = await client.workloads.list({ all: flags.all === true });
+        const [listings, gone] = await Promise.all([
+          client.workloads.list({ all: flags.all === true }),
+          client.nodes.away(),
+        ]);
+        const awayOf = (node: string): Pick<PsRow, "away"> => {
+          const found = gone.find(({ name }) => name === node);
+          return found === undefined ? {} : { away: found.state };
+        };
         const rows = await Promise.all(
           listings.map(async (listing): Promise<PsRow> => {
             try {
-              return { listing, status: await client.workloads.get(listing.name).status() };
+              const status = await client.workloads.get(listing.name).status();
+              return { listing, status, ...awayOf(status.node) };
             } catch {
               // the entity ended or can't answer: the listing alone still tells where it was
-              return { listing };
+              return { listing, ...awayOf(listing.node) };
             }
           }),
         );
         if (flags.json === true) {
-          context.json(rows.map(({ listing, status }) => ({ ...listing, ...status })));
+          context.json(rows.map(({ listing, status, away }) => ({ ...listing, ...status, ...(away && { away }) })));
         } else {
           for (const line of renderPs(rows, Date.now(), context.style())) context.out(line);
         }

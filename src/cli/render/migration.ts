@@ -209,7 +209,7 @@ const NEXT: Record<MigrationReport["outcome"], (report: MigrationReport) => stri
 
 /** Phases that a mode goes through, in order, as the live view lists them. */
 export const phasesOf = (mode: AskedMode): Phase[] =>
-  PHASES.filter((phase) => phase !== "done" && (phase !== "precopy" || hasRounds(mode)));
+  PHASES.filter((phase) => phase !== "done" && phase !== "store" && (phase !== "precopy" || hasRounds(mode)));
 
 export function bar(share: number, width: number, style: Style): string {
   const [full, empty] = style.unicode ? ["█", "░"] : ["#", "-"];

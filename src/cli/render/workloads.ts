@@ -1,14 +1,21 @@
 /** `ferry ps`, `ferry inspect` and `ferry nodes` in words. Pure: data in, lines out. */
 import type { NodeListing, WorkloadInspection, WorkloadListing } from "../../client/types.js";
 import { describeHold } from "./holds.js";
+import { isDown } from "../../model/messages.js";
+import type { Away, Presence } from "../../model/presence.js";
 import type { WorkloadState, WorkloadStatus } from "../../model/workload.js";
 import { formatAge, formatBytes, formatCommand, plural } from "./format.js";
+import { scheduleLine } from "./schedules.js";
 import { paint, padEnd, printable, type Paint, type Style } from "./style.js";
 import { renderTable, type Cell } from "./table.js";
 
 const STATE_PAINT: Partial<Record<WorkloadState, Paint>> = {
   running: "green",
   migrating: "cyan",
+  recovering: "cyan",
+  checkpointing: "cyan",
+  restoring: "cyan",
+  checkpointed: "yellow",
   starting: "cyan",
   stopping: "cyan",
   exited: "yellow",
@@ -27,7 +34,16 @@ const stateCell = (state: WorkloadState, exitCode?: number): Cell => {
 export interface PsRow {
   listing: WorkloadListing;
   status?: WorkloadStatus;
+  /** Of its node, when that is not there. */
+  away?: Away;
 }
+
+/** On a node that is not there, what it says of itself is of before. */
+const rowState = ({ listing, status, away }: PsRow): Cell => {
+  const state = status?.state ?? listing.state;
+  const cell = stateCell(state, status?.exitCode);
+  return away === undefined || isDown(state) ? cell : { text: `${cell.text}, node ${away}`, paint: "red" };
+};
 
 export function renderPs(rows: readonly PsRow[], now: number, style: Style): string[] {
   if (rows.length === 0) {
@@ -45,10 +61,10 @@ export function renderPs(rows: readonly PsRow[], now: number, style: Style): str
       { title: "SINCE", align: "right" },
       { title: "COMMAND" },
     ],
-    sorted.map(({ listing, status }) => [
+    sorted.map(({ listing, status, away }) => [
       listing.name,
       status?.node ?? listing.node,
-      stateCell(status?.state ?? listing.state, status?.exitCode),
+      rowState({ listing, ...(status && { status }), ...(away && { away }) }),
       listing.runtime,
       status?.spec.network.ip ?? "-",
       status === undefined ? "-" : String(status.epoch),
@@ -59,12 +75,19 @@ export function renderPs(rows: readonly PsRow[], now: number, style: Style): str
   );
 }
 
+const since = (presence: Presence | undefined): string =>
+  presence === undefined || presence.state === "up"
+    ? ""
+    : ` (${presence.state} since ${new Date(presence.since).toISOString()}: it may still run its workloads)`;
+
 export function renderNodes(nodes: readonly NodeListing[], style: Style): string[] {
   if (nodes.length === 0) return ["no nodes; bring the lab up: ferry lab up, or start one: ferry node --name NAME"];
   // The table shows what such a node last said of itself; why it says nothing now stands below.
   const problems = nodes
     .filter(({ facts, problem }) => facts !== undefined && problem !== undefined)
-    .map(({ name, problem }) => `${paint(style, "red", name)}: ${printable(problem ?? "")}`);
+    .map(
+      ({ name, problem, presence }) => `${paint(style, "red", name)}: ${printable(problem ?? "")}${since(presence)}`,
+    );
   const table = renderTable(
     [
       { title: "NODE" },
@@ -79,10 +102,11 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
     ],
     [...nodes]
       .sort((a, b) => a.name.localeCompare(b.name))
-      .map(({ name, reachable, facts, problem, fence }) => {
+      .map(({ name, reachable, facts, problem, fence, presence }) => {
+        const away = presence === undefined || presence.state === "up" ? "not usable" : presence.state;
         const state: Cell = reachable
           ? { text: "up", paint: "green" }
-          : { text: fence === undefined ? "not usable" : "fenced", paint: "red" };
+          : { text: fence === undefined ? away : "fenced", paint: "red" };
         if (facts === undefined) return [name, state, "-", "-", "-", "-", "-", "-", problem ?? "-"];
         return [
           name,
@@ -104,7 +128,13 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
 const pair = (style: Style, key: string, value: string): string =>
   `  ${paint(style, "dim", padEnd(key, 10))} ${printable(value)}`;
 
-export function renderInspection({ status, observation, problem }: WorkloadInspection, style: Style): string[] {
+const BY_THE_CLOCK = { protect: "protected", "scale-down": "let go", wake: "woken" } as const;
+
+export function renderInspection(
+  { status, observation, problem, schedules = [] }: WorkloadInspection,
+  style: Style,
+  now = Date.now(),
+): string[] {
   const { spec } = status;
   const limits = [
     ...(spec.limits.memoryBytes === undefined ? [] : [`memory ${formatBytes(spec.limits.memoryBytes)}`]),
@@ -126,6 +156,11 @@ export function renderInspection({ status, observation, problem }: WorkloadInspe
   ];
   const env = Object.entries(spec.env);
   if (env.length > 0) lines.push(pair(style, "env", env.map(([key, value]) => `${key}=${value}`).join(" ")));
+  if (status.lastCheckpoint !== undefined) {
+    const { id, takenAt } = status.lastCheckpoint;
+    lines.push(pair(style, "saved", `${id}, taken ${new Date(takenAt).toISOString()}`));
+  }
+  for (const schedule of schedules) lines.push(pair(style, BY_THE_CLOCK[schedule.kind], scheduleLine(schedule, now)));
   if (status.operation !== undefined) lines.push(pair(style, "operation", `${status.operation} is under way`));
   if (status.problem !== undefined) lines.push(pair(style, "problem", status.problem));
   if (observation !== undefined) {

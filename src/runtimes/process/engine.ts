@@ -28,8 +28,9 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { realtimeMs } from "../../host/clock.js";
 import { SYSTEM_PATH } from "../../host/exec.js";
-import { isAlive, killGroup, parseProcessId, processId, type ProcessId } from "../../host/proc.js";
+import { groupEnded, isAlive, killGroup, parseProcessId, type ProcessId } from "../../host/proc.js";
 import { errnoName, makeFifo } from "../../host/syscall.js";
 import { ferryError } from "../../model/failure.js";
 import type { EngineHandle, EngineStatus } from "../runtime.js";
@@ -45,10 +46,11 @@ export const VETO = 71;
 /** The engine's log is polled for changes this often, besides being watched. */
 const POLL_MS = 40;
 const STARTING_MS = 2000;
+const KILLED_WITHIN_MS = 5000;
 const BEGIN = "begin";
 const BEGUN = "begun";
 
-function fifo(path: string): void {
+export function makeFifoAt(path: string): void {
   const failed = makeFifo(path);
   if (failed < 0) throw ferryError("E_TOOL", `making the FIFO ${path}: ${errnoName(-failed)}`);
 }
@@ -62,14 +64,28 @@ function readIf(path: string): string | undefined {
   }
 }
 
+/** Unix milliseconds of an event that a hook wrote: nanoseconds of the monotonic clock, or seconds of the wall clock. */
+function eventMs(text: string): number | undefined {
+  const monotonic = /^monotonic (\d{1,19})\n$/.exec(text)?.[1];
+  if (monotonic !== undefined) return realtimeMs() - Number(process.hrtime.bigint() - BigInt(monotonic)) / 1e6;
+  return /^\d+\.\d+\n$/.test(text) ? Number(text) * 1000 : undefined;
+}
+
+/** A command as it was noted; what a crash has cut short is no reason to hide the failure that it is evidence of. */
+function wordsOf(json: string | undefined): string[] {
+  try {
+    const words: unknown = JSON.parse(json ?? "[]");
+    return Array.isArray(words) ? words.map(String) : [];
+  } catch {
+    return [];
+  }
+}
+
 export class Engine implements EngineHandle {
   readonly dir: string;
-  /** Known to the one who started it, before the wrapper has written it down. */
-  private started: ProcessId | undefined;
 
-  constructor(dir: string, started?: ProcessId) {
+  constructor(dir: string) {
     this.dir = dir;
-    this.started = started;
   }
 
   /** The engine of `dir`, running or ended; undefined when there was none. */
@@ -85,7 +101,7 @@ export class Engine implements EngineHandle {
   get leader(): ProcessId | undefined {
     const text = readIf(join(this.dir, "pid"));
     const id = text === undefined ? undefined : parseProcessId(text);
-    return id === undefined ? this.started : { pid: id.pid, startTicks: id.startTicks };
+    return id && { pid: id.pid, startTicks: id.startTicks };
   }
 
   /** Begun so lately that the wrapper may not have written down its pid yet. */
@@ -103,8 +119,8 @@ export class Engine implements EngineHandle {
     const alive = leader === undefined ? this.starting : isAlive(leader);
     const reached: EngineStatus["reached"] = {};
     for (const point of HOOK_POINTS) {
-      const at = Number(readIf(join(this.dir, `at.${point}`)));
-      if (Number.isFinite(at) && at > 0) reached[point] = at * 1000;
+      const at = eventMs(readIf(join(this.dir, `at.${point}`)) ?? "");
+      if (at !== undefined) reached[point] = at;
     }
     const rc = readIf(join(this.dir, "rc"));
     if (rc !== undefined && /^\d{1,3}\n$/.test(rc)) return { alive: false, exitCode: Number(rc), reached };
@@ -160,7 +176,7 @@ export class Engine implements EngineHandle {
     const warnings = errors.length > 0 ? [] : log.filter((line) => /\bWarn\b/.test(line)).slice(-4);
     const { exitCode } = this.status();
     return {
-      command: JSON.parse(readIf(join(this.dir, "command")) ?? "[]") as string[],
+      command: wordsOf(readIf(join(this.dir, "command"))),
       ...(exitCode === undefined ? {} : { exitCode }),
       lines: [...errors.slice(0, 8), ...warnings, ...words],
     };
@@ -214,13 +230,21 @@ export class Engine implements EngineHandle {
     }
   }
 
-  /** SIGKILL to the wrapper, criu and its hooks. Idempotent. */
+  /** SIGKILL to the wrapper, criu and its hooks, and waits until they have gone. Idempotent. */
   async kill(): Promise<void> {
     const { leader } = this;
-    if (leader !== undefined && killGroup(leader)) return;
+    if (leader !== undefined && killGroup(leader)) return groupEnded(leader.pid, KILLED_WITHIN_MS);
     // The wrapper has gone, a hook of a criu that was killed may still wait: let it go, nobody hears its answer.
     await this.openGate(VETO, 0);
   }
+}
+
+/** The wrapper writes the same a little later: whoever wants to kill it at once must know it, too. */
+function writeLeader(dir: string, pid: number): void {
+  const stat = readIf(`/proc/${pid}/stat`);
+  if (stat === undefined) return;
+  writeFileSync(join(dir, ".leader"), stat, { mode: 0o600 });
+  renameSync(join(dir, ".leader"), join(dir, "pid"));
 }
 
 export interface EngineStart {
@@ -243,9 +267,11 @@ export async function startEngine(options: EngineStart): Promise<Engine> {
   if (Engine.adopt(dir)?.status().alive === true) throw ferryError("E_BUSY", `an engine is still at work in ${dir}`);
   rmSync(dir, { recursive: true, force: true });
   mkdirSync(dir, { recursive: true, mode: 0o700 });
-  for (const name of ["gate", ...(options.waiting === true ? [BEGIN] : [])]) fifo(join(dir, name));
+  for (const name of ["gate", ...(options.waiting === true ? [BEGIN] : [])]) makeFifoAt(join(dir, name));
   writeFileSync(join(dir, ".command"), JSON.stringify(options.command), { mode: 0o600 });
   renameSync(join(dir, ".command"), join(dir, "command"));
+  // The wrapper writes into these: its own files would be for all to read, and criu must not get another umask.
+  for (const name of [".pid", ".rc"]) writeFileSync(join(dir, name), "", { mode: 0o600 });
   const words = openSync(join(dir, "words"), "a", 0o600);
   try {
     const child = spawn("/bin/sh", [options.wrapper, dir, ...options.command], {
@@ -260,8 +286,8 @@ export async function startEngine(options: EngineStart): Promise<Engine> {
     });
     if (options.closedSocket === true) (child.stdio[3] as Duplex | null)?.destroy();
     child.unref();
-    const started = child.pid === undefined ? undefined : processId(child.pid);
-    return new Engine(dir, started);
+    if (child.pid !== undefined) writeLeader(dir, child.pid);
+    return new Engine(dir);
   } finally {
     closeSync(words);
   }

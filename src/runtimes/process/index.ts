@@ -214,7 +214,14 @@ class ProcessRuntime implements Runtime {
     await this.announcers.get(parts.network.netns)?.stop();
     this.announcers.delete(parts.network.netns);
     if (!existsSync(parts.announcerPid)) return;
-    const id = announcerSchema.safeParse(JSON.parse(readFileSync(parts.announcerPid, "utf8")));
+    let raw: unknown;
+    try {
+      raw = JSON.parse(readFileSync(parts.announcerPid, "utf8"));
+    } catch {
+      // Cut while it was written: an announcer ends by itself.
+      return;
+    }
+    const id = announcerSchema.safeParse(raw);
     if (id.success && id.data !== null) killGroup(id.data);
   }
 }

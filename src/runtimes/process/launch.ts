@@ -1,13 +1,13 @@
 /** Starting a workload: see deploy/hooks/launch.sh for what happens inside its namespaces. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, closeSync, existsSync, lstatSync, mkdirSync, openSync, realpathSync } from "node:fs";
+import { chownSync, existsSync, lstatSync, mkdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { readFile } from "node:fs/promises";
 import { SYSTEM_PATH } from "../../host/exec.js";
 import { NETNS_DIR } from "../../host/netns.js";
+import { makeWorkloadLog, readWorkloadLog, workloadLogSize } from "../../host/workload-log.js";
 import { ferryError, type FerryError } from "../../model/failure.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { Mounted, Parts, Places } from "./places.js";
@@ -17,7 +17,10 @@ import { resolveUser, type ResolvedUser } from "./user.js";
 const WATCH_MS = 200;
 const SET_UP_MS = 20_000;
 
-/** What root keeps inside a workload: the usual set of containers. Others have none of it. */
+/**
+ * What root keeps inside a workload: the usual set of containers, without mknod, since no device controller stands between a
+ * workload and the node's disks. Others have none of it.
+ */
 const CAPABILITIES = [
   "chown",
   "dac_override",
@@ -30,7 +33,6 @@ const CAPABILITIES = [
   "net_bind_service",
   "net_raw",
   "sys_chroot",
-  "mknod",
   "audit_write",
   "setfcap",
 ];
@@ -54,9 +56,8 @@ export function makeVolume(parts: Parts, mounted: readonly Mounted[], user?: Res
   mkdirSync(parts.work, { recursive: true, mode: 0o700 });
   if (user !== undefined) {
     if (newData) chownSync(volume.data, user.uid, user.gid);
-    closeSync(openSync(volume.logFile, "a", 0o640));
     // A program may open /dev/stdout again by name.
-    chownSync(volume.logFile, user.uid, user.gid);
+    makeWorkloadLog(volume.logFile, user);
   }
   return fresh;
 }
@@ -129,7 +130,7 @@ export async function launch(
     "--",
     ...programCommand(spec, user),
   ];
-  const logStart = (await readFile(parts.volume.logFile).catch(() => Buffer.alloc(0))).length;
+  const logStart = workloadLogSize(parts.volume.logFile);
   const child = spawn("nsenter", args, {
     cwd: "/",
     env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
@@ -162,7 +163,7 @@ export async function launch(
   await ended;
   if (pid > 0 && exitCode === undefined) return { pid };
   if (pid > 0 && exitCode === 0) return { pid, exitCode };
-  const log = (await readFile(parts.volume.logFile).catch(() => Buffer.alloc(0))).subarray(logStart).toString("utf8");
+  const log = await readWorkloadLog(parts.volume.logFile, logStart);
   const said = log.split("\n").filter((line) => line.trim() !== "");
   throw startError(spec, exitCode ?? child.exitCode ?? undefined, said.length > 0 ? said : words);
 }

@@ -9,6 +9,7 @@ import { ferryError } from "../../model/failure.js";
 import { incarnation } from "../../model/names.js";
 import type { VolumeSpec } from "../../model/volumes.js";
 import type { WorkloadSpec } from "../../model/workload.js";
+import { hiddenLayer } from "./hidden.js";
 
 export type Log = (
   level: "debug" | "info" | "warn" | "error",
@@ -32,6 +33,8 @@ export interface ProcessRuntimeConfig {
    * `/run/ferry-layers/0`, `1`, ... where whoever made the node has bound the layers of that overlay).
    */
   lowerDirs?: string[];
+  /** Paths of the node that no workload sees, besides the usual ones (hidden.ts). */
+  hidden?: string[];
   /** The node's directory of a shared volume. Throws E_POLICY where the node has none of that name. Default: there are none. */
   sharedVolume?: (name: string) => string;
   /** false: dump all pages into the images (tests, kernels without userfaultfd). Default true. */
@@ -93,6 +96,7 @@ export class Places {
   readonly config: ProcessRuntimeConfig;
   readonly layout: CgroupLayout;
   private layers: string[] | undefined;
+  private hiddenDir: string | undefined;
 
   constructor(config: ProcessRuntimeConfig) {
     this.config = config;
@@ -153,17 +157,24 @@ export class Places {
 
   /** Options of the overlay that is a workload's root. */
   overlayOptions(parts: Parts): string {
-    const layers = [...this.lowerDirs(), parts.volume.root, parts.work];
+    const lower = [this.hidden(), ...this.lowerDirs()];
+    const layers = [...lower, parts.volume.root, parts.work];
     const odd = layers.find((path) => /[:,\\]/.test(path));
     if (odd !== undefined)
       throw ferryError("E_START", `${odd}: a path with ":", "," or "\\" can't be an overlay's layer`);
     return [
-      `lowerdir=${this.lowerDirs().join(":")}`,
+      `lowerdir=${lower.join(":")}`,
       `upperdir=${parts.volume.root}`,
       `workdir=${parts.work}`,
       // The upper layer is copied to other nodes: nothing in it may refer to this node's inodes or paths.
       "redirect_dir=off,index=off,metacopy=off,xino=off",
     ].join(",");
+  }
+
+  /** Made before it is needed: a restore is in a hurry. */
+  hidden(): string {
+    this.hiddenDir ??= hiddenLayer(this.config.runDir, this.config.hidden ?? []);
+    return this.hiddenDir;
   }
 
   private lowerDirs(): string[] {

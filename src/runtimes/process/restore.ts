@@ -1,19 +1,24 @@
 /** The destination's half: restore, hold, let run. */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createNetwork, NETNS_DIR } from "../../host/netns.js";
 import { ferryError } from "../../model/failure.js";
 import type { Incarnation, OperationDirs } from "../runtime.js";
-import { Engine, startEngine, type EngineStart } from "./engine.js";
+import { Engine, makeFifoAt, startEngine, type EngineStart } from "./engine.js";
 import { commonOptions, hookEnv } from "./freeze.js";
 import { makeVolume } from "./launch.js";
-import { rootPid } from "./observe.js";
+import { rootPid, treePids } from "./observe.js";
 import { EXTERNAL_DATA, EXTERNAL_LOG, EXTERNAL_NET, type Places } from "./places.js";
+
+const STANDS_BY_WITHIN_MS = 5_000;
+const STANDS_BY_POLL_MS = 5;
 
 export const restoreDir = (dirs: OperationDirs): string => join(dirs.run, "restore");
 
 /** Everything that can be made before the images are here. Idempotent, also while a restored tree is held. */
 export async function prepare(places: Places, incarnation: Incarnation, dirs: OperationDirs): Promise<void> {
+  places.hidden();
   const { spec, epoch } = incarnation;
   const parts = places.parts(spec.name, epoch);
   mkdirSync(dirs.run, { recursive: true, mode: 0o700 });
@@ -21,8 +26,35 @@ export async function prepare(places: Places, incarnation: Incarnation, dirs: Op
   makeVolume(parts, places.mounted(spec));
   parts.cgroup.create(spec.limits);
   await createNetwork(parts.network, spec.network, places.config.bridge, places.hook("netns.sh"));
-  // Its shells are started while nobody waits for them. Once only: an engine that was there may hold the restored tree.
-  if (Engine.adopt(restoreDir(dirs)) === undefined) await startEngine(engineOf(places, incarnation, dirs, true));
+  await standBy(places, incarnation, dirs);
+}
+
+/** The image that criu opens first. */
+const inventoryOf = (dirs: OperationDirs): string => join(dirs.images, "inventory.img");
+const isFifo = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false })?.isFIFO() === true;
+
+/** Starts criu while nobody waits for it, up to its first image. Without one that stands by, `restore` starts it. */
+async function standBy(places: Places, incarnation: Incarnation, dirs: OperationDirs): Promise<void> {
+  const inventory = inventoryOf(dirs);
+  // Once only: an engine that was there may hold the restored tree.
+  let engine = Engine.adopt(restoreDir(dirs));
+  if (engine === undefined) {
+    mkdirSync(dirs.images, { recursive: true, mode: 0o700 });
+    // A local restore has its images already.
+    if (existsSync(inventory)) return;
+    makeFifoAt(inventory);
+    engine = await startEngine(engineOf(places, incarnation, dirs, true));
+  }
+  // The name is free when criu has opened the FIFO. Before that no image may come: criu would open that one.
+  const end = performance.now() + STANDS_BY_WITHIN_MS;
+  while (isFifo(inventory)) {
+    if (engine.status().alive && performance.now() < end) {
+      await sleep(STANDS_BY_POLL_MS);
+      continue;
+    }
+    await engine.kill();
+    rmSync(inventory, { force: true });
+  }
 }
 
 /** `waiting`: it begins when it is told to. */
@@ -41,6 +73,7 @@ function engineOf(places: Places, incarnation: Incarnation, dirs: OperationDirs,
       "/bin/sh",
       places.hook("restore.sh"),
       waiting ? join(dir, "begin") : "-",
+      inventoryOf(dirs),
       parts.mountPoint,
       places.overlayOptions(parts),
       join(NETNS_DIR, parts.network.netns),
@@ -50,6 +83,7 @@ function engineOf(places: Places, incarnation: Incarnation, dirs: OperationDirs,
       "restore",
       "--restore-detached",
       ...commonOptions(places, dirs.images, join(dir, "log")),
+      ...(incarnation.closeConnections === true ? ["--tcp-close"] : []),
       "--inherit-fd",
       `fd[9]:${EXTERNAL_NET}`,
       "--root",
@@ -71,7 +105,7 @@ export async function restore(places: Places, incarnation: Incarnation, dirs: Op
   const dir = restoreDir(dirs);
   const before = Engine.adopt(dir);
   if (before?.status().alive === true && !before.waiting) return before;
-  if (parts.cgroup.populated) {
+  if (treePids(parts).length > 0) {
     throw ferryError("E_STATE", `${spec.name} of epoch ${epoch} has processes already: nothing is restored over them`, {
       side: "destination",
       workload: spec.name,
@@ -80,8 +114,11 @@ export async function restore(places: Places, incarnation: Incarnation, dirs: Op
   // The volume came after prepare: its directories may have been replaced.
   makeVolume(parts, places.mounted(spec));
   writeFileSync(parts.enginePointer, dir, { mode: 0o600 });
-  // One that was started ahead and is gone by now is replaced.
-  if (before?.waiting === true && (await before.begin())) return before;
+  // One that was started ahead and is gone by now, or does not listen, is replaced.
+  if (before?.waiting === true) {
+    if (await before.begin()) return before;
+    await before.kill();
+  }
   return startEngine(engineOf(places, incarnation, dirs, false));
 }
 

@@ -11,9 +11,11 @@ import type {
 } from "../../model/contract.js";
 import { FerryError, ferryError, type Side } from "../../model/failure.js";
 import { forget, holdsOf, isOpen, mayRefuse, mayRun, runningHold } from "../../model/ownership.js";
+import { maybeWentHome } from "../../model/settlement.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Finding } from "../../model/plan.js";
 import { burnHere, progressOf, pump, receiptOf, recordOf, refuseHere, remember, takeBack, tokenOf } from "./engine.js";
+import { pumpSave, simulatedCheckpoints, storeVerbs } from "./checkpoints.js";
 import type { SimulatedWorld, Verb } from "./world.js";
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -29,13 +31,18 @@ export interface SimulatedAgent extends NodeAgent {
 
 export function createSimulatedAgent(world: SimulatedWorld, name: string): SimulatedAgent {
   const node = world.node(name);
+  const checkpoints = simulatedCheckpoints(world, node);
   const findings: Finding[] = [];
   const refs = new Map<string, OperationRef>();
 
   const down = (): FerryError => ferryError("E_AGENT_DOWN", `the agent of ${name} does not answer`, { node: name });
 
   /** One call: meets the ordered fault, if any. */
-  const call = async <Result>(verb: Verb, workload: string | undefined, effect: () => Result): Promise<Result> => {
+  const call = async <Result>(
+    verb: Verb,
+    workload: string | undefined,
+    effect: () => Result | Promise<Result>,
+  ): Promise<Result> => {
     world.calls.push({ node: name, verb, ...(workload === undefined ? {} : { workload }) });
     if (!node.up) throw down();
     const { life } = node;
@@ -45,7 +52,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     if (fault?.when === "before") throw failure;
     await pause(1);
     if (!node.up || node.life !== life) throw down();
-    const result = effect();
+    const result = await effect();
     if (fault?.when === "after") throw failure;
     return result;
   };
@@ -125,6 +132,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     restart: () => {
       node.up = true;
       for (const ref of refs.values()) pump(world, ref.source === name ? "source" : "destination", ref);
+      for (const save of node.saves.values()) pumpSave(world, node, save);
     },
     endings: () => call("endings", undefined, () => []),
     describeNode: () => call("describeNode", undefined, facts),
@@ -138,6 +146,19 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         world.set(node, { workload, epoch, state: "running" });
         return { pid: 1, epoch };
       }),
+    newestCheckpoint: ({ workload }) =>
+      call("newestCheckpoint", workload, async () => (await checkpoints.newest(workload)) ?? null),
+    recoverWorkload: ({ ref, spec, checkpoint: id }) =>
+      call("recoverWorkload", ref.workload, async () => {
+        const { workload, to: epoch, operation, source: peer } = ref;
+        const checkpoint = await checkpoints.newest(workload);
+        if (checkpoint?.id !== id) throw ferryError("E_STATE", `checkpoint ${id} is not the newest any more`);
+        if (node.hold(workload, epoch)?.operation !== operation) {
+          node.journal({ workload, epoch, state: "OWNER", operation, peer, digest: id });
+        }
+        return { ...(await checkpoints.restore(checkpoint, { spec, epoch })), epoch };
+      }),
+    ...storeVerbs(world, node, call),
     stopWorkload: ({ workload, epoch }) =>
       call("stopWorkload", workload, () => {
         if (node.hold(workload, epoch)?.state === "OWNER") node.journal({ workload, epoch, state: "STOPPED" });
@@ -259,8 +280,9 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         }
         return inquiry(ref);
       }),
-    claim: ({ ref }) =>
+    claim: ({ ref, acceptRollback }) =>
       call("claim", ref.workload, () => {
+        if (acceptRollback !== true && recordOf(node, ref).token === undefined) throw maybeWentHome(ref);
         recordOf(node, ref).token = tokenOf(ref);
         pump(world, "destination", ref);
         return inquiry(ref);

@@ -6,7 +6,9 @@
 import { ferryError, type FailureData } from "../../model/failure.js";
 import { applyMove, emptyLedger, holdOf, moveProblem, type Hold, type Ledger } from "../../model/ownership.js";
 import type { SideOutcome, Token } from "../../model/contract.js";
+import type { Checkpoint, ListedCheckpoint } from "../../model/checkpoints.js";
 import type { WorkloadSpec } from "../../model/workload.js";
+import type { SimulatedSave } from "./checkpoints.js";
 
 /** A copy of a workload on a node: what the cgroup would show. */
 export interface Tree {
@@ -22,6 +24,15 @@ export type Verb =
   | "stopWorkload"
   | "removeWorkload"
   | "observeWorkload"
+  | "newestCheckpoint"
+  | "recoverWorkload"
+  | "saveCheckpoint"
+  | "restoreWorkload"
+  | "listCheckpoints"
+  | "pinCheckpoint"
+  | "removeCheckpoint"
+  | "verifyCheckpoint"
+  | "diffCheckpoints"
   | "readLog"
   | "preflightSource"
   | "preflightDestination"
@@ -51,8 +62,12 @@ export interface Fault {
   hangMs?: number;
 }
 
-/** Points of a hand-over at which a test may stop, crash or cut things. */
+/** Points of a hand-over, a checkpoint or a restore at which a test may stop, crash or cut things. */
 export type Point =
+  | "save:rounds"
+  | "save:frozen"
+  | "save:stored"
+  | "restore:begun"
   | "source:precopy"
   | "source:frozen"
   | "source:before-release"
@@ -87,6 +102,9 @@ export class SimulatedNode {
   readonly trees: Tree[] = [];
   readonly specs = new Map<string, WorkloadSpec>();
   readonly records = new Map<string, SideRecord>();
+  /** Checkpoints by operation. */
+  readonly saves = new Map<string, SimulatedSave>();
+  hasStore = true;
   /** Raised by every crash: what an older life still had in mind is void. */
   life = 1;
   up = true;
@@ -123,6 +141,11 @@ export class SimulatedWorld {
   private readonly faults: Fault[] = [];
   private readonly cuts = new Set<string>();
   private readonly watchers: { point: Point; workload?: string; act: () => void | Promise<void> }[] = [];
+  /** A checkpoint that a test has put there, of each workload. */
+  readonly checkpoints = new Map<string, Checkpoint>();
+  /** What was saved, in the store that all nodes have. */
+  readonly stored: ListedCheckpoint[] = [];
+  saves = 0;
   /** Every call that reached an agent, for tests that count. */
   readonly calls: { node: string; verb: Verb; workload?: string }[] = [];
 
@@ -182,6 +205,12 @@ export class SimulatedWorld {
     for (let i = node.trees.length - 1; i >= 0; i -= 1) {
       if (node.trees[i]?.state === "prepared") node.trees.splice(i, 1);
     }
+  }
+
+  /** The machine is off: nothing of what ran there is left but the journal. */
+  powerOff(name: string): void {
+    this.crash(name);
+    this.node(name).trees.length = 0;
   }
 
   /** Ends every agent's loops. */

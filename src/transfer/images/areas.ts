@@ -3,7 +3,7 @@
  * of the images and compare digests: a page that is in nobody's table would become zeros in the restored workload.
  */
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { PAGE_SIZE, type AreaTable } from "../pages/api.js";
 import { RegionMap } from "../pages/regions.js";
@@ -41,8 +41,15 @@ export interface ImageSet {
   areasDigest: string;
 }
 
+/** Size of an image. Throws when it is no plain file: a FIFO would never be read to its end, a link leads elsewhere. */
+function sizeOf(dir: string, name: string): number {
+  const stats = lstatSync(join(dir, name));
+  if (!stats.isFile()) throw imageProblem(name, "is not a plain file");
+  return stats.size;
+}
+
 function load(dir: string, name: string): Buffer {
-  const { size } = statSync(join(dir, name));
+  const size = sizeOf(dir, name);
   if (size > MAX_PARSED_BYTES) throw imageProblem(name, `is ${size} bytes, more than any workload needs`);
   return readFileSync(join(dir, name));
 }
@@ -89,7 +96,7 @@ export function readImageSet(dir: string): ImageSet {
     if (other !== undefined) throw imageProblem(file, `shares pages-${map.pagesId}.img with ${other}`);
     pagesFiles.set(map.pagesId, file);
     const name = `pages-${map.pagesId}.img`;
-    const size = names.has(name) ? statSync(join(dir, name)).size : 0;
+    const size = names.has(name) ? sizeOf(dir, name) : 0;
     if (size !== present * PAGE_SIZE) {
       throw imageProblem(name, `has ${size} bytes, ${file} lists ${present} pages (${present * PAGE_SIZE} bytes)`);
     }

@@ -13,10 +13,13 @@ export const MAGIC = {
   pagemap: 0x56084025,
   mm: 0x57492820,
   files: 0x56303138,
+  utsns: 0x54473203,
 } as const;
 
 /** Largest single message: an mm of 65,530 areas is about 3 MB. */
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+/** More messages in one image than any tree has tasks, areas or runs of pages: a message of nothing costs four bytes. */
+export const MAX_MESSAGES = 4 * 1024 * 1024;
 /** Flags of a pagemap entry. */
 const PE_PARENT = 1;
 export const PE_LAZY = 2;
@@ -54,6 +57,7 @@ export function messages(file: string, image: Buffer, kind: keyof typeof MAGIC):
   const found: Buffer[] = [];
   while (at < image.length) {
     const length = word("a message length");
+    if (found.length >= MAX_MESSAGES) throw imageProblem(file, `holds more than ${MAX_MESSAGES} messages`);
     if (length > MAX_MESSAGE_BYTES) throw imageProblem(file, `a message of ${length} bytes is refused`);
     if (at + length > image.length) throw imageProblem(file, `is cut short: message of ${length} bytes at byte ${at}`);
     found.push(image.subarray(at, at + length));
@@ -152,6 +156,8 @@ const MAP_PRIVATE = 0x02;
 const MAP_ANONYMOUS = 0x20;
 const MAP_LOCKED = 0x2000;
 const MAP_HUGETLB = 0x40000;
+/** Of the status of an area (criu: image.h). */
+const AREA_GUARD = 1 << 16;
 
 /** One memory area of a task. `lazy`: criu may restore it through userfaultfd (private, anonymous, not locked, no huge pages). */
 export interface MemoryArea {
@@ -168,24 +174,43 @@ export function parseMm(file: string, image: Buffer): MemoryArea[] {
     readMessage(mm, (field) => {
       if (field.number !== 14) return;
       if (field.bytes === undefined) throw imageProblem(file, "an area that is not a message");
-      const { start, end, flags } = readAreaScalars(file, field.bytes);
-      if (end <= start || start % PAGE !== 0 || end % PAGE !== 0) throw imageProblem(file, `area ${start}-${end}`);
+      const { start, end, flags, status } = readAreaScalars(file, field.bytes);
+      const where = `area ${start.toString(16)}-${end.toString(16)}`;
+      if (end <= start || start % PAGE !== 0 || end % PAGE !== 0) {
+        throw imageProblem(file, `${where} is empty or not aligned`);
+      }
+      // Guards (MADV_GUARD_INSTALL) are listed behind the areas that they lie in, as if they were some.
+      if ((status & AREA_GUARD) !== 0) return;
       const wanted = MAP_PRIVATE | MAP_ANONYMOUS;
       const lazy = (flags & wanted) === wanted && (flags & (MAP_LOCKED | MAP_HUGETLB)) === 0;
       areas.push({ start, end, lazy });
     });
+    const ordered = areas.toSorted((a, b) => a.start - b.start);
+    for (const [index, { start }] of ordered.entries()) {
+      const before = ordered[index - 1];
+      if (before !== undefined && start < before.end)
+        throw imageProblem(file, `areas overlap at ${start.toString(16)}`);
+    }
     return areas;
   });
 }
 
-function readAreaScalars(file: string, message: Buffer): { start: number; end: number; flags: number } {
+interface AreaScalars {
+  start: number;
+  end: number;
+  flags: number;
+  status: number;
+}
+
+function readAreaScalars(file: string, message: Buffer): AreaScalars {
   // [vsyscall] lies at the very top of the address space, above 2^53: it is never lazy, and left out.
   let start: number | undefined;
   let end: number | undefined;
   let flags: number | undefined;
+  let status = 0;
   let top = false;
   readMessage(message, (field) => {
-    if (field.number !== 1 && field.number !== 2 && field.number !== 6) return;
+    if (field.number !== 1 && field.number !== 2 && field.number !== 6 && field.number !== 7) return;
     if (field.varint === undefined) throw new ProtobufError(`field ${field.number} of an area is not a number`);
     if (field.varint.end - field.varint.start === 10) {
       top = true;
@@ -194,11 +219,12 @@ function readAreaScalars(file: string, message: Buffer): { start: number; end: n
     const value = varintNumber(field.varint);
     if (field.number === 1) start = value;
     else if (field.number === 2) end = value;
-    else flags = value;
+    else if (field.number === 6) flags = value;
+    else status = value;
   });
-  if (top) return { start: USER_END, end: USER_END + PAGE, flags: 0 };
+  if (top) return { start: USER_END, end: USER_END + PAGE, flags: 0, status };
   if (start === undefined || end === undefined || flags === undefined) {
     throw imageProblem(file, "an area without start, end or flags");
   }
-  return { start, end, flags };
+  return { start, end, flags, status };
 }

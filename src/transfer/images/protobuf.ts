@@ -38,7 +38,9 @@ export function varintNumber(ref: VarintRef): number {
 
 function scanVarint(buffer: Buffer, start: number): VarintRef {
   for (let at = start; at < buffer.length && at < start + 10; at += 1) {
-    if (((buffer[at] ?? 0) & 0x80) === 0) return { buffer, start, end: at + 1 };
+    if (((buffer[at] ?? 0) & 0x80) !== 0) continue;
+    if (buffer[at] === 0 && at > start) throw new ProtobufError(`a number at byte ${start} is longer than it need be`);
+    return { buffer, start, end: at + 1 };
   }
   throw new ProtobufError(`a number at byte ${start} does not end`);
 }

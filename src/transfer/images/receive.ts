@@ -7,22 +7,23 @@ import {
   closeSync,
   constants,
   fchmodSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  rmSync,
   statfsSync,
-  unlinkSync,
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
-import { ferryError, type FerryError } from "../../model/failure.js";
+import { ferryError, type FerryError, type Side } from "../../model/failure.js";
 import { isImageName, MAX_IMAGE_BYTES, MAX_IMAGE_FILES } from "./names.js";
 import { manifestDigest, type ManifestEntry } from "./send.js";
 
 const wrong = (message: string): FerryError => ferryError("E_FRAME", `images: ${message}`, { side: "destination" });
 
 /** Throws E_NO_SPACE when the file system of `dir` has less than `bytes` left. */
-export function needSpace(dir: string, bytes: number, what: string): void {
+export function needSpace(dir: string, bytes: number, what: string, say: { remedy?: string; side?: Side } = {}): void {
   const { bavail, bsize } = statfsSync(dir);
   const free = bavail * bsize;
   if (free >= bytes) return;
@@ -31,6 +32,7 @@ export function needSpace(dir: string, bytes: number, what: string): void {
     side: "destination",
     phase: "transfer",
     remedy: "free memory on the destination (this is a tmpfs), or migrate to another node",
+    ...say,
   });
 }
 
@@ -50,8 +52,15 @@ export class ImageReceiver {
     if (expected.files > MAX_IMAGE_FILES || expected.bytes > MAX_IMAGE_BYTES) throw wrong("too many or too large");
     this.abandon();
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    if (!lstatSync(this.#dir).isDirectory()) {
+      throw ferryError("E_STATE", `${this.#dir} is a symbolic link: images are not put where it leads`, {
+        side: "destination",
+        phase: "transfer",
+        remedy: "somebody else made it: see who may write into the run directory, remove it, and migrate again",
+      });
+    }
     for (const name of readdirSync(this.#dir)) {
-      if (isImageName(name)) unlinkSync(join(this.#dir, name));
+      if (isImageName(name)) rmSync(join(this.#dir, name), { recursive: true });
     }
     needSpace(this.#dir, expected.bytes, "the workload's images");
     this.#expected = expected;

@@ -1,9 +1,10 @@
 /** The source's end of the images: every file of the directory that is an image, hashed while it is sent. */
 import { createHash } from "node:crypto";
-import { closeSync, constants, openSync, readdirSync, readSync, statSync } from "node:fs";
+import { closeSync, constants, lstatSync, openSync, readdirSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { ferryError } from "../../model/failure.js";
 import type { LinkSession } from "../link/index.js";
+import { imageProblem } from "./criu.js";
 import { isImageName, MAX_IMAGE_FILES } from "./names.js";
 
 const PIECE_BYTES = 1024 * 1024;
@@ -33,7 +34,11 @@ export function manifestDigest(files: readonly ManifestEntry[]): string {
 export async function sendImages(dir: string, session: LinkSession): Promise<{ digest: string; bytes: number }> {
   const names = readdirSync(dir).filter(isImageName).toSorted();
   if (names.length > MAX_IMAGE_FILES) throw ferryError("E_IMAGE_INCOMPLETE", `${names.length} images are too many`);
-  const sizes = names.map((name) => statSync(join(dir, name)).size);
+  const sizes = names.map((name) => {
+    const stats = lstatSync(join(dir, name));
+    if (!stats.isFile()) throw imageProblem(name, "is not a plain file");
+    return stats.size;
+  });
   const total = sizes.reduce((sum, size) => sum + size, 0);
   await session.send("images-begin", { files: names.length, bytes: total });
   const files: ManifestEntry[] = [];

@@ -35,6 +35,8 @@ const FRAME_COST_BYTES = 512;
 const LINGER_MS = 250;
 const CLOSE_MS = 10_000;
 const UNCORKED_FROM_BYTES = 262_144;
+/** A frame that has begun must be whole after this many times `lostMs` of reading: bytes that drip are no progress. */
+const FRAME_FACTOR = 10;
 /** Writes that make no progress for this many times `lostMs` end the link, even when the peer gives signs of life. */
 const STALL_FACTOR = 10;
 
@@ -63,6 +65,8 @@ export class Channel {
   #sinceSentMs = 0;
   #stalledMs = 0;
   #flushedAtTick = 0;
+  #frameAtTick = -1;
+  #inFrameMs = 0;
   readonly #socketGone: Promise<void>;
   /** Called once, as soon as the end is known (frames may still wait). */
   onEnd: (() => void) | undefined;
@@ -344,6 +348,9 @@ export class Channel {
     this.#sinceSentMs += elapsed;
     this.#stalledMs = this.bufferedBytes > 0 && this.#flushed === this.#flushedAtTick ? this.#stalledMs + elapsed : 0;
     this.#flushedAtTick = this.#flushed;
+    const within = this.#parser.midFrame && this.#parser.sequence === this.#frameAtTick && !this.#paused;
+    this.#inFrameMs = within ? this.#inFrameMs + elapsed : 0;
+    this.#frameAtTick = this.#parser.sequence;
     if (this.#silentMs >= this.#lostMs) {
       this.#finish({
         code: "E_LINK_LOST",
@@ -356,6 +363,14 @@ export class Channel {
       this.#finish({
         code: "E_LINK_LOST",
         message: `${this.#link}: the peer has taken nothing for ${Math.round(this.#stalledMs)} ms`,
+      });
+      return;
+    }
+    if (this.#inFrameMs >= this.#lostMs * FRAME_FACTOR) {
+      const here = this.#parser.describe();
+      this.abort({
+        code: "E_LINK_LOST",
+        message: `${this.#link}: only ${here} came in ${Math.round(this.#inFrameMs)} ms`,
       });
       return;
     }

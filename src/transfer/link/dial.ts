@@ -4,10 +4,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { connect, type TLSSocket } from "node:tls";
 import { ferryError, FerryError, toFailure, type FailureCode, type FailureData } from "../../model/failure.js";
 import { Channel } from "./channel.js";
+import { credentialsOf, type Loaded } from "./credentials.js";
 import { KIND } from "./frame.js";
 import { checkHello, makeOffer, readFailure, readWelcome } from "./hello.js";
 import { Session } from "./session.js";
-import { loadTls, nodeNameOf, socketFailure } from "./tls.js";
+import { nodeNameOf } from "./names.js";
+import { endWhenRevoked } from "./revoked.js";
+import { socketFailure, tlsOf } from "./tls.js";
 import { ALPN, DEFAULT_HANDSHAKE_MS, type DialOptions, type LinkSession } from "./types.js";
 
 /**
@@ -19,14 +22,16 @@ export async function dialLink(options: DialOptions): Promise<LinkSession> {
   const { signal } = options;
   const link = `link to ${options.peer} (${options.host}:${options.port})`;
   if (signal?.aborted === true) throw cancelled(link);
-  const tls = await loadTls(options.identity);
+  const credentials = credentialsOf(options.identity);
+  const loaded = credentials.current();
   const timeoutMs = options.timeoutMs ?? DEFAULT_HANDSHAKE_MS;
   const socket = connect({
-    ...tls,
+    ...tlsOf(loaded),
     host: options.host,
     port: options.port,
     rejectUnauthorized: true,
-    checkServerIdentity: (_host, certificate) => wrongPeer(certificate.raw, options.peer, link),
+    checkServerIdentity: (_host, certificate) =>
+      wrongPeer(new X509Certificate(certificate.raw), options.peer, link, loaded),
   });
   let cut: FailureData | undefined;
   const cutNow = (failure: FailureData): void => {
@@ -57,7 +62,9 @@ export async function dialLink(options: DialOptions): Promise<LinkSession> {
     readWelcome(first.frame.meta);
     if (cut !== undefined) throw new FerryError(cut);
     channel.establish();
-    return new Session(channel, options.peer, options.hello, options.lendPayloads === true);
+    const session = new Session(channel, options.peer, options.hello, options.lendPayloads === true);
+    endWhenRevoked(credentials, socket.getPeerX509Certificate(), channel, session);
+    return session;
   } catch (error) {
     socket.destroy();
     throw new FerryError(cut ?? toFailure(error, "E_LINK_LOST"), { cause: error });
@@ -69,12 +76,15 @@ export async function dialLink(options: DialOptions): Promise<LinkSession> {
 
 const cancelled = (link: string): FerryError => ferryError("E_CANCELLED", `${link}: dialing was cancelled`);
 
-function wrongPeer(raw: Buffer, peer: string, link: string): Error | undefined {
-  const named = nodeNameOf(new X509Certificate(raw));
-  if (named === peer) return undefined;
-  return ferryError("E_PEER_ID", `${link}: the certificate there names ${named ?? "no node"}`, {
-    remedy: "check the address that the destination gave for its link",
-  });
+function wrongPeer(certificate: X509Certificate, peer: string, link: string, loaded: Loaded): Error | undefined {
+  const named = nodeNameOf(certificate);
+  if (named !== peer) {
+    return ferryError("E_PEER_ID", `${link}: the certificate there names ${named ?? "no node"}`, {
+      remedy: "check the address that the destination gave for its link",
+    });
+  }
+  const revoked = loaded.revocation(certificate);
+  return revoked === undefined ? undefined : new FerryError({ ...revoked, message: `${link}: ${revoked.message}` });
 }
 
 /** Resolves after TLS with a certificate of our CA and the right name. */

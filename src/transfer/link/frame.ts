@@ -125,6 +125,11 @@ export class FrameParser {
     return this.#headerFilled > 0;
   }
 
+  /** Number of the frame that comes, or comes next. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
   /** In words: how much of which frame is here. */
   describe(): string {
     const here = this.#headerFilled + this.#bodyFilled + this.#payloadFilled;

@@ -3,6 +3,7 @@
  * with a failure. The offer's shape is the same for ever; everything else may change with the version.
  */
 import * as z from "zod";
+import { issuesOf } from "../../host/issues.js";
 import { ferryError, isFailureCode, type Evidence, type FailureData } from "../../model/failure.js";
 import { isOperationId, isWorkloadName } from "../../model/names.js";
 import { LINK_VERSIONS, type Hello } from "./types.js";
@@ -36,10 +37,6 @@ const failureSchema = z.object({
     })
     .optional(),
 });
-
-/** The zod issues of one value in one line. */
-export const issuesOf = (error: z.ZodError): string =>
-  error.issues.map((issue) => `${issue.path.join(".") || "value"}: ${issue.message}`).join("; ");
 
 /** The newest version that both speak, or undefined. */
 export const selectVersion = (offered: readonly number[], spoken = LINK_VERSIONS): number | undefined =>

@@ -5,12 +5,15 @@
  */
 import { createServer, type Socket } from "node:net";
 import { createServer as createTlsServer, type TLSSocket } from "node:tls";
-import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import { Channel } from "./channel.js";
+import { credentialsOf } from "./credentials.js";
 import { KIND, type Kind } from "./frame.js";
 import { readOffer } from "./hello.js";
+import { nodeNameOf } from "./names.js";
 import { Session } from "./session.js";
-import { loadTls, nodeNameOf, socketFailure } from "./tls.js";
+import { endWhenRevoked } from "./revoked.js";
+import { socketFailure, tlsOf } from "./tls.js";
 import { ALPN, DEFAULT_HANDSHAKE_MS, DEFAULT_MAX_PENDING, type LinkListener, type ListenOptions } from "./types.js";
 
 /** A connection in its handshake. */
@@ -63,9 +66,10 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
     }
   };
 
-  const tls = await loadTls(identity);
+  const credentials = credentialsOf(identity);
+  let loaded = credentials.current();
   // not rejected by TLS itself: a peer with a wrong certificate gets our refusal in words before it is closed
-  const tlsServer = createTlsServer({ ...tls, rejectUnauthorized: false, handshakeTimeout: handshakeMs * 2 });
+  const tlsServer = createTlsServer({ ...tlsOf(loaded), rejectUnauthorized: false, handshakeTimeout: handshakeMs * 2 });
   tlsServer.on("tlsClientError", (error, socket: TLSSocket) => {
     const from = whoIs(socket);
     const entry = settle(from);
@@ -81,6 +85,14 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
     void greet(socket, from);
   });
 
+  /** The files of this node's certificate may have been replaced. */
+  const renew = (): void => {
+    const now = credentials.current();
+    if (now === loaded) return;
+    loaded = now;
+    tlsServer.setSecureContext(tlsOf(now));
+  };
+
   /** The handshake after TLS. Never rejects. */
   const greet = async (socket: TLSSocket, from: string): Promise<void> => {
     const link = `link from ${from}`;
@@ -95,6 +107,8 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
       if (!socket.authorized) throw ferryError("E_PEER_CERT", certificateProblem(socket, link));
       const peer = nodeNameOf(certificate);
       if (peer === undefined) throw ferryError("E_PEER_ID", `${link}: the dialer's certificate names no node`);
+      const revoked = loaded.revocation(certificate);
+      if (revoked !== undefined) throw new FerryError({ ...revoked, message: `${link}: ${revoked.message}` });
       const first = await channel.next();
       if (first.end !== undefined) {
         if (settle(from) !== undefined && first.end.failure !== undefined) refuse(first.end.failure, from);
@@ -113,7 +127,9 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
       channel.send(KIND.welcome, "", { version }).catch(() => undefined);
       tell = KIND.abort;
       channel.establish();
-      onSession(new Session(channel, peer, hello, options.lendPayloads === true));
+      const session = new Session(channel, peer, hello, options.lendPayloads === true);
+      endWhenRevoked(credentials, certificate, channel, session);
+      onSession(session);
     } catch (error) {
       const failure = toFailure(error);
       if (settle(from) !== undefined) refuse(failure, from);
@@ -139,6 +155,7 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
         refuse({ code: "E_STREAM_SHORT", message: `link from ${from}: hung up in the handshake` }, from);
       }
     });
+    renew();
     tlsServer.emit("connection", raw);
   });
 

@@ -4,8 +4,8 @@
  * source, which may then let its frozen copy go. Bound to the hand-over like the token, and verified like it.
  */
 import * as z from "zod";
+import { issuesOf } from "../../host/issues.js";
 import type { Receipt } from "../../model/contract.js";
-import { issuesOf } from "./hello.js";
 import { demandFields, demandProof, epochField, nodeField, proofOf, statementFields, tokenError } from "./statement.js";
 import type { LinkIdentity } from "./types.js";
 
@@ -25,7 +25,7 @@ export function signReceipt(fields: Omit<ReceiptFields, "owner">, identity: Link
 
 /**
  * The receipt, if it is genuine and says exactly what is expected. Throws E_TOKEN that names what differs.
- * @param identity this node's: only its CA file is used
+ * @param identity this node's: its CAs and revocation lists count
  * @param now Unix milliseconds
  */
 export function verifyReceipt(

@@ -2,12 +2,12 @@
  * What tokens and receipts have in common: a signed statement of a node, with the certificate to check it by. Each kind has
  * a first line of its own in the signed bytes, so that none can be taken for another.
  */
-import { createPrivateKey, sign, verify, X509Certificate, type KeyObject } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { sign, verify, X509Certificate, type KeyObject } from "node:crypto";
 import * as z from "zod";
 import { ferryError, type FerryError } from "../../model/failure.js";
 import { isNodeName, isOperationId, isWorkloadName } from "../../model/names.js";
-import { nodeNameOf } from "./tls.js";
+import { credentialsOf, isP256 } from "./credentials.js";
+import { nodeNameOf } from "./names.js";
 import type { LinkIdentity } from "./types.js";
 
 const ONE_CERTIFICATE = /^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n?$/;
@@ -36,10 +36,10 @@ export const tokenError = (message: string, remedy?: string): FerryError =>
   ferryError("E_TOKEN", message, remedy === undefined ? {} : { remedy });
 
 /** Signs with this node's key. */
-export const proofOf = (bytes: Buffer, identity: LinkIdentity): Proof => ({
-  certificate: new X509Certificate(readFileSync(identity.certFile)).toString(),
-  signature: sign("sha256", bytes, createPrivateKey(readFileSync(identity.keyFile))).toString("base64"),
-});
+export function proofOf(bytes: Buffer, identity: LinkIdentity): Proof {
+  const { certificate, key } = credentialsOf(identity).current();
+  return { certificate: certificate.toString(), signature: sign("sha256", bytes, key).toString("base64") };
+}
 
 /** Throws E_TOKEN naming the first field that is not what is expected. */
 export function demandFields<T extends object>(
@@ -87,8 +87,8 @@ function keyOf(
   } catch {
     throw tokenError(`the ${what}'s certificate can't be read`);
   }
-  const ca = new X509Certificate(readFileSync(identity.caFile));
-  if (!certificate.checkIssued(ca) || !certificate.verify(ca.publicKey)) {
+  const ours = credentialsOf(identity).current();
+  if (ours.issuerOf(certificate) === undefined) {
     throw tokenError(`the ${what}'s certificate was not issued by this node's CA`);
   }
   if (certificate.ca) throw tokenError(`the ${what}'s certificate is a CA's, not a node's`);
@@ -103,8 +103,10 @@ function keyOf(
   if (named !== node) {
     throw tokenError(`the ${what}'s certificate names ${named ?? "no node"}, its ${role} is ${node}`);
   }
+  const revoked = ours.revocation(certificate, now);
+  if (revoked !== undefined) throw tokenError(`the ${what} is not believed: ${revoked.message}`, revoked.remedy);
   const { publicKey } = certificate;
-  if (publicKey.asymmetricKeyType !== "ec" || publicKey.asymmetricKeyDetails?.namedCurve !== "prime256v1") {
+  if (!isP256(publicKey)) {
     throw tokenError(`the ${what}'s certificate does not hold a P-256 key`);
   }
   return publicKey;

@@ -1,57 +1,19 @@
-/** TLS of the link: own files, the peer's name in its certificate, and what OpenSSL's errors mean in our words. */
-import { constants, X509Certificate } from "node:crypto";
-import { readFile } from "node:fs/promises";
+/** TLS of the link: its options, and what OpenSSL's errors mean in our words. */
+import { constants } from "node:crypto";
 import type { CommonConnectionOptions, SecureContextOptions } from "node:tls";
-import { ferryError, FerryError, type FailureCode, type FailureData } from "../../model/failure.js";
-import { isNodeName } from "../../model/names.js";
-import { ALPN, type LinkIdentity } from "./types.js";
-
-/** The only name a node's certificate may carry. */
-const SAN = /^URI:ferry:\/\/node\/([a-z0-9-]{1,63})$/;
-
-/** The node that a certificate names: exactly one subject alternative name, `URI:ferry://node/<name>`. */
-export function nodeNameOf(certificate: X509Certificate): string | undefined {
-  const name = SAN.exec(certificate.subjectAltName ?? "")?.[1];
-  return isNodeName(name) ? name : undefined;
-}
+import { FerryError, type FailureCode, type FailureData } from "../../model/failure.js";
+import type { Loaded } from "./credentials.js";
+import { ALPN } from "./types.js";
 
 // AES-128-GCM first: it is the fastest one with AES instructions, and as strong as the P-256 keys it is agreed with
 const CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
 export type LinkTls = SecureContextOptions & CommonConnectionOptions;
 
-/** Options for both ends. Throws E_PEER_CERT when this node's own files are missing or not its own. */
-export async function loadTls(identity: LinkIdentity): Promise<LinkTls> {
-  const read = async (file: string, what: string): Promise<string> => {
-    try {
-      return await readFile(file, "utf8");
-    } catch (error) {
-      throw ferryError("E_PEER_CERT", `this node's ${what} can't be read from ${file}: ${(error as Error).message}`, {
-        node: identity.node,
-        remedy: "issue a certificate for this node and name its files in the agent's configuration",
-      });
-    }
-  };
-  const [ca, cert, key] = await Promise.all([
-    read(identity.caFile, "CA certificate"),
-    read(identity.certFile, "certificate"),
-    read(identity.keyFile, "private key"),
-  ]);
-  let named: string | undefined;
-  try {
-    named = nodeNameOf(new X509Certificate(cert));
-  } catch (error) {
-    throw ferryError("E_PEER_CERT", `${identity.certFile} is not a certificate: ${(error as Error).message}`);
-  }
-  if (named !== identity.node) {
-    throw ferryError("E_PEER_CERT", `${identity.certFile} names ${named ?? "no node"}, this node is ${identity.node}`, {
-      node: identity.node,
-    });
-  }
+/** Options for both ends. */
+export function tlsOf({ pem }: Loaded): LinkTls {
   return {
-    ca,
-    cert,
-    key,
+    ...pem,
     ciphers: CIPHERS,
     minVersion: "TLSv1.3",
     maxVersion: "TLSv1.3",
@@ -84,6 +46,9 @@ export function socketFailure(error: unknown, link: string): FailureData {
   if (ALTERED.test(text)) return make("E_FRAME", "bytes were altered on the way");
   if (text.includes("EXPIRED")) {
     return make("E_PEER_CERT", "a certificate has expired", "issue a new one for that node, check both nodes' clocks");
+  }
+  if (text.includes("NOT_YET_VALID") || text.includes("NOT YET VALID")) {
+    return make("E_PEER_CERT", "a certificate is not valid yet", "check both nodes' clocks");
   }
   if (CERT_ERRORS.test(text)) {
     return make("E_PEER_CERT", "a certificate was not accepted", "both nodes need certificates of the same CA");

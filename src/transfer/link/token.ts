@@ -3,8 +3,8 @@
  * destination, digest) may let the prepared copy run, so it is bound to all of them and verified against the CA.
  */
 import * as z from "zod";
+import { issuesOf } from "../../host/issues.js";
 import type { Token } from "../../model/contract.js";
-import { issuesOf } from "./hello.js";
 import { demandFields, demandProof, epochField, nodeField, proofOf, statementFields, tokenError } from "./statement.js";
 import type { LinkIdentity } from "./types.js";
 
@@ -52,7 +52,7 @@ function parseToken(token: unknown): Token {
 
 /**
  * The token, if it is genuine and for exactly this hand-over. Throws E_TOKEN that names what differs.
- * @param identity this node's: only its CA file is used
+ * @param identity this node's: its CAs and revocation lists count
  * @param now Unix milliseconds
  */
 export function verifyToken(

@@ -7,6 +7,8 @@ export interface LinkIdentity {
   caFile: string;
   certFile: string;
   keyFile: string;
+  /** Revocation lists of the CAs (PEM). Without it, no certificate counts as revoked. */
+  crlFile?: string;
 }
 
 /** Why the dialer calls: shown to the listener before anything else is said. */

@@ -9,12 +9,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { SYSTEM_PATH } from "../../host/exec.js";
+import { withCapabilitiesOf } from "../../host/privileges.js";
 import { connectJson } from "../../host/json-socket.js";
 import { FerryError, ferryError } from "../../model/failure.js";
 import type {
   DestinationMoverRequest,
   DestinationMoverStatus,
   MoverConfig,
+  SinkRequest,
   SourceMoverRequest,
   SourceMoverStatus,
 } from "../../model/mover.js";
@@ -29,7 +31,7 @@ const CONNECT_TIMEOUT_MS = 2000;
 const PID_FILE = "mover.pid";
 
 export type MoverStatus = SourceMoverStatus | DestinationMoverStatus;
-export type MoverRequest = SourceMoverRequest | DestinationMoverRequest;
+export type MoverRequest = SourceMoverRequest | DestinationMoverRequest | SinkRequest;
 
 export interface MoverClient<Status extends MoverStatus> {
   /** Resolves with the status after the verb was done; rejects with the mover's failure, or E_PAGES when it died. */
@@ -91,20 +93,26 @@ export async function killMover(dir: string): Promise<void> {
   rmSync(join(dir, PID_FILE), { force: true });
 }
 
+/** Another program that stands where that side's mover does, and what it needs in its environment. */
+export interface Program {
+  main?: string;
+  env?: Record<string, string>;
+}
+
 /**
  * Starts the mover of `config`, which the agent has written to `configFile` (`mover.json` in the operation's
  * directory), and waits until it answers. One that lives but does not answer is killed first. Returns its pid.
  * Throws E_INTERNAL with the last lines of its log when it ends instead.
  */
-export async function startMover(config: MoverConfig, configFile: string): Promise<number> {
+export async function startMover(config: MoverConfig, configFile: string, program: Program = {}): Promise<number> {
   await killMover(dirname(configFile));
-  const main = fileURLToPath(new URL(`./${config.side}-main.js`, import.meta.url));
+  const main = program.main ?? fileURLToPath(new URL(`./${config.side}-main.js`, import.meta.url));
   const log = openSync(config.logFile, "a", 0o600);
-  const child = spawn(process.execPath, [main, configFile], {
+  const child = spawn(...withCapabilitiesOf("mover", [process.execPath, main, configFile]), {
     cwd: "/",
     detached: true,
     stdio: ["ignore", log, log],
-    env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
+    env: { ...program.env, PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
   });
   closeSync(log);
   const end: { why?: string } = {};

@@ -2,6 +2,8 @@
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { parseJson } from "../../host/issues.js";
+import { ferryError } from "../../model/failure.js";
 
 const FILE = "mover-state.json";
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -22,7 +24,7 @@ export interface DestinationState {
   filling: boolean;
 }
 
-/** Throws on a file that is there and not ours; none is the state of a first start. */
+/** Throws E_PAGES on a file that is there and not ours; none is the state of a first start. */
 export function loadState(dir: string): DestinationState {
   let text: string;
   try {
@@ -31,7 +33,12 @@ export function loadState(dir: string): DestinationState {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     return { port: 0, volumeFinal: false, filling: false };
   }
-  return schema.parse(JSON.parse(text));
+  const parsed = parseJson(text, schema);
+  if ("data" in parsed) return parsed.data;
+  throw ferryError("E_PAGES", `${join(dir, FILE)} is not the state of a mover: ${parsed.why}`, {
+    side: "destination",
+    remedy: "the restored copy can't be completed: have it destroyed and restored again",
+  });
 }
 
 export function saveState(dir: string, state: DestinationState): void {

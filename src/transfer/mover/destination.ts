@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { DestinationMoverRequest, DestinationMoverStatus, MoverConfig } from "../../model/mover.js";
-import { readImageSet, type ImageSet } from "../images/areas.js";
+import { areasDigest, readImageSet, type ImageSet } from "../images/areas.js";
 import { ImageReceiver, needSpace } from "../images/receive.js";
 import type { Frame, Hello, LinkSession } from "../link/index.js";
 import { PAGE_SIZE, type FaultService, type FaultStatus, type PageStore } from "../pages/api.js";
-import { createStore, openStore, SpareDaemon, startFaultService } from "../pages/index.js";
+import { createStore, openStore, SpareDaemon, startFaultService, type FaultServiceOptions } from "../pages/index.js";
 import { VolumeReceiver } from "../volume/receiver.js";
 import { Awaited } from "./awaited.js";
 import { loadState, saveState, type DestinationState } from "./destination-state.js";
@@ -23,12 +23,22 @@ const FAULT_SOCKET = "lazy-pages.socket";
 const MISSING_RUNS = 4096;
 /** A peer that does not say goodbye is not waited for longer, in milliseconds. */
 const FAREWELL_MS = 500;
+/** Who answers faults from the store; a sink has nobody who could have any. */
+export interface FaultSide {
+  start: (options: FaultServiceOptions) => Promise<FaultService>;
+  spare: (storeDir: string, socketPath: string) => SpareDaemon | undefined;
+}
+const PAGE_DAEMON: FaultSide = {
+  start: startFaultService,
+  spare: (storeDir, socketPath) => new SpareDaemon(storeDir, socketPath),
+};
 const NO_FAULTS: FaultStatus = { tasks: 0, unclaimed: 1, faults: 0, filled: 0, allFilled: false };
 
 export class DestinationMover {
   readonly #config: MoverConfig;
   readonly #log: Log;
   readonly #changed: (urgent: boolean) => void;
+  readonly #faults: FaultSide;
   readonly #state: DestinationState;
   readonly #images: ImageReceiver;
   readonly #volume: VolumeReceiver;
@@ -42,14 +52,15 @@ export class DestinationMover {
   #failure: FailureData | undefined;
   /** The set of images under way was refused: its remaining pieces are not looked at. */
   #refusing = false;
-  /** Digest of the images that have arrived and were compared with the manifest; not yet ready. */
-  #arrived: string | undefined;
+  /** Images that have arrived and were compared with the manifest; not yet ready. */
+  #arrived: { digest: string; set: ImageSet } | undefined;
   /** Images that criu may read; their page store is being made beside it. */
   #readable: { digest: string; bytes: number } | undefined;
   readonly #awaited = new Awaited();
 
-  constructor(config: MoverConfig, log: Log, changed: (urgent: boolean) => void) {
+  constructor(config: MoverConfig, log: Log, changed: (urgent: boolean) => void, faults: FaultSide = PAGE_DAEMON) {
     this.#config = config;
+    this.#faults = faults;
     this.#log = log;
     this.#changed = changed;
     this.#state = loadState(config.storeDir);
@@ -75,10 +86,17 @@ export class DestinationMover {
     if (this.#state.images === undefined) {
       // A store without images that were declared complete belongs to an attempt that was cut short.
       for (const name of ["areas", "pages", "states"]) rmSync(join(this.#config.storeDir, name), { force: true });
-      this.#spare = new SpareDaemon(this.#config.storeDir, this.#faultSocket);
+      this.#spare = this.#faults.spare(this.#config.storeDir, this.#faultSocket);
       return;
     }
-    await this.#serve(openStore(this.#config.storeDir));
+    const store = openStore(this.#config.storeDir);
+    if (areasDigest(store.table) !== this.#state.images.areas) {
+      throw ferryError(
+        "E_IMAGE_DIGEST",
+        `the page table in ${this.#config.storeDir} is not the one that was made there`,
+      );
+    }
+    await this.#serve(store);
     if (this.#state.filling) this.#service?.fill();
     this.#log("info", "took over", { received: this.#store?.received, pages: this.#state.images.pages });
   }
@@ -214,7 +232,7 @@ export class DestinationMover {
           this.#changed(false);
           return;
         case "manifest":
-          if (!this.#refusing) this.#arrived = this.#images.finish(parseMeta(type, meta).files);
+          if (!this.#refusing) this.#allArrived(this.#images.finish(parseMeta(type, meta).files));
           return;
         case "stale":
           if (!this.#refusing) this.#stage.stale(parseMeta(type, meta), payload);
@@ -241,15 +259,22 @@ export class DestinationMover {
     }
   }
 
-  /** All images are here: understand them, make the store, listen for criu. */
-  async #ready({ digest, areas, stage }: FrameMeta<"ready">): Promise<void> {
-    if (this.#arrived !== digest) throw ferryError("E_IMAGE_DIGEST", "the manifest is not the one that was announced");
-    const set = readImageSet(this.#config.imagesDir);
+  /** The images are those of the manifest. */
+  #allArrived(digest: string): void {
     if (this.#spare?.listening === true) {
-      // criu connects, and what it sends waits there: it can begin while the store is made.
+      // criu connects, and what it sends waits there: it can begin while they are understood and the store is made.
       this.#readable = { digest, bytes: this.#images.bytes };
       this.#changed(true);
     }
+    this.#arrived = { digest, set: readImageSet(this.#config.imagesDir) };
+  }
+
+  /** The source has told what it will send for these images: make the store, answer criu. */
+  async #ready({ digest, areas, stage }: FrameMeta<"ready">): Promise<void> {
+    if (this.#arrived?.digest !== digest) {
+      throw ferryError("E_IMAGE_DIGEST", "the manifest is not the one that was announced");
+    }
+    const { set } = this.#arrived;
     const store = stage === null ? this.#emptyStore(set, areas) : this.#stage.adopt(stage, set.tasks, areas);
     await this.#serve(store);
     this.#state.images = { digest, areas, bytes: this.#images.bytes, pages: store.total };
@@ -277,7 +302,7 @@ export class DestinationMover {
   }
 
   async #serve(store: PageStore): Promise<void> {
-    const service = await startFaultService({
+    const service = await this.#faults.start({
       store,
       storeDir: this.#config.storeDir,
       socketPath: this.#faultSocket,

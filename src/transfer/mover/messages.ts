@@ -1,6 +1,7 @@
 /** Schemas of everything that reaches a mover or its agent from outside: config file, control socket, link frames. */
 import { z } from "zod";
-import { isFailureCode, type FailureData } from "../../model/failure.js";
+import type { FailureData } from "../../model/failure.js";
+import { keptFailure } from "../../model/foreign-failure.js";
 import type {
   DestinationMoverRequest,
   DestinationMoverStatus,
@@ -38,10 +39,17 @@ export const configSchema = z.strictObject({
   imagesDir: path,
   storeDir: path,
   volumeDir: path,
-  tls: z.strictObject({ caFile: path, certFile: path, keyFile: path }),
+  tls: z.strictObject({ caFile: path, certFile: path, keyFile: path, crlFile: path.optional() }),
   listenHost: z.string().min(1).max(255).optional(),
   bandwidthBytesPerSec: z.number().positive().optional(),
   logFile: path,
+  storeFile: path.optional(),
+  checkpoint: z
+    .strictObject({
+      workload: z.string().refine(isWorkloadName, "not a workload name"),
+      id: z.string().min(1).max(128),
+    })
+    .optional(),
 }) as Parser<unknown> as Parser<MoverConfig>;
 
 const request = z.discriminatedUnion("verb", [
@@ -73,26 +81,12 @@ export const destinationRequest = z.discriminatedUnion("verb", [
 export const requestLine = z.object({ id: count, request: z.unknown() });
 
 /** A failure that came from elsewhere: what is kept of it is text, bounded. */
-export const failureSchema: z.ZodType<FailureData> = z.lazy(() =>
-  z.object({
-    code: z.string().refine(isFailureCode, "unknown failure code"),
-    message: z.string().max(20_000),
-    side: z.enum(["source", "destination"]).optional(),
-    node: z.string().max(100).optional(),
-    phase: z.string().max(100).optional(),
-    workload: z.string().max(100).optional(),
-    remedy: z.string().max(20_000).optional(),
-    evidence: z
-      .object({
-        command: z.array(z.string().max(20_000)).max(200).optional(),
-        exitCode: z.number().int().optional(),
-        signal: z.string().max(40).optional(),
-        lines: z.array(z.string().max(20_000)).max(200).optional(),
-      })
-      .optional(),
-    cause: failureSchema.optional(),
-  }),
-) as unknown as z.ZodType<FailureData>;
+export const failureSchema: z.ZodType<FailureData> = z.unknown().transform((value, context) => {
+  const kept = keptFailure(value, "E_LINK_LOST");
+  if (kept !== undefined) return kept;
+  context.addIssue({ code: "custom", message: "is not a failure" });
+  return z.NEVER;
+});
 
 const images = z.object({ digest: sha256.optional(), bytes: count });
 const duration = z.number().nonnegative();
@@ -139,6 +133,9 @@ const destinationStatus = z.object({
   tasks: count,
   guardPid: pid.optional(),
   failure: failureSchema.optional(),
+  // of a sink
+  complete: z.boolean().optional(),
+  stored: z.object({ bytes: count, total: count, done: z.boolean() }).optional(),
 });
 const status = z.discriminatedUnion("side", [sourceStatus, destinationStatus]) as Parser<unknown> as Parser<
   SourceMoverStatus | DestinationMoverStatus

@@ -6,7 +6,7 @@
 import { toFailure, type FailureData } from "../../model/failure.js";
 import type { LinkSession } from "../link/index.js";
 import { PAGE_SIZE } from "../pages/api.js";
-import { zeroRuns, type TreeReader } from "../pages/source.js";
+import { zeroRuns, type PageReader, type TreeReader } from "../pages/source.js";
 import type { Limiter } from "./limiter.js";
 import type { Sessions } from "./links.js";
 import type { FrameMeta } from "./messages.js";
@@ -45,6 +45,8 @@ const SMALL_PAGES = 4096;
 const FAULT_PAGES = 64;
 /** Answers that wait in this process; beyond it no question is taken. */
 const MAX_ANSWERS_BYTES = 8 << 20;
+/** Questions whose pages are being read, where that takes a while; beyond it no question is taken. */
+const MAX_QUESTIONS = 64;
 
 /** What is known of a slot. UNKNOWN: the destination has it, or has not said that it lacks it. */
 const UNKNOWN = 0;
@@ -59,7 +61,8 @@ interface Chunk {
 }
 
 export interface PageSenderOptions {
-  reader: TreeReader;
+  /** Without `readNow`: a page may take a while to come, from a store. */
+  reader: PageReader & Partial<TreeReader>;
   slots: number;
   /** Slots that have a page: the others are never asked for. */
   pages: number;
@@ -91,6 +94,7 @@ export class PageSender {
   #quickestMs = Number.POSITIVE_INFINITY;
   #creditWaiter: (() => void) | undefined;
   #needId = 0;
+  #questions = 0;
   #faultAt = Number.NEGATIVE_INFINITY;
   #bulkAt = Number.NEGATIVE_INFINITY;
   #answer: ((missing: FrameMeta<"missing"> | undefined) => void) | undefined;
@@ -160,41 +164,74 @@ export class PageSender {
 
   /**
    * Somebody waits for one of the first FAULT_FIRST_PAGES of these pages, and is likely to want the others next: those
-   * are sent if they are not on their way. Read and given to the session before this returns; what it returns is only to
-   * be waited for before more is taken.
+   * are sent if they are not on their way. Read and given to the session before this returns, unless reading takes a
+   * while; what it returns is only to be waited for before more is taken.
    */
   fault(session: LinkSession, { slot, pages }: FrameMeta<"fault">): Promise<void> | undefined {
     const end = Math.min(this.#states.length, slot + pages);
     this.#faultAt = performance.now();
     this.#cursor = end;
+    const { reader } = this.#options;
     let sending: Promise<void> | undefined;
-    try {
-      // small pieces first: the thread goes on while the others come
-      let piece = FAULT_FIRST_PAGES;
-      for (let at = slot; at < end;) {
-        const must = at < slot + FAULT_FIRST_PAGES;
-        let to = at;
-        const last = Math.min(end, at + piece);
-        if (must) to = last;
-        else while (to < last && this.#states[to] !== SENT) to += 1;
-        if (to === at) {
-          at += 1;
-          continue;
+    if (reader.readNow === undefined) sending = this.#answerAside(session, slot, end);
+    else {
+      try {
+        for (const run of this.#wanted(slot, end)) {
+          const buffer = Buffer.allocUnsafeSlow(run.pages * PAGE_SIZE);
+          reader.readNow(run.slot, run.pages, buffer);
+          sending = this.#reply(session, run, buffer);
         }
-        const buffer = Buffer.allocUnsafeSlow((to - at) * PAGE_SIZE);
-        this.#options.reader.readNow(at, to - at, buffer);
-        const { bytes, done } = this.#send(session, { slot: at, pages: to - at }, buffer);
-        done.catch((error: unknown) => this.#fail(error, session));
-        this.#options.limiter.spend(bytes);
-        sending = done;
-        at = to;
-        piece = Math.min(piece * 2, FAULT_PAGES);
+        this.#faultAt = performance.now();
+      } catch (error) {
+        this.#fail(error, session);
       }
-      this.#faultAt = performance.now();
+    }
+    const enough = session.bufferedBytes > MAX_ANSWERS_BYTES || this.#questions >= MAX_QUESTIONS;
+    return enough ? sending?.catch(() => undefined) : undefined;
+  }
+
+  /** The runs of an answer. Small pieces first: the thread goes on while the others come. */
+  *#wanted(slot: number, end: number): Generator<Chunk> {
+    let piece = FAULT_FIRST_PAGES;
+    for (let at = slot; at < end;) {
+      const must = at < slot + FAULT_FIRST_PAGES;
+      let to = at;
+      const last = Math.min(end, at + piece);
+      if (must) to = last;
+      else while (to < last && this.#states[to] !== SENT) to += 1;
+      if (to === at) {
+        at += 1;
+        continue;
+      }
+      yield { slot: at, pages: to - at };
+      at = to;
+      piece = Math.min(piece * 2, FAULT_PAGES);
+    }
+  }
+
+  /** Never rejects. */
+  async #answerAside(session: LinkSession, slot: number, end: number): Promise<void> {
+    this.#questions += 1;
+    try {
+      for (const run of this.#wanted(slot, end)) {
+        const buffer = Buffer.allocUnsafeSlow(run.pages * PAGE_SIZE);
+        await this.#options.reader.read(run.slot, run.pages, buffer);
+        if (session.closed || this.#failed) return;
+        await this.#reply(session, run, buffer);
+        this.#faultAt = performance.now();
+      }
     } catch (error) {
       this.#fail(error, session);
+    } finally {
+      this.#questions -= 1;
     }
-    return session.bufferedBytes > MAX_ANSWERS_BYTES ? sending?.catch(() => undefined) : undefined;
+  }
+
+  #reply(session: LinkSession, run: Chunk, buffer: Buffer): Promise<void> {
+    const { bytes, done } = this.#send(session, run, buffer);
+    done.catch((error: unknown) => this.#fail(error, session));
+    this.#options.limiter.spend(bytes);
+    return done;
   }
 
   get #full(): boolean {
@@ -338,7 +375,7 @@ export class PageSender {
 }
 
 /** Runs of slots of the smallest areas, in the order of slots. */
-function smallAreas(areas: TreeReader["areas"]): Chunk[] {
+function smallAreas(areas: PageReader["areas"]): Chunk[] {
   const chosen: Chunk[] = [];
   let room = SMALL_PAGES;
   for (const { slot, pages } of areas

@@ -2,6 +2,7 @@
 import { fstatSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { lockFile } from "../../host/flock.js";
+import { issuesOf } from "../../host/issues.js";
 import { ferryError, toFailure } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
 import { writePidFile } from "./client.js";
@@ -76,6 +77,6 @@ function stayAlone(dir: string, log: Log): void {
 /** The meta of a frame from the peer. Throws E_FRAME: that ends the session. */
 export function parseMeta<T extends FrameType>(type: T, meta: unknown): FrameMeta<T> {
   const parsed = FRAMES[type].safeParse(meta);
-  if (!parsed.success) throw ferryError("E_FRAME", `frame ${type}: ${parsed.error.message.slice(0, 500)}`);
+  if (!parsed.success) throw ferryError("E_FRAME", `frame ${type} is not valid: ${issuesOf(parsed.error, "meta")}`);
   return parsed.data as FrameMeta<T>;
 }

@@ -1,18 +1,19 @@
 /** The source's mover: `node source-main.js CONFIG`. See model/mover.ts for what it does and when. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { ferryError, FerryError, toFailure, type FailureData } from "../../model/failure.js";
+import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import { sendImages } from "../images/send.js";
-import type { Frame, LinkSession } from "../link/index.js";
+import { credentialsOf, type Frame, type LinkSession } from "../link/index.js";
 import { tablePages } from "../pages/api.js";
 import { openTree } from "../pages/source.js";
 import { chooseTracker } from "../trackers/choose.js";
 import { VolumeSender } from "../volume/sender.js";
 import { Cargo, mendImages, type DigestedTable } from "./cargo.js";
 import { serveControl } from "./control.js";
+import { DestinationWord } from "./destination-word.js";
 import { Limiter } from "./limiter.js";
 import { Links, type Sessions } from "./links.js";
-import { sourceRequest, isFrameType, type FrameMeta } from "./messages.js";
+import { sourceRequest, isFrameType } from "./messages.js";
 import { PageSender } from "./page-sender.js";
 import { Precopy } from "./precopy.js";
 import { parseMeta, startProcess } from "./process.js";
@@ -33,11 +34,20 @@ let cargo: { load: Cargo; staged: boolean; digest?: string; pages?: PageSender }
 /** Images that went ahead, over the session that is named: the destination looks at them while the source reads them, too. */
 let ahead: { control: LinkSession; images: { digest: string; bytes: number } } | undefined;
 let sending: Promise<void> | undefined;
-/** What the destination said on the present control session. */
-let answer: { state?: FrameMeta<"state">; refused?: FailureData; waiter?: () => void } = {};
+const word = new DestinationWord({
+  from: { side: "destination", node: config.peer },
+  onPagesRefused: (refused) => {
+    cargo?.pages?.stop();
+    precopy.refused(refused);
+    failure = { ...refused, side: "destination", node: config.peer };
+    log("error", "the destination refuses the pages", { failure });
+    changed(true);
+  },
+});
 
+const identity = { node: config.node, ...config.tls };
 const links = new Links({
-  identity: { node: config.node, ...config.tls },
+  identity,
   peer: config.peer,
   hello: { operation: config.operation, workload: config.workload, to: config.to ?? 1 },
   onUp,
@@ -45,11 +55,12 @@ const links = new Links({
     log("warn", "link lost", { failure: why });
     volume.detach(sessions.bulk);
     precopy.detach(sessions.bulk);
-    answer.waiter?.();
+    word.wake();
     changed(true);
   },
   log: (message, fields) => log("warn", message, fields),
 });
+credentialsOf(identity).watch(log);
 const volume = new VolumeSender({
   dir: config.volumeDir,
   take: (bytes) => limiter.take(bytes),
@@ -64,8 +75,8 @@ const precopy = new Precopy({
     for (;;) {
       const sessions = await links.ready();
       try {
-        await heard(sessions.control, () => answer.state !== undefined);
-        return { sessions, stage: answer.state?.stage ?? null };
+        await word.wait(sessions.control, () => word.state !== undefined);
+        return { sessions, stage: word.state?.stage ?? null };
       } catch (error) {
         if (!sessions.control.closed) throw error;
         await links.lost(sessions);
@@ -107,8 +118,8 @@ function fail(what: FailureData): void {
 }
 
 function onUp(sessions: Sessions): void {
-  answer = {};
-  sessions.control.onFrame((frame) => onControl(frame));
+  word.begin();
+  sessions.control.onFrame((frame) => word.hear(frame));
   sessions.bulk.onFrame((frame) => onBulk(frame));
   sessions.fault.onFrame((frame) => onFault(sessions.fault, frame));
   volume.attach(sessions.bulk);
@@ -119,22 +130,6 @@ function onUp(sessions: Sessions): void {
       if (!sessions.control.closed) fail(toFailure(error));
     });
   }
-}
-
-function onControl({ type, meta }: Frame): void {
-  if (type === "state") answer.state = parseMeta("state", meta);
-  else if (type === "refused") {
-    const refused = parseMeta("refused", meta);
-    answer.refused = refused.failure;
-    if (refused.what === "pages") {
-      cargo?.pages?.stop();
-      precopy.refused(refused.failure);
-      failure = { ...refused.failure, side: "destination", node: config.peer };
-      log("error", "the destination refuses the pages", { failure });
-      changed(true);
-    }
-  } else throw ferryError("E_FRAME", `control frame ${type} was not expected`);
-  answer.waiter?.();
 }
 
 function onBulk({ type, meta, payload }: Frame): Promise<void> | undefined {
@@ -153,27 +148,16 @@ function onFault(session: LinkSession, { type, meta }: Frame): Promise<void> | u
   return cargo?.pages?.fault(session, parseMeta("fault", meta));
 }
 
-/** Waits for the destination's word on this control session: what it has, or why it refuses. */
-async function heard(session: LinkSession, enough: () => boolean): Promise<void> {
-  while (!enough()) {
-    if (answer.refused !== undefined) {
-      throw new FerryError({ ...answer.refused, side: "destination", node: config.peer });
-    }
-    if (session.closed) throw ferryError("E_LINK_LOST", "the link was lost while the images were sent");
-    await new Promise<void>((resolve) => (answer.waiter = resolve));
-  }
-}
-
 /** Makes sure that the destination has these images and a table of them, then pushes pages in the background. */
 async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Promise<void> {
   const { control, bulk } = sessions;
-  await heard(control, () => answer.state !== undefined);
-  if (answer.state === undefined || answer.state.digest === null) {
-    const stage = answer.state?.stage ?? null;
+  await word.wait(control, () => word.state !== undefined);
+  if (word.state === undefined || word.state.digest === null) {
+    const stage = word.state?.stage ?? null;
     const sent = ahead?.control === control ? ahead.images : await sendImages(config.imagesDir, control);
     ahead = undefined;
     images = { ...images, digest: sent.digest, bytes: sent.bytes };
-    delete answer.state;
+    word.state = undefined;
     const staged = what.staged ? precopy.stagedAt(bulk, stage) : undefined;
     const offered = what.load.offer(staged?.map);
     if (staged !== undefined) await precopy.sendStale(control, staged);
@@ -182,9 +166,9 @@ async function deliver(what: NonNullable<typeof cargo>, sessions: Sessions): Pro
       areas: offered.digest,
       stage: staged === undefined ? null : { id: staged.id, regions: staged.regions },
     });
-    await heard(control, () => answer.state !== undefined && answer.state.digest !== null);
+    await word.wait(control, () => word.state !== undefined && word.state.digest !== null);
   }
-  const state = answer.state;
+  const state = word.state;
   const taken = what.load.find(state?.areas ?? null);
   if (state === undefined || taken === undefined || (images.digest ?? state.digest) !== state.digest) {
     throw ferryError("E_IMAGE_DIGEST", "the destination holds other images of this operation", {
@@ -219,7 +203,7 @@ async function startImages(pids: Record<string, number>): Promise<void> {
   if (cargo === undefined) {
     const { timers, leftOut } = mendImages(config.imagesDir, pids);
     const { sessions } = links;
-    if (sessions !== undefined && answer.state?.digest === null) {
+    if (sessions !== undefined && word.state?.digest === null) {
       ahead = await sendImages(config.imagesDir, sessions.control).then(
         (sent) => ({ control: sessions.control, images: sent }),
         // lost: they are sent again over the next session
@@ -244,12 +228,12 @@ async function startImages(pids: Record<string, number>): Promise<void> {
     const sessions = await links.ready();
     try {
       await deliver(cargo, sessions);
-      // Beside the restore: it must be known before anything is released, which waits for this answer.
+      // Beside the restore: it must be known before anything is released, which waits for this word.
       await cargo.load.counted;
       break;
     } catch (error) {
       if (!sessions.control.closed && !sessions.bulk.closed) throw error;
-      if (answer.refused !== undefined) throw error;
+      if (word.refused !== undefined) throw error;
       log("warn", "link lost while images were sent, sending them again");
       await links.lost(sessions);
     }

@@ -3,6 +3,8 @@
  * JSON lines back.
  */
 import { z } from "zod";
+import { ferryError } from "../../model/failure.js";
+import { shown } from "../../model/words.js";
 
 export const COMMAND = 16;
 export const COMMANDS = { arrived: 1, fill: 2, reset: 3, stop: 4, first: 5 } as const;
@@ -52,5 +54,14 @@ const replySchema = z.union([
 ]);
 export type Reply = z.infer<typeof replySchema>;
 
-/** Throws when a line is not one of ours. */
-export const parseReply = (line: string): Reply => replySchema.parse(JSON.parse(line));
+/** Throws E_PAGES when a line is not one of ours. */
+export function parseReply(line: string): Reply {
+  let parsed: z.ZodSafeParseResult<Reply> | undefined;
+  try {
+    parsed = replySchema.safeParse(JSON.parse(line));
+  } catch {
+    // not JSON
+  }
+  if (parsed?.success === true) return parsed.data;
+  throw ferryError("E_PAGES", `the page daemon said ${shown(line)}, which means nothing here`, { side: "destination" });
+}

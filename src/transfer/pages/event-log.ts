@@ -57,6 +57,9 @@ export interface Entry {
   position: number;
 }
 
+/** Units without which an entry can't be what its type says. */
+const LEAST_UNITS: Readonly<Record<number, number>> = { [TYPE.WORD]: 1, [TYPE.UFFD]: 3 };
+
 /** Where the next payload goes. */
 export interface Tail {
   address: number;
@@ -135,7 +138,7 @@ export class EventLog {
         continue;
       }
       const units = bytes.readUInt32LE(at + 8);
-      if (units > MAX_UNITS || at + UNIT * (units + 2) > SEGMENT) {
+      if (units > MAX_UNITS || units < (LEAST_UNITS[type] ?? 0) || at + UNIT * (units + 2) > SEGMENT) {
         throw ferryError("E_PAGES", `the log of page events is damaged at ${this.position}`, {
           side: "destination",
           remedy: "the restored copy can't be completed: have it destroyed and restored again",

@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { parseJson } from "../../host/issues.js";
 import { ferryError } from "../../model/failure.js";
 
 const processSchema = z.strictObject({ pid: z.int().positive(), startedAt: z.string().regex(/^\d+$/) });
@@ -83,14 +84,12 @@ export function readHolder(dir: string): Holder | undefined {
   } catch {
     return undefined;
   }
-  try {
-    return holderSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw ferryError("E_PAGES", `${join(dir, HOLDER_FILE)} can't be read: ${String(error)}`, {
-      side: "destination",
-      remedy: "the restored copy can't be completed: have it destroyed and restored again",
-    });
-  }
+  const parsed = parseJson(text, holderSchema);
+  if ("data" in parsed) return parsed.data;
+  throw ferryError("E_PAGES", `${join(dir, HOLDER_FILE)} can't be read: ${parsed.why}`, {
+    side: "destination",
+    remedy: "the restored copy can't be completed: have it destroyed and restored again",
+  });
 }
 
 /** Page daemons and guards of a store by their command line: also those that died or were born before they were noted. */

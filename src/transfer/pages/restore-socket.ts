@@ -21,15 +21,18 @@ import { CONTROL_AT, type TaskSet } from "./tasks.js";
 
 const MSG_CMSG_CLOEXEC = 0x40000000;
 
-/** A listening unix socket at `path`, however long its directory's name is. Replaces what is there. */
+/** A listening unix socket of mode 0600 at `path`, however long its directory's name is. Replaces what is there. */
 export function listenAt(path: string): number {
   rmSync(path, { force: true });
   const dir = openSync(dirname(path), "r");
+  // root's only, from the first moment on
+  const mask = process.umask(0o177);
   try {
     const fd = listenUnix(`/proc/self/fd/${dir}/${basename(path)}`, 16);
     if (fd < 0) throw ferryError("E_PAGES", `can't listen at ${path}: ${errnoName(-fd)}`, { side: "destination" });
     return fd;
   } finally {
+    process.umask(mask);
     closeSync(dir);
   }
 }

@@ -21,18 +21,21 @@ interface Task {
   fd: number;
 }
 
-export interface TreeReader {
+export interface PageReader {
   /** What it reads: of slots outside of these there is nothing. */
   readonly areas: readonly Pick<Area, "slot" | "pages">[];
-  /** Fills `into` with `pages` pages from `slot` on, across areas. Rejects E_PAGES when any byte can't be read. */
+  /** Fills `into` with `pages` pages from `slot` on, across areas. Rejects (E_PAGES) when any byte can't be read. */
   read(slot: number, pages: number, into: Buffer): Promise<void>;
+}
+
+export interface TreeReader extends PageReader {
   /** The same on this thread, for a few pages that can't wait for another one. Throws. */
   readNow(slot: number, pages: number, into: Buffer): void;
   close(): void;
 }
 
 /** Index of the area that owns `slot`. */
-function areaIndex(areas: readonly Area[], slot: number): number {
+export function areaIndex(areas: readonly Area[], slot: number): number {
   let low = 0;
   let high = areas.length - 1;
   while (low < high) {

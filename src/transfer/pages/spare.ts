@@ -7,6 +7,7 @@ import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SYSTEM_PATH } from "../../host/exec.js";
+import { withCapabilitiesOf } from "../../host/privileges.js";
 
 export const SCRIPT = fileURLToPath(new URL("./daemon-main.js", import.meta.url));
 
@@ -14,7 +15,7 @@ export const SCRIPT = fileURLToPath(new URL("./daemon-main.js", import.meta.url)
 export function spawnDaemon(storeDir: string, socketPath: string, waiting: boolean): ChildProcess {
   const out = openSync(join(storeDir, "pages.log"), "a", 0o600);
   // A session of its own: signals to the mover's group do not reach it. No pipes that stay: its guard would keep them.
-  const child = spawn(process.execPath, [SCRIPT, storeDir, socketPath], {
+  const child = spawn(...withCapabilitiesOf("pageDaemon", [process.execPath, SCRIPT, storeDir, socketPath]), {
     cwd: "/",
     detached: true,
     stdio: [waiting ? "pipe" : "ignore", "ignore", out],

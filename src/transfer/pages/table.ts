@@ -1,7 +1,7 @@
 /** The area table as a file: read by every process that takes over the pages of an operation. */
 import { readFileSync, writeFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { ferryError } from "../../model/failure.js";
+import { ferryError, toFailure } from "../../model/failure.js";
 import { PAGE_SIZE, type Area, type AreaTable } from "./api.js";
 
 const MAGIC = 0x46415254; // "TRAF"
@@ -28,8 +28,9 @@ export function checkTable(table: AreaTable): void {
   for (const area of bySlot) {
     if (!Number.isSafeInteger(area.vpid) || area.vpid <= 0 || area.vpid > 0x7fffffff) wrong(`pid ${area.vpid}`);
     if (!Number.isSafeInteger(area.pages) || area.pages <= 0) wrong(`an area of ${area.pages} pages`);
-    if (area.start < 0n || area.start % BigInt(PAGE_SIZE) !== 0n || area.start >= 1n << 57n) {
-      wrong(`an area at 0x${area.start.toString(16)}`);
+    const end = area.start + BigInt(area.pages) * BigInt(PAGE_SIZE);
+    if (area.start < 0n || area.start % BigInt(PAGE_SIZE) !== 0n || end > 1n << 57n) {
+      wrong(`an area of ${area.pages} pages at 0x${area.start.toString(16)}`);
     }
     if (!Number.isSafeInteger(area.slot) || area.slot < slot)
       wrong(`slot ${area.slot} where ${slot} is the next free one`);
@@ -66,8 +67,16 @@ export function writeTable(dir: string, table: AreaTable): void {
   renameSync(`${path}.new`, path);
 }
 
+function readTableFile(path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    return wrong(toFailure(error).message);
+  }
+}
+
 export function readTable(dir: string): AreaTable {
-  const data = readFileSync(join(dir, TABLE_FILE));
+  const data = readTableFile(join(dir, TABLE_FILE));
   if (data.length < HEADER || data.readUInt32LE(0) !== MAGIC || data.readUInt32LE(4) !== VERSION) {
     return wrong("its header is not ours");
   }

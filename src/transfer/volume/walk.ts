@@ -39,7 +39,8 @@ export const walkKey = (where: Where | undefined): string => JSON.stringify(pred
 const PRINT = ["-printf", String.raw`%y %n %i %s %P\0`];
 const ENV = { PATH: SYSTEM_PATH, LC_ALL: "C" };
 
-function parse(output: Buffer): Entry[] {
+/** What find has printed, whatever the names are. Pure. */
+export function parseWalk(output: Buffer): Entry[] {
   const lines = output.toString("latin1").split("\0");
   lines.pop();
   return lines.map((line) => {
@@ -90,7 +91,7 @@ export class Walk {
   async entries(): Promise<Entry[]> {
     this.#child.stdin?.end(`${this.#dir}\0`);
     const { code, problem } = await this.#ended;
-    if (code === 0) return parse(Buffer.concat(this.#output));
+    if (code === 0) return parseWalk(Buffer.concat(this.#output));
     const lines = problem === undefined ? this.#lines : [problem];
     throw ferryError("E_VOLUME", "the volume's changed files could not be listed", {
       side: "source",

@@ -1,5 +1,7 @@
 /** What an agent may do next, by itself: both sides of a hand-over, and the boot. See src/agent/operations. */
-import { highestEpoch, isDead, isOpen, mayRefuse, type Hold } from "../../../src/model/ownership.js";
+import { isDead, isOpen, mayRefuse, type Hold } from "../../../src/model/ownership.js";
+import { refuseCut, restoreLocally, withGiving, withoutGiving, withoutTaking, withTaking } from "./local-restore.js";
+import { goOn, isDown, saveSteps } from "./checkpoint-steps.js";
 import {
   added,
   holdAt,
@@ -9,12 +11,10 @@ import {
   treeAt,
   withoutTree,
   withTree,
-  WORKLOAD,
   type Giving,
   type Machine,
   type Name,
   type Op,
-  type OpRecord,
   type Rules,
   type Step,
   type Taking,
@@ -23,31 +23,16 @@ import {
 
 const digestOf = (to: number): string => `d${to}`;
 
-export const withGiving = (m: Machine, giving: Giving): Machine => ({
-  ...m,
-  giving: [...m.giving.filter((g) => g.op !== giving.op), giving],
-});
-export const withoutGiving = (m: Machine, op: number): Machine => ({
-  ...m,
-  giving: m.giving.filter((g) => g.op !== op),
-});
-export const withTaking = (m: Machine, taking: Taking): Machine => ({
-  ...m,
-  taking: [...m.taking.filter((t) => t.to !== taking.to), taking].sort((a, b) => a.to - b.to),
-});
-export const withoutTaking = (m: Machine, to: number): Machine => ({
-  ...m,
-  taking: m.taking.filter((t) => t.to !== to),
-});
-export const withRecord = (m: Machine, record: OpRecord): Machine => ({
-  ...m,
-  records: [...m.records.filter((r) => r.op !== record.op || r.side !== record.side), record],
-});
-
 export function agentSteps(rules: Rules, world: World, name: Name): Step[] {
   const machine = world[name];
-  if (!machine.up) return [{ name: `${name}: the agent starts`, next: { ...world, [name]: booted(world, machine) } }];
+  if (!machine.up)
+    return [
+      { name: `${name}: the agent starts`, next: { ...world, [name]: goOn(rules, world, booted(world, machine)) } },
+    ];
+  const idle = machine.giving.length + machine.taking.length === 0;
+  const again = idle ? goOn(rules, world, machine) : machine;
   return [
+    ...(again === machine ? [] : [{ name: `${name}: begins the checkpoint again`, next: { ...world, [name]: again } }]),
     ...machine.giving.flatMap((giving) => give(rules, world, name, giving)),
     ...machine.taking.flatMap((taking) => take(rules, world, name, taking)),
   ];
@@ -80,6 +65,8 @@ function give(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
   const op = world.ops[giving.op] as Op;
   const { epoch } = op;
   const { to } = giving;
+  const cutOff = machine.records.some((r) => r.op === giving.op && r.side === "source");
+  if (op.kind === "checkpoint" && !giving.local && !cutOff) return saveSteps(rules, world, name, giving);
   const hold = holdAt(machine, epoch);
   const tree = treeAt(machine, epoch);
   const peer = giving.local ? name : other(name);
@@ -136,19 +123,8 @@ function give(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
     }
     return steps;
   }
-  // A local restore that was cut, or failed: what it restored never ran, and is refused before the next try.
-  const unswept = machine.taking.find((t) => t.op === giving.op && t.local);
-  const cut = machine.records.find((r) => r.op === giving.op && r.side === "destination" && r.local);
-  const open = cut !== undefined && mayRefuse(holdAt(machine, cut.to)?.state ?? "GONE");
-  const begun = giving.restoring !== undefined;
-  if (rules.refuseLocally && !begun && open && unswept?.refused !== true) {
-    go(
-      `refuses what was restored locally as ${cut.to}`,
-      withTaking(machine, { op: giving.op, to: cut.to, local: true, token: false, refused: true }),
-    );
-    return steps;
-  }
-  if (rules.refuseLocally && !begun && (open || unswept !== undefined)) return steps;
+  const refusing = refuseCut(rules, world, name, giving);
+  if (refusing !== undefined) return refusing;
   const own = holdAt(machine, to)?.peer === name;
   const dead = isDead(holdAt(machine, to)?.state ?? "OWNER");
   if (rules.burn && !(rules.refuseLocally && own) && !dead && !giving.local) {
@@ -177,29 +153,6 @@ function localFailure(world: World, name: string, change: Partial<World>): Step[
   return [
     { name, fault: true, next: { ...world, ...change, left: { ...left, localFailures: left.localFailures - 1 } } },
   ];
-}
-
-/** criu died in the hold: a hand-over from this node to itself, under a new epoch. */
-function restoreLocally(rules: Rules, world: World, name: Name, giving: Giving): Step[] {
-  const machine = world[name];
-  const { op, restoring } = giving;
-  if (restoring === undefined) {
-    const to = highestEpoch(machine.ledger, WORKLOAD) + 1;
-    const recorded = withRecord(machine, { side: "destination", op, to, local: true });
-    const reserved = journaled(rules, recorded, {
-      epoch: to,
-      state: "RESERVED",
-      operation: operationName(op),
-      peer: name,
-    });
-    const next =
-      reserved === undefined ? withoutGiving(machine, op) : withGiving(reserved, { ...giving, restoring: to });
-    return [{ name: `${name}: reserves ${to} to restore locally`, next: { ...world, [name]: next } }];
-  }
-  const side = { op, to: restoring, local: true };
-  const taken = withTaking(machine, { ...side, refused: false, token: false });
-  const both = withGiving(withRecord(taken, { side: "source", ...side }), { ...side, back: false });
-  return [{ name: `${name}: begins to restore ${restoring} locally`, next: { ...world, [name]: both } }];
 }
 
 function take(rules: Rules, world: World, name: Name, taking: Taking): Step[] {
@@ -291,8 +244,9 @@ export function faults(world: World, name: Name): Step[] {
       name: `${name}: the machine loses power`,
       next: {
         ...world,
-        [name]: { ...dead, trees: [], images: [] },
-        lost: world.lost || lost,
+        [name]: { ...dead, trees: [], images: [], gathered: [] },
+        // What is stored and let go is not lost.
+        lost: world.lost || (lost && !isDown(world)),
         left: { ...left, powerLosses: left.powerLosses - 1 },
       },
     });

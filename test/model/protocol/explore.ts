@@ -1,7 +1,8 @@
 /** Walks every world that can be reached within a budget of faults, and checks what Ferry promises in each. */
 import { isOpen } from "../../../src/model/ownership.js";
 import { agentSteps, faults } from "./agent-steps.js";
-import { callSteps, flowSteps, personSteps } from "./flow-steps.js";
+import { checkpointSteps, isDown, isLetGoTooSoon, restoreSteps } from "./checkpoint-steps.js";
+import { callSteps, flowSteps, personSteps, recoverySteps } from "./flow-steps.js";
 import { begin, holds, keyOf, RULES, type Budget, type Name, type Rules, type Step, type World } from "./world.js";
 
 const NAMES: readonly Name[] = ["A", "B"];
@@ -18,7 +19,7 @@ export interface Options {
   limit?: number;
 }
 export interface Violation {
-  promise: "never two copies" | "never none" | "always a way out";
+  promise: "never two copies" | "never none" | "stored before it is let go" | "always a way out";
   /** The steps that lead there. */
   trace: string[];
   world: World;
@@ -37,6 +38,9 @@ export function stepsOf(rules: Rules, world: World): Step[] {
     ...flowSteps(rules, world),
     ...callSteps(rules, world),
     ...personSteps(rules, world),
+    ...recoverySteps(rules, world),
+    ...checkpointSteps(world),
+    ...restoreSteps(rules, world),
     ...NAMES.flatMap((name) => faults(world, name)),
   ];
 }
@@ -49,6 +53,9 @@ export function isSettled(world: World, judged: readonly Name[] = NAMES): boolea
     return false;
   const trees = NAMES.flatMap((name) => world[name].trees.map((tree) => ({ name, ...tree })));
   if (world.lost && trees.length === 0) return true;
+  // One that was recovered elsewhere is owned there only.
+  if (judged.length === NAMES.length && all.filter(({ state }) => state === "OWNER").length > 1) return false;
+  if (trees.length === 0 && isDown(world) && !all.some(({ state }) => isOpen(state))) return true;
   const [tree] = trees;
   return (
     trees.length === 1 &&
@@ -60,7 +67,8 @@ export function isSettled(world: World, judged: readonly Name[] = NAMES): boolea
 function broken(world: World): Violation["promise"] | undefined {
   const trees = NAMES.flatMap((name) => world[name].trees);
   if (trees.filter(({ state }) => state === "runs").length > 1) return "never two copies";
-  if (!world.lost && trees.length === 0) return "never none";
+  if (isLetGoTooSoon(world)) return "stored before it is let go";
+  if (!world.lost && trees.length === 0 && !isDown(world)) return "never none";
   return undefined;
 }
 

@@ -1,7 +1,7 @@
 /** What the workflow may do next, and how agents carry out its calls: see src/workflows/migrate, settle and src/agent/operations/settling. */
 import type { Inquiry, Observation } from "../../../src/model/contract.js";
-import { isDead, isOpen, runningHold, type Hold } from "../../../src/model/ownership.js";
-import { backHome, isFenced, leftovers, nextEpoch, running } from "../../../src/model/settlement.js";
+import { isDead, isOpen, openHold, runningHold, type Hold } from "../../../src/model/ownership.js";
+import { backHome, isFenced, leftovers, nextEpoch, running, startProblem } from "../../../src/model/settlement.js";
 import {
   added,
   holdAt,
@@ -11,6 +11,7 @@ import {
   other,
   refOf,
   withoutTree,
+  withTree,
   WORKLOAD,
   type Flow,
   type Machine,
@@ -21,7 +22,8 @@ import {
   type Step,
   type World,
 } from "./world.js";
-import { withGiving, withoutGiving, withoutTaking, withRecord, withTaking } from "./agent-steps.js";
+import { restoreCall, told } from "./checkpoint-steps.js";
+import { withGiving, withoutGiving, withoutTaking, withRecord, withTaking } from "./local-restore.js";
 
 const opOf = (world: World, op: number): Op => world.ops[op] as Op;
 
@@ -55,7 +57,7 @@ const inquiry = (reading: Reading | "silent" | undefined): Inquiry | undefined =
 export function flowSteps(rules: Rules, world: World): Step[] {
   const { flow } = world;
   const index = flow.op;
-  const op = opOf(world, index);
+  const op = world.ops[index] as Op;
   const steps: Step[] = [];
   const go = (name: string, next: Flow, calls: readonly string[] = [], fault = false): void => {
     const all = calls.reduce<readonly string[]>((list, call) => added(list, call), world.calls);
@@ -92,6 +94,8 @@ export function flowSteps(rules: Rules, world: World): Step[] {
       break;
     case "settling":
       steps.push(...settle(rules, world, index));
+      break;
+    case "saving":
       break;
     case "done":
     case "terminated":
@@ -155,9 +159,8 @@ function settle(rules: Rules, world: World, index: number): Step[] {
 /** A person fences a machine and decides for the other one: see src/workflows/resolve. */
 export function personSteps(rules: Rules, world: World): Step[] {
   const { flow, left } = world;
-  const op = opOf(world, flow.op);
-  const { epoch, to, source, destination } = op;
   if (left.fences === 0 || flow.at !== "settling") return [];
+  const { epoch, to, source, destination } = opOf(world, flow.op);
   const steps: Step[] = [];
   const less = { ...left, fences: left.fences - 1 };
   const off = (name: Name): boolean =>
@@ -193,9 +196,60 @@ export function personSteps(rules: Rules, world: World): Step[] {
   return steps;
 }
 
+/**
+ * A machine is lost with the workload, nothing of which is under way: a person fences it, and has the other one run a
+ * checkpoint. See src/workflows/recover. That there is a checkpoint is taken for granted.
+ */
+export function recoverySteps(rules: Rules, world: World): Step[] {
+  const { flow, left } = world;
+  // A checkpoint whose node is lost is no longer waited for.
+  const rests = flow.at === "done" || flow.at === "saving";
+  if (left.recoveries === 0 || (rules.recoverOnlyAnew && (!rests || world.attempt !== undefined))) return [];
+  return (["A", "B"] as const).flatMap((node) => {
+    const lost = other(node);
+    const { up, trees, images } = world[lost];
+    const off = !rules.fenceOnlyWhatIsOff || (!up && trees.length === 0 && images.length === 0);
+    const here = world[node];
+    // What the entity knows: it ran there.
+    const frozen = holds(world[lost]).find((hold) => hold.state === "FROZEN" && hold.to === hold.epoch);
+    const was = rules.recoverOnlyAnew ? (running(holds(world[lost])) ?? frozen) : openHold(holds(world[lost]));
+    if (!off || !here.up || was === undefined) return [];
+    // The ledger says no to it anyway: the journal is asked before, so that nothing is tried in vain.
+    if (rules.recoverOnlyAnew && startProblem(WORKLOAD, node, holds(here)) !== undefined) return [];
+    // The entity has heard of every epoch that was given out.
+    const to = nextEpoch(Math.max(was.epoch, ...world.ops.map((op) => op.to)), holds(here));
+    const line = { epoch: to, operation: `${WORKLOAD}.recover.${to}`, peer: lost, digest: "c" };
+    const owner = journaled(rules, here, { ...line, state: "OWNER" });
+    if (owner === undefined) return [];
+    const tree = { epoch: to, state: "runs", whole: true, engine: true } as const;
+    return {
+      name: `a person: ${lost} is off, ${node} runs a checkpoint under ${to}`,
+      fault: true,
+      next: {
+        ...world,
+        [node]: withTree(owner, tree),
+        calls: rules.tellTheLost ? added(world.calls, `outdate ${lost} ${was.epoch}`) : world.calls,
+        // Whatever a checkpoint of it comes to: it is not waited for.
+        flow: { ...flow, at: "done" as const },
+        // There is a copy again: from here on it is held against every promise.
+        lost: false,
+        left: { ...left, recoveries: left.recoveries - 1 },
+      },
+    };
+  });
+}
+
+/** With the signed word of the machine that has it now. */
+function outdated(rules: Rules, m: Machine, epoch: number): Machine {
+  const hold = holdAt(m, epoch);
+  if (hold === undefined || !isOpen(hold.state)) return m;
+  const over = journaled(rules, m, { epoch, state: "SUPERSEDED" });
+  return over === undefined ? m : withoutTree(over, epoch);
+}
+
 /** A new operation: first it settles what it finds open, then it goes on from where the workload runs. */
 function next(world: World): Step[] {
-  if (!world.A.up || !world.B.up) return [];
+  if (!world.A.up || !world.B.up || world.attempt !== undefined) return [];
   const seen = (name: Name): Observation => ({ holds: holds(world[name]) }) as unknown as Observation;
   const steps: Step[] = [];
   for (const name of ["A", "B"] as const) {
@@ -217,7 +271,7 @@ function next(world: World): Step[] {
     const hold = running(holds(world[name]));
     if (hold === undefined || world.left.operations === 0) continue;
     const to = nextEpoch(hold.epoch, holds(world[name]), holds(world[peer]));
-    const { lazy } = opOf(world, 0);
+    const lazy = world.ops[0]?.lazy === true;
     const ops = [...world.ops, { epoch: hold.epoch, to, source: name, destination: peer, lazy }];
     const left = { ...world.left, operations: world.left.operations - 1 };
     steps.push({
@@ -234,7 +288,27 @@ export function callSteps(rules: Rules, world: World): Step[] {
   for (const call of world.calls) {
     const [verb = "", ...rest] = call.split(" ");
     const index = Number(rest.at(-1));
+    if (verb === "outdate") {
+      const lost = rest[0] === "A" ? "A" : "B";
+      const told = world[lost].up ? outdated(rules, world[lost], index) : world[lost];
+      if (told !== world[lost])
+        steps.push({ name: `${lost}: is told that its ${index} is stale`, next: { ...world, [lost]: told } });
+      continue;
+    }
+    if (verb === "restore") {
+      const name = rest[0] === "A" ? "A" : "B";
+      if (world[name].up) steps.push(...restoreCall(rules, world, name, index));
+      continue;
+    }
     const op = opOf(world, index);
+    if (verb === "save") {
+      const m = world[op.source].up ? told(rules, world, world[op.source], index) : world[op.source];
+      if (m !== world[op.source]) {
+        const name = `${op.source}: is told to save by ${operationName(index)}`;
+        steps.push({ name, next: { ...world, [op.source]: m } });
+      }
+      continue;
+    }
     const atSource = ["handOver", "burn", "acknowledge"].includes(verb) || rest[0] === "source";
     const name = atSource ? op.source : op.destination;
     if (!world[name].up) continue;
@@ -290,6 +364,7 @@ function carryOut(rules: Rules, world: World, m: Machine, verb: string, index: n
       // A local restore is itself the way back.
       if (giving !== undefined) return giving.back || giving.local ? m : withGiving(m, { ...giving, back: true });
       if (hold.state === "FROZEN") {
+        if (rules.takeBackOwnOnly && hold.operation !== operation) return m;
         return record === undefined ? m : withGiving(m, { op: index, to: record.to, local: false, back: true });
       }
       if (!rules.burn || hold.state !== "OWNER" || holdAt(m, to) !== undefined) return m;

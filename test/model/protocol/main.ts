@@ -10,6 +10,9 @@ const { values } = parseArgs({
     "engine-deaths": { type: "string", default: "1" },
     "local-failures": { type: "string", default: "1" },
     fences: { type: "string", default: "0" },
+    checkpoints: { type: "string", default: "0" },
+    restores: { type: "string", default: "0" },
+    recoveries: { type: "string", default: "0" },
     terminations: { type: "string", default: "1" },
   },
 });
@@ -20,6 +23,9 @@ const budget = {
   engineDeaths: Number(values["engine-deaths"]),
   localFailures: Number(values["local-failures"]),
   fences: Number(values.fences),
+  recoveries: Number(values.recoveries),
+  checkpoints: Number(values.checkpoints),
+  restores: Number(values.restores),
   terminations: Number(values.terminations),
 };
 for (const lazy of [false, true]) {

@@ -13,7 +13,10 @@ const NONE: Budget = {
   localFailures: 0,
   terminations: 0,
   fences: 0,
+  recoveries: 0,
   operations: 1,
+  checkpoints: 0,
+  restores: 0,
 };
 const told = ({ promise, trace }: Violation): string =>
   `${promise} is broken:\n${trace.map((step, i) => `${i + 1}. ${step}`).join("\n")}`;
@@ -26,11 +29,31 @@ const BOUNDS: Record<string, Partial<Budget>> = {
   "an agent dies and a machine loses power": { kills: 1, powerLosses: 1 },
   "criu dies in the hold": { engineDeaths: 1 },
   "a machine loses power, and a person fences it": { powerLosses: 1, fences: 1 },
+  "a machine loses power, and a person recovers from a checkpoint": { powerLosses: 1, recoveries: 1 },
   "the workflow is terminated, and an agent dies": { terminations: 1, kills: 1 },
+  "a checkpoint after a migration": { checkpoints: 1 },
+  "checkpoints and restores, an agent dies twice": { operations: 0, checkpoints: 2, restores: 2, kills: 2 },
+  "criu, then the agent dies in a checkpoint, and the local restore fails": {
+    operations: 0,
+    checkpoints: 1,
+    restores: 1,
+    engineDeaths: 1,
+    kills: 2,
+    localFailures: 1,
+  },
+  "a machine loses power in a checkpoint or a restore, an agent dies, and a person recovers or restores": {
+    operations: 0,
+    checkpoints: 2,
+    restores: 2,
+    powerLosses: 1,
+    kills: 1,
+    recoveries: 1,
+  },
+  "a checkpoint, a restore, and a migration of what was restored": { operations: 1, checkpoints: 1, restores: 1 },
 };
 for (const [name, budget] of Object.entries(BOUNDS)) {
-  // Post-copy differs in what a loss of power takes.
-  for (const lazy of name.includes("power") ? [false, true] : [false]) {
+  // Post-copy differs in what a loss of power takes from a hand-over.
+  for (const lazy of name.includes("power") && !name.includes("recovers") ? [false, true] : [false]) {
     test(`${name}${lazy ? ", in post-copy" : ""}: never two copies, never none, always a way out`, (t) => {
       const { violation, ...found } = explore({ budget: { ...NONE, ...budget }, lazy });
       t.diagnostic(JSON.stringify(found));
@@ -86,6 +109,24 @@ const WRONG: ({ name: string; promise: Violation["promise"] } & Omit<Partial<Opt
     promise: "never two copies",
   },
   {
+    name: "recovered although the machine that has it runs",
+    rules: { fenceOnlyWhatIsOff: false },
+    budget: { recoveries: 1 },
+    promise: "never two copies",
+  },
+  {
+    name: "recovered where something of it is held",
+    rules: { recoverOnlyAnew: false, problem: deafTo("already holds epoch") },
+    budget: { powerLosses: 1, recoveries: 1 },
+    promise: "never two copies",
+  },
+  {
+    name: "a machine that comes back is not told that it was recovered elsewhere",
+    rules: { tellTheLost: false },
+    budget: { powerLosses: 1, recoveries: 1 },
+    promise: "always a way out",
+  },
+  {
     name: "a refusal is not journaled",
     rules: { journalRefusals: false },
     promise: "always a way out",
@@ -117,6 +158,36 @@ const WRONG: ({ name: string; promise: Violation["promise"] } & Omit<Partial<Opt
     budget: { kills: 1, engineDeaths: 1 },
     ...away,
     promise: "always a way out",
+  },
+  {
+    name: "let go before its checkpoint is stored",
+    rules: { storeBeforeStop: false },
+    budget: { operations: 0, checkpoints: 1 },
+    promise: "stored before it is let go",
+  },
+  {
+    name: "a restarted agent lets go what was being taken back",
+    rules: { looksWhetherFrozen: false },
+    budget: { operations: 0, checkpoints: 1, kills: 1 },
+    promise: "stored before it is let go",
+  },
+  {
+    name: "a late call takes back what is frozen for a checkpoint",
+    rules: { takeBackOwnOnly: false },
+    budget: { checkpoints: 1 },
+    promise: "stored before it is let go",
+  },
+  {
+    name: "restored because the store has one that was to be let go",
+    rules: { restoreAsksAll: false },
+    budget: { operations: 0, checkpoints: 1, restores: 1 },
+    promise: "never two copies",
+  },
+  {
+    name: "a restore whose answer was lost is forgotten, and begun elsewhere",
+    rules: { settleAttempts: false },
+    budget: { operations: 0, checkpoints: 1, restores: 2 },
+    promise: "never two copies",
   },
 ];
 for (const { name, budget, lazy, promise, ...more } of WRONG) {

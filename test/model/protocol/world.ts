@@ -63,6 +63,12 @@ export interface Machine {
   readonly images: readonly number[];
   readonly giving: readonly Giving[];
   readonly taking: readonly Taking[];
+  /** The last checkpoint that it was asked for: an index of ops. */
+  readonly save?: number;
+  /** Checkpoints that a sink has all of, in this machine's memory. */
+  readonly gathered: readonly number[];
+  /** Epochs that were restored from the store, and journaled as started. */
+  readonly started: readonly number[];
 }
 export interface Op {
   readonly epoch: number;
@@ -71,11 +77,15 @@ export interface Op {
   readonly destination: Name;
   /** Post-copy: it runs before its pages are there. */
   readonly lazy: boolean;
+  /** Of one machine, which keeps `to` for a local restore. */
+  readonly kind?: "checkpoint";
+  /** It does not run on. */
+  readonly stop?: boolean;
 }
 /** The workflow of the newest operation. Readings may be old when it acts on them; `silent`: that node did not answer. */
 export interface Flow {
   readonly op: number;
-  readonly at: "reserving" | "handing" | "settling" | "done" | "terminated";
+  readonly at: "reserving" | "handing" | "settling" | "saving" | "done" | "terminated";
   readonly source?: Reading | "silent";
   readonly destination?: Reading | "silent";
 }
@@ -94,7 +104,12 @@ export interface Budget {
   readonly terminations: number;
   /** A person fences a machine, and decides. */
   readonly fences: number;
+  /** A person recovers the workload from a checkpoint, at the other machine than the one that was lost. */
+  readonly recoveries: number;
   readonly operations: number;
+  readonly checkpoints: number;
+  /** A person restores it from the store. */
+  readonly restores: number;
 }
 export interface World {
   readonly A: Machine;
@@ -108,6 +123,10 @@ export interface World {
   readonly left: Budget;
   /** A loss of power took the only copy, as it would without Ferry: nobody can promise more than order after that. */
   readonly lost: boolean;
+  /** Checkpoints in the store: indices of ops. */
+  readonly stored: readonly number[];
+  /** A restore that was asked for, and has no answer yet. */
+  readonly attempt?: { readonly node: Name; readonly to: number };
 }
 export interface Step {
   readonly name: string;
@@ -130,6 +149,10 @@ export interface Rules {
   readonly askSourceFirst: boolean;
   /** The source keeps its frozen copy until the destination needs nothing more. */
   readonly keepUntilWhole: boolean;
+  /** Recovered only where nothing of it is held, and under an epoch that nobody has seen. */
+  readonly recoverOnlyAnew: boolean;
+  /** The machine that was lost is told, when it is back, that its copy is stale. */
+  readonly tellTheLost: boolean;
   /** Only a machine that is off can be fenced. */
   readonly fenceOnlyWhatIsOff: boolean;
   /** A local restore that was cut is refused before the next. */
@@ -138,6 +161,16 @@ export interface Rules {
   readonly waitForToken: boolean;
   /** A prepared copy is told only when the journal has it. */
   readonly journalPreparedFirst: boolean;
+  /** An operation lets go only what is frozen for itself. */
+  readonly takeBackOwnOnly: boolean;
+  /** What goes on with a checkpoint looks whether its tree is still frozen. */
+  readonly looksWhetherFrozen: boolean;
+  /** STOPPED by a checkpoint only when it is in the store. */
+  readonly storeBeforeStop: boolean;
+  /** It is restored only where all say that nothing of it is open; else because the store has one that was let go. */
+  readonly restoreAsksAll: boolean;
+  /** A restore whose answer was lost is settled before the next. */
+  readonly settleAttempts: boolean;
 }
 export const RULES: Rules = {
   problem: moveProblem,
@@ -147,10 +180,17 @@ export const RULES: Rules = {
   journalRefusals: true,
   askSourceFirst: true,
   keepUntilWhole: true,
+  recoverOnlyAnew: true,
+  tellTheLost: true,
   fenceOnlyWhatIsOff: true,
   refuseLocally: true,
   waitForToken: true,
   journalPreparedFirst: true,
+  takeBackOwnOnly: true,
+  looksWhetherFrozen: true,
+  storeBeforeStop: true,
+  restoreAsksAll: true,
+  settleAttempts: true,
 };
 
 export const operationName = (op: number): string => `${WORKLOAD}.migrate.${op + 1}`;
@@ -199,17 +239,21 @@ export function begin(budget: Budget, lazy: boolean): World {
     images: [],
     giving: [],
     taking: [],
+    gathered: [],
+    started: [],
   };
+  const migrates = budget.operations > 0;
   const owner = applyMove(emptyLedger, { workload: WORKLOAD, epoch: 1, state: "OWNER", operation: "w.start.0" });
   return {
     A: { ...fresh, ledger: owner, trees: [{ epoch: 1, state: "runs", whole: true, engine: true }] },
     B: fresh,
-    ops: [{ epoch: 1, to: 2, source: "A", destination: "B", lazy }],
+    ops: migrates ? [{ epoch: 1, to: 2, source: "A", destination: "B", lazy }] : [],
     wire: [],
     calls: [],
-    flow: { op: 0, at: "reserving" },
-    left: { ...budget, operations: budget.operations - 1 },
+    flow: { op: 0, at: migrates ? "reserving" : "done" },
+    left: { ...budget, operations: Math.max(0, budget.operations - 1) },
     lost: false,
+    stored: [],
   };
 }
 
@@ -225,6 +269,9 @@ export function keyOf(world: World): string {
       m.images,
       m.giving.map((g) => `${g.op}${g.to}${g.local ? "l" : ""}${g.back ? "b" : ""}${g.restoring ?? ""}`),
       m.taking.map((t) => `${t.op}${t.to}${t.local ? "l" : ""}${t.refused ? "r" : ""}${t.token ? "t" : ""}`),
+      m.save ?? "",
+      m.gathered,
+      m.started,
     ].join("|");
   const reading = (r: Flow["source"]): string =>
     r === undefined
@@ -236,11 +283,16 @@ export function keyOf(world: World): string {
   return [
     machine(world.A),
     machine(world.B),
-    world.ops.map((o) => `${o.epoch}${o.to}${o.source}${o.lazy ? "z" : ""}`),
+    world.ops.map(
+      (o) =>
+        `${o.epoch}${o.to}${o.source}${o.lazy ? "z" : ""}${o.kind === undefined ? "" : o.stop === true ? "s" : "c"}`,
+    ),
     world.wire,
     world.calls,
     `${flow.op}${flow.at}${reading(flow.source)}/${reading(flow.destination)}`,
-    `${left.kills}${left.powerLosses}${left.engineDeaths}${left.localFailures}${left.terminations}${left.fences}${left.operations}`,
+    `${left.kills}${left.powerLosses}${left.engineDeaths}${left.localFailures}${left.terminations}${left.fences}${left.recoveries}${left.operations}${left.checkpoints}${left.restores}`,
     world.lost ? "x" : "",
+    world.stored,
+    world.attempt === undefined ? "" : `${world.attempt.node}${world.attempt.to}`,
   ].join("\n");
 }

@@ -142,6 +142,12 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
       const d = dirs(`redis.migrate.${lazy ? 7 : 6}`);
       await b.call("prepare", destination, d);
       await b.call("prepare", destination, d);
+      assert.ok(
+        !existsSync(b.outside(`${d.images}/inventory.img`)),
+        "criu stands by, the name of its first image is free",
+      );
+      // One that dies while it stands by is replaced.
+      if (!lazy) b.exec("pkill", "-KILL", "-x", "criu");
       const frozen = (await held(d)).reached["network-lock"]!;
       await carry(d);
       const pages = lazy ? b.spawn("criu", "lazy-pages", "-D", d.images, "-o", "lazy.log", "-v4") : undefined;
@@ -160,7 +166,8 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
       await b.call("openNetwork", destination);
       await a.call("destroy", NAME, d);
       assert.ok(resumedAt > frozen);
-      assert.equal((await b.call<{ resumedAt: number }>("release", destination, d)).resumedAt, resumedAt);
+      const again = await b.call<{ resumedAt: number }>("release", destination, d);
+      assert.ok(Math.abs(again.resumedAt - resumedAt) < 1, "it has run since then, whenever it is asked");
       await counter.beyond(before + 200);
       if (lazy) {
         await redisCommand(net, "DEBUG", "DIGEST"); // touches all

@@ -3,7 +3,9 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FerryError } from "../../../src/model/failure.js";
+import { privilegesOf } from "../../support/capabilities.js";
 import { nodesImpossible, TestNet, type TestNode } from "../../support/node.js";
+import { until } from "../../workflows/support.js";
 import { incarnation } from "./workloads.js";
 
 describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }, () => {
@@ -79,6 +81,42 @@ describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }
     await a.call("stop", { name: "shell", epoch: 1 }, 200);
     assert.deepEqual(a.leftovers(), []);
     assert.ok(existsSync(a.state("volumes/shell/data/mine")));
+  });
+
+  it("root inside reads no key of the node, makes no device, and has no way to its disks", async () => {
+    a.exec(
+      "sh",
+      "-c",
+      "mkdir -p /etc/ferry /root/.ssh; for f in ferry/node.key shadow; do echo NODES-OWN >>/etc/$f; done",
+    );
+    a.exec("sh", "-c", "echo NODES-OWN >/root/.ssh/id_ed25519");
+    const script = [
+      "cat /etc/ferry/node.key /etc/shadow /root/.ssh/id_ed25519",
+      "find / -xdev -newermt 2000-01-01 -name 'node.key' 2>/dev/null",
+      "mknod /data/disk b 8 0; mknod /dev/disk b 8 0; mount -t tmpfs tmpfs /mnt; echo x >/proc/sys/kernel/core_pattern",
+      "grep root: /etc/passwd; stat -c %a:%u /etc /root; cat /proc/self/status; echo done; sleep 100",
+    ].join("; ");
+    await a.call("start", incarnation("curious", { command: ["bash", "-c", script], user: "root" }));
+    const file = a.state("volumes/curious/log/output.log");
+    const log = await until(
+      () => readFileSync(file, "utf8"),
+      (text) => text.includes("done"),
+      10_000,
+    );
+    assert.doesNotMatch(log, /NODES-OWN/);
+    for (const path of ["/etc/ferry/node.key", "/etc/shadow", "/root/.ssh/id_ed25519"]) {
+      assert.ok(log.includes(`cat: ${path}: No such file or directory`), log);
+    }
+    assert.match(log, /mknod: \/data\/disk: Operation not permitted/);
+    assert.match(log, /mknod: \/dev\/disk: Operation not permitted/);
+    assert.match(log, /mount: .*(?:permission denied|must be superuser)/);
+    assert.match(log, /core_pattern: Read-only file system/);
+    assert.match(log, /^root:x:0:0/m);
+    assert.ok(log.includes(a.exec("stat", "-c", "%a:%u", "/etc", "/root").stdout.trim()), log);
+    const { bounding } = privilegesOf(log);
+    for (const name of ["mknod", "sys_admin", "sys_ptrace", "net_admin"]) assert.ok(!bounding.includes(name), name);
+    await a.call("destroy", { name: "curious", epoch: 1 });
+    assert.deepEqual(a.leftovers(), []);
   });
 
   it("says why a start failed and leaves nothing but the log", async () => {

@@ -1,0 +1,86 @@
+/** A copy that was not here before begins to run: from its command, or from a checkpoint. */
+import type { Started } from "../model/contract.js";
+import { FerryError, ferryError } from "../model/failure.js";
+import type { Hold } from "../model/ownership.js";
+import { startProblem } from "../model/settlement.js";
+import type { WorkloadSpec } from "../model/workload.js";
+import type { Endings } from "./endings.js";
+import { demandAllowed } from "./gate.js";
+import type { NodeContext } from "./operations/node-context.js";
+import { checkBridge, readLinks } from "./preflight/network.js";
+import { checkTools } from "./preflight/tools.js";
+
+interface Begun {
+  pid: number;
+  /** It has ended well already. */
+  exitCode?: number;
+  /** Clears up, once it is journaled that it was started. */
+  done?: () => Promise<void>;
+}
+
+export class Beginnings {
+  private readonly context: NodeContext;
+  private readonly ends: Endings;
+  private readonly locked: <T>(workload: string, work: () => Promise<T>) => Promise<T>;
+
+  constructor(context: NodeContext, ends: Endings, locked: Beginnings["locked"]) {
+    this.context = context;
+    this.ends = ends;
+    this.locked = locked;
+  }
+
+  /** The hold is its first. `goesOn`: whoever is asked again goes on where an agent that has died stood. */
+  begin(own: Hold, spec: WorkloadSpec, run: () => Promise<Begun>, goesOn = false): Promise<Started> {
+    const { epoch, operation } = own;
+    const { runtime, book } = this.context;
+    return this.locked(spec.name, async () => {
+      const hold = book.hold(spec.name, epoch);
+      const same = hold?.operation === operation;
+      const started = same && book.wasStarted(spec.name, epoch);
+      if (hold?.state === "OWNER" && same && (started || !goesOn)) {
+        const seen = await runtime.observe({ name: spec.name, epoch });
+        if (seen.processes > 0 && seen.pid !== undefined) return { pid: seen.pid, epoch };
+      }
+      // Asked again after a lost answer: it was started, and has ended since.
+      if (started) return { pid: 0, epoch };
+      demandAllowed(this.context, spec, "source");
+      // Whoever asks: a copy that is held here, or is on its way here, may yet run.
+      const others = book.holds(spec.name).filter((h) => h.epoch !== epoch);
+      const open = startProblem(spec.name, this.context.config.node, others);
+      if (open !== undefined) throw new FerryError(open);
+      await this.demandFit(spec);
+      book.demandRoom();
+      book.record(own);
+      book.recordSpec(spec);
+      let begun: Begun;
+      try {
+        begun = await run();
+        book.recordStarted(spec.name, epoch);
+        if (begun.exitCode === undefined) this.ends.begun(spec.name, epoch, begun.pid);
+        else {
+          book.recordEnding({ workload: spec.name, epoch, exitCode: begun.exitCode });
+          await runtime.destroy({ name: spec.name, epoch });
+        }
+      } catch (error) {
+        book.record({ workload: spec.name, epoch, state: "STOPPED" });
+        throw error;
+      }
+      await begun.done?.();
+      return { pid: begun.pid, epoch };
+    });
+  }
+
+  /** An address that the node's bridge is not in would start something that nobody reaches. */
+  private async demandFit(spec: WorkloadSpec): Promise<void> {
+    const { bridge, node } = this.context.config;
+    const tools = await checkTools("start", node);
+    const network = tools.length > 0 ? [] : checkBridge(await readLinks(), bridge, node, spec.network.ip);
+    const against = [...tools, ...network].filter((f) => f.level === "block");
+    if (against.length === 0) return;
+    throw ferryError("E_SPEC", `${spec.name} can't run on ${node}: ${against.map((f) => f.message).join("; ")}`, {
+      workload: spec.name,
+      node,
+      remedy: against.flatMap((f) => f.remedy ?? []).join("; "),
+    });
+  }
+}

@@ -1,0 +1,246 @@
+/**
+ * Running a workload from a checkpoint. The journal owns it already; nothing else of it is open here.
+ *
+ *   files -> images -> restored, held in post-restore -> pages -> the hold is released -> link up -> every page in place
+ *
+ * An ordinary destination's mover takes in what the feed (checkpoints/feed) gives it from the store, as if that were the
+ * source of a migration. It runs when every page is here and was checked, or after a while, if the store is slow: then what
+ * it touches comes first. Answered when nothing of it depends on the store any more. An agent that dies meanwhile finds
+ * both processes at it when the same is asked again.
+ */
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { probeAddress } from "../../host/announce.js";
+import type { CheckpointSource } from "../../model/checkpoints.js";
+import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
+import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
+import { verifyImages } from "../../transfer/images/verify.js";
+import { failpoint } from "../failpoint.js";
+import type { NodeContext } from "./node-context.js";
+import { demandRestorable } from "./restore-check.js";
+import { RESTORE_KIND, restoreDirs, RestoreMovers, sweepRestore, type RestoreDirs } from "./restore-movers.js";
+import { RestoredFiles } from "./restored-files.js";
+
+/** Pages that come within this time are all there, and checked, before it runs. */
+const PAGES_FIRST_MS = 5000;
+const RESTORE_MS = 600_000;
+const AGAIN_MS = 200;
+const ATTEMPTS = 3;
+/** There from before it is let run. */
+const RELEASED = "released";
+
+export interface RestoreWhat {
+  incarnation: Pick<Incarnation, "spec" | "epoch">;
+  checkpoint: string;
+  /** Whose it is. */
+  of: string;
+  /** Epoch under which it ran last; missing: nobody knows what it did after the checkpoint. */
+  last?: number;
+}
+
+export class Restoring {
+  private readonly context: NodeContext;
+  private readonly what: RestoreWhat;
+  private readonly name: string;
+  private readonly epoch: number;
+  private readonly dirs: RestoreDirs;
+  private readonly files: RestoredFiles;
+
+  constructor(context: NodeContext, what: RestoreWhat) {
+    this.context = context;
+    this.what = what;
+    this.name = what.incarnation.spec.name;
+    this.epoch = what.incarnation.epoch;
+    this.dirs = restoreDirs(context, this.name, this.epoch);
+    this.files = new RestoredFiles(context.config, this.name, this.epoch);
+  }
+
+  private log(level: "info" | "warn" | "error", message: string, fields: Record<string, unknown> = {}): void {
+    const { checkpoint } = this.what;
+    this.context.log(level, message, { workload: this.name, epoch: this.epoch, checkpoint, ...fields });
+  }
+
+  /**
+   * success: it runs, every page is in place; `done` once that is journaled. failure: nothing of it is left but files.
+   */
+  async run(): Promise<{ pid: number; done: () => Promise<void> }> {
+    let { incarnation }: { incarnation: Incarnation } = this.what;
+    const before = await this.runs();
+    if (!before) {
+      await this.sweep();
+      incarnation = await this.bringFiles();
+    }
+    for (let attempt = 1; ; attempt += 1) {
+      const movers = await this.startMovers();
+      try {
+        if (!before) {
+          await this.restoreHeld(movers, incarnation);
+          await this.release(movers, incarnation);
+        }
+        await this.drain(movers, incarnation);
+        const { pid } = await this.context.runtime.observe({ name: this.name, epoch: this.epoch });
+        return { pid: pid ?? 0, done: () => movers.end() };
+      } catch (error) {
+        movers.stop();
+        const failure = toFailure(error, "E_RESTORE");
+        const ran = existsSync(join(this.dirs.mover.root, RELEASED));
+        // One of the two has died before anything ran.
+        const again = !ran && attempt < ATTEMPTS && failure.code === "E_PAGES";
+        this.log("error", again ? "it is restored once more" : "it could not be restored", { failure });
+        await this.sweep();
+        if (again) continue;
+        // What it has written itself may be worth a look.
+        if (!ran) await this.files.putBack();
+        throw error;
+      }
+    }
+  }
+
+  /** An earlier attempt has let it run, and its agent has died. */
+  private async runs(): Promise<boolean> {
+    if (!existsSync(join(this.dirs.mover.root, RELEASED))) return false;
+    const status = this.context.runtime.adoptRestore(this.dirs.mover)?.status();
+    if (status === undefined) return false;
+    if (status.reached["post-resume"] === undefined && status.exitCode !== 0) return false;
+    const { processes } = await this.context.runtime.observe({ name: this.name, epoch: this.epoch });
+    return processes > 0;
+  }
+
+  private async bringFiles(): Promise<Incarnation> {
+    const { incarnation, checkpoint, of, last } = this.what;
+    const { config } = this.context;
+    const { ip } = incarnation.spec.network;
+    const store = await this.context.store.open();
+    const reader = await store.read(of, checkpoint);
+    try {
+      const before = await demandRestorable(store, reader, config.node, incarnation.spec);
+      const address = ip.split("/")[0] ?? ip;
+      const taken = await probeAddress(config.bridge, address);
+      if (taken !== undefined) {
+        throw ferryError(
+          "E_IP_CONFLICT",
+          `${this.name} was not restored: its address ${address} is in use by ${taken}`,
+          {
+            workload: this.name,
+            remedy: "give another address with --ip, or stop what uses this one",
+          },
+        );
+      }
+      const clone = of !== this.name || before.network.ip !== ip;
+      this.log("info", "its files are brought back", { of, clone });
+      await this.files.bring(reader);
+      // Else whoever was connected then has heard of what came later, and is not connected any more.
+      const didNothingLater = reader.manifest.stopped === true && reader.manifest.epoch === last;
+      return { ...incarnation, closeConnections: clone || !didNothingLater };
+    } finally {
+      await reader.close();
+    }
+  }
+
+  private startMovers(): Promise<RestoreMovers> {
+    const { checkpoint, of } = this.what;
+    const what = { workload: this.name, epoch: this.epoch, checkpoint: { workload: of, id: checkpoint } };
+    return RestoreMovers.start(this.context, this.dirs, what);
+  }
+
+  private async restoreHeld(movers: RestoreMovers, incarnation: Incarnation): Promise<void> {
+    const { runtime } = this.context;
+    const { mover, broken } = movers;
+    const dirs = this.dirs.mover;
+    await runtime.prepare(incarnation, dirs);
+    const { images } = await mover.wait((status) => status.images.received, broken);
+    if (images.digest === undefined) throw ferryError("E_IMAGE_INCOMPLETE", "the images came without a digest");
+    await failpoint("destination.restore");
+    const engine = await runtime.restore(incarnation, dirs);
+    const unchanged = verifyImages(dirs.images, images.digest);
+    unchanged.catch(() => undefined);
+    const held = engine.wait((status) => status.reached["post-restore"] !== undefined, RESTORE_MS);
+    held.catch(() => undefined);
+    const status = await movers.orBroken(held);
+    if (status.reached["post-restore"] === undefined) throw await this.refused(engine);
+    await unchanged;
+    await mover.wait((now) => now.images.claimed, broken);
+    const late = AbortSignal.timeout(PAGES_FIRST_MS);
+    try {
+      await mover.wait((now) => now.pages.allReceived, AbortSignal.any([broken, late]));
+    } catch (error) {
+      if (!late.aborted || broken.aborted) throw error;
+      this.log("info", "pages are still coming: it runs before they are all here");
+    }
+  }
+
+  private async refused(engine: EngineHandle): Promise<FerryError> {
+    const { node } = this.context.config;
+    return ferryError("E_RESTORE", `criu could not restore ${this.name} from ${this.what.checkpoint} on ${node}`, {
+      node,
+      workload: this.name,
+      phase: "restore",
+      evidence: await engine.evidence(),
+      remedy: "the lines above are criu's reason: mend it here, or restore it on another node",
+    });
+  }
+
+  private async release({ broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
+    broken.throwIfAborted();
+    writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
+    await failpoint("destination.resume");
+    const { resumedAt } = await this.context.runtime.release(incarnation, this.dirs.mover);
+    this.log("info", "it runs", { resumedAt });
+  }
+
+  /** Link up, then every page in place, however often a process dies meanwhile. */
+  private async drain({ mover, broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
+    const { runtime } = this.context;
+    await runtime.openNetwork(incarnation);
+    await failpoint("destination.drain");
+    for (;;) {
+      try {
+        await mover.request({ verb: "fill" }, broken);
+        await mover.wait((status) => status.pages.allFilled, broken);
+        return;
+      } catch (error) {
+        broken.throwIfAborted();
+        const { processes } = await runtime.observe({ name: this.name, epoch: this.epoch });
+        if (processes === 0) {
+          throw ferryError("E_RESTORE", `${this.name} ended while its pages were still coming`, {
+            workload: this.name,
+            cause: toFailure(error),
+          });
+        }
+        this.log("warn", "the page traffic broke off and goes on", { failure: toFailure(error) });
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
+    }
+  }
+
+  /** Whatever an attempt has left, or this one. */
+  private async sweep(): Promise<void> {
+    await this.context.runtime.destroy({ name: this.name, epoch: this.epoch }, this.dirs.mover);
+    await sweepRestore(this.dirs);
+  }
+}
+
+const goesOn = ({ book }: NodeContext, workload: string, epoch: number): boolean =>
+  book.hold(workload, epoch)?.state === "OWNER" && !book.wasStarted(workload, epoch);
+
+/** Whoever asked for this restore asks again: it goes on then, and its processes are at it. */
+export const isUnfinished = (context: NodeContext, operation: string): boolean => {
+  const [workload = "", kind, epoch] = operation.split(".");
+  return kind === RESTORE_KIND && goesOn(context, workload, Number(epoch));
+};
+
+/** Boot: what is left of those that were done, and journaled as started; or that nobody may go on with. */
+export async function sweepRestored(context: NodeContext): Promise<void> {
+  for (const workload of context.book.workloads()) {
+    for (const { epoch } of context.book.holds(workload)) {
+      if (!goesOn(context, workload, epoch)) await sweepRestore(restoreDirs(context, workload, epoch));
+    }
+  }
+}
+
+/** What a workload whose node was lost is run from: it has gone on after that. */
+export const storedCheckpoints = (context: () => NodeContext): CheckpointSource => ({
+  newest: (workload) => context().store.newest(workload),
+  restore: ({ id, workload }, incarnation) =>
+    new Restoring(context(), { incarnation, checkpoint: id, of: workload }).run(),
+});

@@ -1,0 +1,70 @@
+/** `ferry restore`: run a workload that does not run from one of its checkpoints. */
+import type { Command } from "commander";
+import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
+import type { CommandContext } from "../io.js";
+import { parseCheckpointId, parseMoment } from "../parse-checkpoints.js";
+import { parseNodeName, parseNodeNames, parseWorkloadName } from "../parse.js";
+
+interface RestoreFlags extends ConnectionFlags {
+  checkpoint?: string;
+  at?: Date;
+  node?: string;
+  off?: string[];
+  dryRun?: boolean;
+  json?: boolean;
+}
+
+export function register(program: Command, context: CommandContext): void {
+  const command = withConnection(program.command("restore"))
+    .description(
+      "Run a workload that does not run (stopped, exited, checkpointed) from its newest checkpoint, or an older one.\nIts files are those of the checkpoint, too: what it wrote since is lost.",
+    )
+    .argument("<name>", "workload", parseWorkloadName)
+    .option(
+      "--checkpoint <id>",
+      "this one, or the only one whose id begins so (default: the newest)",
+      parseCheckpointId,
+    )
+    .option(
+      "--at <time>",
+      "the newest that was taken until then: 2026-03-01T10:00:00Z, 2026-03-01, or how long ago, like 2h",
+      parseMoment(),
+    )
+    .option("--node <node>", "where to run it (default: where it was)", parseNodeName)
+    .option(
+      "--off <node>",
+      "this node is switched off and stays so: its silence is no reason to refuse; may be given again and again",
+      parseNodeNames,
+    )
+    .option("--dry-run", "say from which checkpoint it would run, and what stands against it; nothing is changed")
+    .option("--json", "print the answer as JSON")
+    .addHelpText(
+      "after",
+      `
+Every node says first that it has no copy of it. It runs under a new epoch, later than every one that was given out.
+What still runs is stopped first (ferry stop), or cloned (ferry clone). When its node is lost: ferry recover.
+An answer that was lost leaves it in-doubt: the same command again finds out whether it runs.
+Exit codes: 0 it runs; 1 it could not be run, or a node is out of reach; 2 refused.
+
+Examples:
+  ferry restore redis
+  ferry restore redis --checkpoint 20260301T1000 --node node-b
+  ferry restore redis --at 2h --dry-run`,
+    )
+    .action(async (name: string, flags: RestoreFlags) => {
+      if (flags.checkpoint !== undefined && flags.at !== undefined) {
+        command.error("error: --checkpoint and --at don't go together");
+      }
+      await withClient(context, flags, async (client) => {
+        const restored = await client.workloads.get(name).restore({
+          ...(flags.checkpoint !== undefined && { checkpoint: flags.checkpoint }),
+          ...(flags.at !== undefined && { at: flags.at }),
+          ...(flags.node !== undefined && { node: flags.node }),
+          ...(flags.off !== undefined && { off: flags.off }),
+          ...(flags.dryRun === true && { dryRun: true }),
+        });
+        if (flags.json === true) context.json(restored);
+        else context.out(`${flags.dryRun === true ? "plan" : restored.operation}: ${restored.message}`);
+      });
+    });
+}

@@ -1,0 +1,45 @@
+/** How a checkpoint ended: what its workflow returns, and what a journal says when nobody else did. Pure. */
+import type { OperationRef } from "./contract.js";
+import type { StoredCheckpoint } from "./checkpoints.js";
+import type { FailureData } from "./failure.js";
+import type { Hold } from "./ownership.js";
+import type { PhaseTime } from "./report.js";
+import { running } from "./settlement.js";
+
+/** saved: it is in the store. failed: it is not, the workload is in `state`. unknown: the node did not say. */
+export type CheckpointOutcome = "saved" | "failed" | "unknown";
+/** The workload afterwards. `stopped`: nobody asked for that, it was stopped or ended meanwhile. */
+export type StateAfter = "running" | "checkpointed" | "stopped" | "unknown";
+
+export interface CheckpointReport {
+  outcome: CheckpointOutcome;
+  workload: string;
+  operation: string;
+  node: string;
+  state: StateAfter;
+  /** Under which it runs on, or was stopped. */
+  epoch: number;
+  checkpoint?: StoredCheckpoint;
+  /** Frozen until it ran again, or (--stop) until the checkpoint was there. */
+  frozenMs?: number;
+  phases: PhaseTime[];
+  rounds: number;
+  totalMs: number;
+  reasons: string[];
+  failure?: FailureData;
+}
+
+/** What a node's journal says of a workload that was to be saved; undefined: it is still held, ask again. */
+export function journalSays(
+  ref: OperationRef,
+  stop: boolean,
+  holds: readonly Hold[],
+): { state: StateAfter; epoch: number } | undefined {
+  const runs = running(holds);
+  if (runs !== undefined) return { state: "running", epoch: runs.epoch };
+  const hold = holds.find(({ epoch }) => epoch === ref.epoch);
+  // Superseded, or forgotten: whatever it was, this checkpoint has no say in it any more.
+  if (hold === undefined || hold.state === "SUPERSEDED") return { state: "unknown", epoch: ref.epoch };
+  if (hold.state === "STOPPED") return { state: stop ? "checkpointed" : "stopped", epoch: ref.epoch };
+  return undefined;
+}

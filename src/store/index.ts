@@ -1,0 +1,15 @@
+/** The checkpoint store, for the agent: docs/store.md. */
+export { exportCheckpoint, importCheckpoint } from "./archive.js";
+export type { Backend } from "./backend.js";
+export { diffCheckpoints, type StreamDiff } from "./diff.js";
+export { fsck, type FsckReport } from "./fsck.js";
+export { collect, type Collected } from "./gc.js";
+export { loadKey, type KeySource, type MasterKey } from "./keys.js";
+export { localBackend } from "./local.js";
+export { CheckpointFacts, isStoredId, type Manifest } from "./manifest.js";
+export type { CheckpointReader, Chunk, StreamRange } from "./reader.js";
+export { s3Backend, type S3Options } from "./s3.js";
+export { Store, type BeginOptions, type Listed, type StoreOptions } from "./store.js";
+export type { StreamWriter } from "./stream-writer.js";
+export type { StreamKind, StreamMeta, TreeStream } from "./tree.js";
+export type { CheckpointWriter, StreamOptions } from "./writer.js";

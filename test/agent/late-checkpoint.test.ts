@@ -1,0 +1,184 @@
+/**
+ * Calls that come late, and checkpoints that break off: what another operation holds frozen is never let go, nothing is begun
+ * that nobody waits for, and what is frozen does not wait until somebody asks.
+ */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { Book } from "../../src/agent/book.js";
+import { NodeStore } from "../../src/agent/checkpoints.js";
+import { parseAgentConfig } from "../../src/agent/config.js";
+import { CostBook } from "../../src/agent/costs.js";
+import { Checkpoints } from "../../src/agent/operations/checkpoints.js";
+import { HandOvers } from "../../src/agent/operations/hand-overs.js";
+import type { NodeContext } from "../../src/agent/operations/node-context.js";
+import { Settling } from "../../src/agent/operations/settling.js";
+import { noCheckpoints } from "../../src/model/checkpoints.js";
+import type { SaveInput } from "../../src/model/contract.js";
+import { FerryError, ferryError } from "../../src/model/failure.js";
+import type { Runtime } from "../../src/runtimes/runtime.js";
+import { makePki, type Pki } from "../transfer/link-support.js";
+import { specOf } from "../workflows/support.js";
+
+const WORKLOAD = "web";
+let root: string;
+let pki: Pki;
+let count = 0;
+before(async () => {
+  root = mkdtempSync(join(tmpdir(), "ferry-late-"));
+  pki = await makePki();
+});
+after(() => {
+  pki.remove();
+  rmSync(root, { recursive: true, force: true });
+});
+
+const save = (sequence: number, stop = false): SaveInput => ({
+  ref: {
+    schema: 1,
+    operation: `web.checkpoint.${sequence}`,
+    workload: WORKLOAD,
+    epoch: 1,
+    to: sequence,
+    source: "node-a",
+    destination: "node-a",
+  },
+  options: { stop, reason: "", requestedBy: "me", labels: {}, maxBlackoutMs: 1000 },
+  request: `r${sequence}`,
+});
+
+/** A node that has owned epoch 1 of it since `operation`. */
+async function node(operation = "web.start.1") {
+  const dir = join(root, `n${count++}`);
+  const done: string[] = [];
+  const book = new Book(join(dir, "state"));
+  book.record({ workload: WORKLOAD, epoch: 1, state: "OWNER", operation });
+  book.recordSpec(specOf(WORKLOAD));
+  const taken = { lost: 0, processes: 1, frozen: true };
+  const runtime = {
+    adoptFreeze: () => undefined,
+    takeBack: () => {
+      done.push("taken back");
+      taken.lost -= 1;
+      return taken.lost >= 0
+        ? Promise.reject(ferryError("E_DUMP", "criu was lost", { phase: "dump" }))
+        : Promise.resolve();
+    },
+    observe: () => Promise.resolve({ processes: taken.processes, frozen: taken.frozen, memoryBytes: 0 }),
+    destroy: () => Promise.resolve(void done.push("killed")),
+  } as unknown as Runtime;
+  const context: NodeContext = {
+    config: parseAgentConfig({
+      node: "node-a",
+      linkHost: "127.0.0.1",
+      stateDir: join(dir, "state"),
+      runDir: join(dir, "run"),
+    }),
+    book,
+    runtime,
+    checkpoints: noCheckpoints("node-a"),
+    store: new NodeStore({ node: "node-a", file: undefined, log: () => undefined }),
+    identity: await pki.identity("node-a"),
+    log: () => undefined,
+    costs: new CostBook(join(dir, "state")),
+  };
+  const frozenFor = (operation: string, to: number): void =>
+    book.record({ workload: WORKLOAD, epoch: 1, state: "FROZEN", operation, peer: "node-a", to });
+  return { book, context, done, taken, frozenFor };
+}
+
+test("a call to save that comes when the workload has gone on with a later operation begins nothing", async () => {
+  const { context, book } = await node("web.checkpoint.4");
+  const checkpoints = new Checkpoints(context, new HandOvers(context));
+  await assert.rejects(
+    checkpoints.save(save(3, true), 0),
+    (error: unknown) =>
+      error instanceof FerryError && error.code === "E_STATE" && /web.checkpoint.3 is over/.test(error.message),
+  );
+  assert.equal(book.save(WORKLOAD), undefined);
+  // One that is of now fails for its own reasons.
+  await assert.rejects(
+    checkpoints.save(save(5), 0),
+    (error: unknown) => error instanceof FerryError && error.code === "E_NO_CHECKPOINT",
+  );
+});
+
+test("a migration that was called off long ago is burned once more: what a checkpoint holds stays frozen", async () => {
+  const { context, book, done, frozenFor } = await node();
+  const ref = { ...save(2).ref, operation: "web.migrate.2", destination: "node-b" };
+  const link = { host: "127.0.0.1", port: 1 };
+  const options = { mode: "cold" as const, dryRun: false, maxBlackoutMs: 1000 };
+  book.recordOperation({ side: "source", input: { ref, options, reservation: { agent: link, mover: link } } });
+  book.record({ workload: WORKLOAD, epoch: 2, state: "BURNED", operation: ref.operation, peer: "node-b" });
+  frozenFor("web.checkpoint.3", 1);
+  await new Settling(context, new HandOvers(context)).burn(ref);
+  assert.deepEqual([book.hold(WORKLOAD, 1)?.state, done], ["FROZEN", []]);
+});
+
+test("a checkpoint that was begun before does not let go what another operation has frozen", async () => {
+  const { context, book, done, frozenFor } = await node();
+  book.recordSave({ input: save(3) });
+  frozenFor("web.migrate.4", 4);
+  const checkpoints = new Checkpoints(context, new HandOvers(context));
+  const answer = await checkpoints.save(save(3), 5000);
+  assert.ok(answer.done);
+  assert.deepEqual([answer.result.state, answer.result.failure?.code], ["FROZEN", "E_STATE"]);
+  assert.deepEqual([book.hold(WORKLOAD, 1)?.state, done], ["FROZEN", []]);
+});
+
+test("it broke off while it was frozen: begun again by itself until it runs", async () => {
+  const { context, book, done, taken, frozenFor } = await node();
+  book.recordSave({ input: save(3) });
+  frozenFor("web.checkpoint.3", 1);
+  taken.lost = 2;
+  const stuck = {
+    source: () => undefined,
+    has: () => false,
+    busy: () => false,
+    drop: () => undefined,
+    restoreLocally: () => Promise.reject(ferryError("E_NO_SPACE", "no room to restore it locally")),
+  } as unknown as HandOvers;
+  const checkpoints = new Checkpoints(context, stuck, 50);
+  await checkpoints.goOn();
+  assert.equal(book.hold(WORKLOAD, 1)?.state, "FROZEN");
+  const end = performance.now() + 5000;
+  while (book.hold(WORKLOAD, 1)?.state !== "OWNER") {
+    assert.ok(performance.now() < end, "it is still frozen");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.equal(done.length, 3);
+  // Asked again when all is over: it is not frozen once more.
+  const answer = await checkpoints.save(save(3), 5000);
+  assert.ok(answer.done);
+  assert.deepEqual([answer.result.state, answer.result.failure?.code], ["OWNER", "E_AGENT_DOWN"]);
+  const later = await new Checkpoints(context, stuck).save(save(3), 5000);
+  assert.ok(later.done);
+  assert.deepEqual([later.result.state, book.hold(WORKLOAD, 1)?.state], ["OWNER", "OWNER"]);
+});
+
+test("the agent died while it took back what was to be let go: it has run since, and runs on", async () => {
+  const { context, book, done, taken, frozenFor } = await node();
+  book.recordSave({ input: save(3, true) });
+  frozenFor("web.checkpoint.3", 1);
+  taken.frozen = false;
+  const checkpoints = new Checkpoints(context, new HandOvers(context));
+  // Whatever is in the store meanwhile.
+  Object.assign(context.store, { open: () => Promise.reject(new Error("the store was asked")) });
+  const answer = await checkpoints.save(save(3, true), 5000);
+  assert.ok(answer.done);
+  assert.deepEqual([answer.result.state, answer.result.failure?.code, done], ["OWNER", "E_AGENT_DOWN", ["taken back"]]);
+  assert.equal(book.hold(WORKLOAD, 1)?.state, "OWNER");
+});
+
+test("the machine lost its power while it was frozen: nothing is left to take back, and it is said to be down", async () => {
+  const { context, book, done, taken, frozenFor } = await node();
+  book.recordSave({ input: save(3) });
+  frozenFor("web.checkpoint.3", 1);
+  taken.processes = 0;
+  const answer = await new Checkpoints(context, new HandOvers(context)).save(save(3), 5000);
+  assert.ok(answer.done);
+  assert.deepEqual([answer.result.state, answer.result.failure?.code, done], ["STOPPED", "E_STATE", ["killed"]]);
+  assert.equal(book.hold(WORKLOAD, 1)?.state, "STOPPED");
+});
