@@ -206,10 +206,11 @@ export class FerryAgent implements NodeAgent {
   saveCheckpoint(input: SaveInput, waitMs: number): Promise<Step<Saved>> {
     return this.checkpoints.save(input, waitMs);
   }
-  restoreWorkload({ ref, spec, checkpoint, of }: RestoreInput): Promise<Started> {
+  restoreWorkload({ ref, spec, checkpoint, of, letGoWith }: RestoreInput): Promise<Started> {
     mustBeHere(this.context, "destination", ref);
     const { workload, to: epoch, operation } = ref;
-    const restoring = new Restoring(this.context, { incarnation: { spec, epoch }, checkpoint, of, last: ref.epoch });
+    const what = { incarnation: { spec, epoch }, checkpoint, of, last: ref.epoch, letGoWith };
+    const restoring = new Restoring(this.context, what);
     const hold: Hold = { workload, epoch, state: "OWNER", operation, peer: ref.source, digest: checkpoint };
     return this.beginnings.begin(hold, spec, () => restoring.run(), true);
   }

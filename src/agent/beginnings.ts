@@ -35,9 +35,16 @@ export class Beginnings {
     const { runtime, book } = this.context;
     return this.locked(spec.name, async () => {
       const hold = book.hold(spec.name, epoch);
-      const same = hold?.operation === operation;
+      // A checkpoint, or a migration that came back, has had it in hands since.
+      const same = hold !== undefined && book.beganBy(spec.name, epoch) === operation;
       const started = same && book.wasStarted(spec.name, epoch);
-      if (hold?.state === "OWNER" && same && (started || !goesOn)) {
+      if (hold !== undefined && !same) {
+        const code = hold.state === "TOMBSTONE" ? "E_TOMBSTONED" : "E_STALE_EPOCH";
+        throw ferryError(code, `epoch ${epoch} of ${spec.name} is another operation's here: ${hold.state}`, {
+          workload: spec.name,
+        });
+      }
+      if (hold?.state === "OWNER" && (started || !goesOn)) {
         const seen = await runtime.observe({ name: spec.name, epoch });
         if (seen.processes > 0 && seen.pid !== undefined) return { pid: seen.pid, epoch };
       }

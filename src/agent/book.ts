@@ -5,7 +5,7 @@
  */
 import { z } from "zod";
 import type { Ending, HandOverInput, ReserveInput, SaveInput, Token } from "../model/contract.js";
-import { ferryError, toFailure, type Side } from "../model/failure.js";
+import { ferryError, isFailureCode, toFailure, type FailureData, type Side } from "../model/failure.js";
 import {
   applyMove,
   emptyLedger,
@@ -37,11 +37,19 @@ export type OperationRecord =
 /** A checkpoint that was begun here. */
 export interface SaveRecord {
   input: SaveInput;
+  /** It is over, and there is no checkpoint: why. */
+  failure?: Pick<FailureData, "code" | "message" | "remedy">;
 }
 
 /** What the source was told by the destination, in the order in which it may be told. */
 const WORDS = ["runs", "owns"] as const;
 export type Word = (typeof WORDS)[number];
+
+const failedSchema = z.strictObject({
+  code: z.string().refine(isFailureCode, "is no failure's code"),
+  message: z.string(),
+  remedy: z.string().optional(),
+});
 
 const bodySchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("hold"), hold: holdSchema }),
@@ -55,7 +63,7 @@ const bodySchema = z.discriminatedUnion("kind", [
   }),
   z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
-  z.strictObject({ kind: z.literal("save"), input: saveSchema }),
+  z.strictObject({ kind: z.literal("save"), input: saveSchema, failure: failedSchema.optional() }),
   z.strictObject({ kind: z.literal("token"), token: tokenSchema }),
   z.strictObject({ kind: z.literal("course"), operation: z.string(), course: courseSchema }),
   z.strictObject({ kind: z.literal("heard"), operation: z.string(), to: z.int(), word: z.enum(WORDS) }),
@@ -69,6 +77,8 @@ export class Book {
   private state: Ledger = emptyLedger;
   private readonly specs = new Map<string, WorkloadSpec>();
   private readonly startedEpochs = new Set<string>();
+  /** By workload and epoch: what a copy was begun by that was not here before. */
+  private readonly origins = new Map<string, string>();
   private readonly operationRecords = new Map<string, OperationRecord>();
   /** The last one of each workload. */
   private readonly saveRecords = new Map<string, SaveRecord>();
@@ -139,6 +149,13 @@ export class Book {
   }
   wasStarted(workload: string, epoch: number): boolean {
     return this.startedEpochs.has(`${workload} ${epoch}`);
+  }
+  /**
+   * The operation that has begun this epoch here: a start, a recovery, a restore. Its hold names the last one that had to do with
+   * it: a checkpoint, or a migration that came back. Undefined: a migration has brought it, or nothing.
+   */
+  beganBy(workload: string, epoch: number): string | undefined {
+    return this.origins.get(`${workload} ${epoch}`);
   }
   /** The last end by itself of each workload. */
   endings(): Ending[] {
@@ -257,9 +274,14 @@ export class Book {
 
   private apply(body: Body): void {
     switch (body.kind) {
-      case "hold":
+      case "hold": {
+        const { workload, epoch, state, operation } = body.hold;
+        const isFirst = this.hold(workload, epoch) === undefined;
         this.state = applyMove(this.state, body.hold as Hold);
+        if (isFirst && state === "OWNER" && operation !== undefined)
+          this.origins.set(`${workload} ${epoch}`, operation);
         return;
+      }
       case "spec":
         this.specs.set(body.spec.name, body.spec);
         return;
@@ -287,7 +309,10 @@ export class Book {
         });
         return;
       case "save":
-        this.saveRecords.set(body.input.ref.workload, { input: body.input });
+        this.saveRecords.set(body.input.ref.workload, {
+          input: body.input,
+          ...(body.failure === undefined ? {} : { failure: body.failure as NonNullable<SaveRecord["failure"]> }),
+        });
         return;
       case "token":
         this.tokens.set(`${body.token.operation} ${body.token.to}`, body.token);

@@ -2,7 +2,8 @@
 import { stat } from "node:fs/promises";
 import type { CheckpointRef, CheckpointsInput, DiffInput, PinInput } from "../model/contract.js";
 import type { BrokenCheckpoint, CheckpointDiff, ListedCheckpoint, StoredCheckpoint } from "../model/checkpoints.js";
-import { ferryError, toFailure, type FerryError } from "../model/failure.js";
+import { byEpoch } from "../model/checkpoint-choice.js";
+import { FerryError, ferryError, toFailure } from "../model/failure.js";
 import { describeCheckpoint } from "../checkpoints/describe.js";
 import { openStore, readStoreConfig, type StoreConfig } from "../checkpoints/store-config.js";
 import { collect, diffCheckpoints, isStoredId, type Store } from "../store/index.js";
@@ -83,20 +84,20 @@ export class NodeStore {
 
   // --- verbs ----------------------------------------------------------------------------------------------------
 
-  /** The newest that can be believed. One that can't does not stand in the way of those before it. */
+  /** The newest, of the last epoch, that can be believed. One that can't does not stand in the way of the others. */
   async newest(workload: string): Promise<StoredCheckpoint | undefined> {
     const store = await this.open();
-    for (const id of (await store.ids(workload)).toReversed()) {
-      try {
-        const manifest = await store.manifest(workload, id);
-        return describeCheckpoint(manifest, store.backend.name, await isPinned(store, workload, id));
-      } catch (error) {
-        const failure = toFailure(error);
-        if (failure.code === "E_STORE") throw error;
-        this.options.log("warn", "a checkpoint can't be believed", { workload, checkpoint: id, failure });
+    const whole: StoredCheckpoint[] = [];
+    for (const one of await store.list(workload)) {
+      if ("manifest" in one) whole.push(describeCheckpoint(one.manifest, store.backend.name, false));
+      else if (one.failure.code === "E_STORE") throw new FerryError(one.failure);
+      else {
+        const { id: checkpoint, failure } = one;
+        this.options.log("warn", "a checkpoint can't be believed", { workload, checkpoint, failure });
       }
     }
-    return undefined;
+    const newest = whole.sort(byEpoch).at(-1);
+    return newest && { ...newest, pinned: await isPinned(store, workload, newest.id) };
   }
 
   async list({ workload }: CheckpointsInput): Promise<ListedCheckpoint[]> {

@@ -6,8 +6,9 @@
 import { ProcessWatch } from "../host/pidfd.js";
 import type { Ending } from "../model/contract.js";
 import { toFailure } from "../model/failure.js";
+import { RECOVERY } from "../model/names.js";
 import { runningHold, type Hold } from "../model/ownership.js";
-import { RECOVERY, type NodeContext } from "./operations/node-context.js";
+import type { NodeContext } from "./operations/node-context.js";
 
 const LOOK_EVERY_MS = 500;
 /** Its parent may take a moment to reap it: only then the kernel tells the exit code. */

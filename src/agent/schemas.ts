@@ -35,6 +35,7 @@ export const holdSchema = z.strictObject({
   peer: nodeName.optional(),
   to: epoch.optional(),
   digest: z.string().max(128).optional(),
+  letRun: z.literal(true).optional(),
 });
 
 export const refSchema = z
@@ -162,6 +163,7 @@ export const restoreSchema = z.strictObject({
   spec: specSchema,
   checkpoint: checkpointId,
   of: workloadName,
+  letGoWith: checkpointId.optional(),
 });
 export const checkpointsSchema = z.strictObject({ schema, workload: workloadName.optional() });
 export const checkpointRefSchema = z.strictObject({ schema, workload: workloadName, checkpoint: checkpointId });

@@ -54,6 +54,7 @@ export function clones(
     const { id } = chooseCheckpoint(of, listed, {
       ...(asked.checkpoint !== undefined && { checkpoint: asked.checkpoint }),
       ...(asked.at !== undefined && { at: asked.at.getTime() }),
+      epoch: source.epoch,
     });
     // All addresses before the first one is begun.
     const taken = addressesOf(await running(), names);

@@ -153,7 +153,7 @@ export interface RestoreOptions {
   at?: Date;
   /** Default: where it was. */
   node?: string;
-  /** Nodes that are switched off and stay so: their silence is no reason to refuse. */
+  /** Nodes that are switched off, were fenced, and stay off: their silence is no reason to refuse. */
   off?: string[];
   /** Say what would be done, change nothing. */
   dryRun?: boolean;

@@ -1,4 +1,4 @@
-/** Which of the checkpoints of a workload is meant: by id, by its beginning, by time, or the newest. Pure. */
+/** Which of the checkpoints of a workload is meant: by id, by its beginning, by time, or the newest (of the last epoch). Pure. */
 import type { BrokenCheckpoint, ListedCheckpoint, StoredCheckpoint } from "./checkpoints.js";
 import { ferryError, type FerryError } from "./failure.js";
 import { cut } from "./words.js";
@@ -9,11 +9,19 @@ export const isBroken = (listed: ListedCheckpoint): listed is BrokenCheckpoint =
 export const byAge = (a: StoredCheckpoint, b: StoredCheckpoint): number =>
   a.takenAt - b.takenAt || (a.id < b.id ? -1 : a.id > b.id ? 1 : 0);
 
+/**
+ * Oldest first, by the epoch under which it ran, then by age. A later epoch ran later, whatever a node's clock says, and
+ * whenever a node that had been given up has stored what it still ran.
+ */
+export const byEpoch = (a: StoredCheckpoint, b: StoredCheckpoint): number => a.epoch - b.epoch || byAge(a, b);
+
 export interface Wanted {
   /** Id, or the only one that begins with this. */
   checkpoint?: string;
-  /** The newest that was taken until then, Unix milliseconds. */
+  /** The newest that was taken until then, Unix milliseconds: by the clocks alone, of whatever epoch. */
   at?: number;
+  /** The last that it has run under: one of a later epoch is of another workload that had its name, and taken only if there is no other. */
+  epoch?: number;
 }
 
 const MOST_NAMED = 5;
@@ -47,7 +55,7 @@ export function byPrefix<Listed extends ListedCheckpoint>(
 export function chooseCheckpoint(
   workload: string,
   listed: readonly ListedCheckpoint[],
-  { checkpoint, at }: Wanted,
+  { checkpoint, at, epoch }: Wanted,
 ): StoredCheckpoint {
   const mine = listed.filter((each) => each.workload === workload);
   const whole = mine.filter((each): each is StoredCheckpoint => !isBroken(each)).sort(byAge);
@@ -60,7 +68,11 @@ export function chooseCheckpoint(
       remedy: `take another one: ferry checkpoints ls ${workload}`,
     });
   }
-  const newest = whole.findLast(({ takenAt }) => at === undefined || takenAt <= at);
+  const own = whole.filter((each) => epoch === undefined || each.epoch <= epoch);
+  const newest =
+    at === undefined
+      ? (own.length > 0 ? own : whole).sort(byEpoch).at(-1)
+      : whole.findLast(({ takenAt }) => takenAt <= at);
   if (newest !== undefined) return newest;
   const [oldest] = whole;
   if (oldest === undefined) {

@@ -20,6 +20,8 @@ export interface CheckpointReport {
   /** Under which it runs on, or was stopped. */
   epoch: number;
   checkpoint?: StoredCheckpoint;
+  /** `checkpointed`: the node says that it was let go with this very checkpoint. */
+  letGo?: true;
   /** Frozen until it ran again, or (--stop) until the checkpoint was there. */
   frozenMs?: number;
   phases: PhaseTime[];
@@ -29,17 +31,27 @@ export interface CheckpointReport {
   failure?: FailureData;
 }
 
+export interface JournalVerdict {
+  state: StateAfter;
+  epoch: number;
+  /** `checkpointed`: with the checkpoint that has this id, if there is one of its epoch; agents of before don't say. */
+  letGoWith?: string;
+}
+
 /** What a node's journal says of a workload that was to be saved; undefined: it is still held, ask again. */
-export function journalSays(
-  ref: OperationRef,
-  stop: boolean,
-  holds: readonly Hold[],
-): { state: StateAfter; epoch: number } | undefined {
+export function journalSays(ref: OperationRef, stop: boolean, holds: readonly Hold[]): JournalVerdict | undefined {
   const runs = running(holds);
   if (runs !== undefined) return { state: "running", epoch: runs.epoch };
   const hold = holds.find(({ epoch }) => epoch === ref.epoch);
   // Superseded, or forgotten: whatever it was, this checkpoint has no say in it any more.
   if (hold === undefined || hold.state === "SUPERSEDED") return { state: "unknown", epoch: ref.epoch };
-  if (hold.state === "STOPPED") return { state: stop ? "checkpointed" : "stopped", epoch: ref.epoch };
+  if (hold.state === "STOPPED") {
+    const { digest } = hold;
+    return {
+      state: stop ? "checkpointed" : "stopped",
+      epoch: ref.epoch,
+      ...(stop && digest !== undefined && { letGoWith: digest }),
+    };
+  }
   return undefined;
 }

@@ -71,6 +71,11 @@ export interface Saved {
   checkpoint?: StoredCheckpoint;
   /** Frozen until it ran again (it runs on), or until the checkpoint was there. */
   frozenMs?: number;
+  /**
+   * STOPPED: it was let go with `checkpoint`. false: it had run on, and was stopped, or ended, for another reason. Missing: an
+   * agent of before says nothing of it.
+   */
+  letGo?: boolean;
   phases: PhaseTime[];
   /** Rounds of memory before the freeze. */
   rounds: number;
@@ -86,6 +91,8 @@ export interface RestoreInput {
   /** Id, and whose it is: of another workload for a clone. */
   checkpoint: string;
   of: string;
+  /** Id of the checkpoint that it was let go with, if nothing of it has run since. Of that one connections go on; else they are closed. */
+  letGoWith?: string;
 }
 
 export interface CheckpointsInput {

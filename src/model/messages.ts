@@ -124,6 +124,8 @@ export interface CarriedWorkload {
   attempted?: OperationRef[];
   lastCheckpoint?: OperationStarted;
   unanswered?: Unanswered;
+  /** Id of the checkpoint that it was let go with; nothing was begun since. */
+  letGo?: string;
 }
 /** A checkpoint whose node did not say how it ended: its workflow waits for that node, nothing else begins meanwhile. */
 export interface Unanswered {

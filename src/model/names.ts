@@ -44,6 +44,8 @@ export const operationWorkflowId = (workload: string, kind: string, sequence: nu
 export const operationId = (workload: string, kind: string, sequence: number): string =>
   `${workload}.${kind}.${sequence}`;
 const OPERATION = /^[a-z0-9][a-z0-9-]{0,39}\.[a-z]{1,16}\.[0-9]{1,9}$/;
+/** Ids of operations that run a workload from a checkpoint: after its node was lost, or because nothing of it ran. */
+export const RECOVERY = /\.(?:recover|restore)\.\d+$/;
 export const isOperationId = (id: unknown): id is string => typeof id === "string" && OPERATION.test(id);
 
 /** One incarnation of a workload on a node: names its cgroup, network namespace and directories. */

@@ -51,8 +51,13 @@ export interface Hold {
   peer?: string;
   /** RELEASED: the epoch that was handed over. FROZEN: that it may be handed over to; its own epoch: a checkpoint is taken. */
   to?: number;
-  /** Digest of the image manifest: what RELEASED, the token and PREPARED are bound to. */
+  /**
+   * Digest of the image manifest: what RELEASED, the token and PREPARED are bound to. Of a restore: the checkpoint's id. STOPPED
+   * by a checkpoint: its id, and nobody else's (see let-go.ts).
+   */
   digest?: string;
+  /** Of a restore: it was let run, whatever came of it. */
+  letRun?: true;
 }
 
 /** All holds of one node: workload -> epoch -> hold. */

@@ -2,7 +2,7 @@
  * Which checkpoints of a workload may go: by count, age and size. Pure. What is pinned, and the newest, always stay; so do
  * those that can't be read, which a person should look at.
  */
-import { byAge, isBroken } from "./checkpoint-choice.js";
+import { byAge, byEpoch, isBroken } from "./checkpoint-choice.js";
 import type { ListedCheckpoint, StoredCheckpoint } from "./checkpoints.js";
 
 /** What a checkpoint must meet to stay. At least one is given; each alone is reason enough to go. */
@@ -24,8 +24,9 @@ export interface Pruned {
 /** Oldest first. `now`: Unix milliseconds. */
 export function prunable(listed: readonly ListedCheckpoint[], retention: Retention, now: number): Pruned[] {
   const all = listed.filter((each): each is StoredCheckpoint => !isBroken(each)).sort(byAge);
-  const newest = all.at(-1);
-  const mayGo = all.filter((each) => each !== newest && !each.pinned);
+  // By the clocks, and by the epochs: clocks may be wrong, and a workload may have the name of an earlier one.
+  const newest = [all.at(-1), all.toSorted(byEpoch).at(-1)];
+  const mayGo = all.filter((each) => !newest.includes(each) && !each.pinned);
   const go = new Map<StoredCheckpoint, string>();
   const { keep, olderThanMs, maxBytes } = retention;
   if (keep !== undefined) {

@@ -8,6 +8,7 @@ export { loadKey, type KeySource, type MasterKey } from "./keys.js";
 export { localBackend } from "./local.js";
 export { CheckpointFacts, isStoredId, type Manifest } from "./manifest.js";
 export type { CheckpointReader, Chunk, StreamRange } from "./reader.js";
+export { demandPacks } from "./packs-there.js";
 export { s3Backend, type S3Options } from "./s3.js";
 export { Store, type BeginOptions, type Listed, type StoreOptions } from "./store.js";
 export type { StreamWriter } from "./stream-writer.js";

@@ -18,7 +18,12 @@ import {
   sleep,
   workflowInfo,
 } from "@temporalio/workflow";
-import { journalSays, type CheckpointReport, type StateAfter } from "../model/checkpoint-report.js";
+import {
+  journalSays,
+  type CheckpointReport,
+  type JournalVerdict,
+  type StateAfter,
+} from "../model/checkpoint-report.js";
 import { byAge, isBroken } from "../model/checkpoint-choice.js";
 import type { StoredCheckpoint } from "../model/checkpoints.js";
 import type { NodeActivities, Saved } from "../model/contract.js";
@@ -169,6 +174,8 @@ class Making {
   private reportOf(saved: Saved): CheckpointReport {
     const { checkpoint: made, failure, frozenMs, phases, rounds, epoch, state } = saved;
     const reasons: string[] = [];
+    const letGo = made !== undefined && state === "STOPPED" ? saved.letGo : undefined;
+    const after = letGo === false ? "stopped" : withoutOne(AFTER[state] ?? "unknown", made);
     if (this.root.consideredCancelled) {
       reasons.push("a cancel was asked for: a checkpoint is not called back, it was waited for until it was over");
     }
@@ -176,8 +183,9 @@ class Making {
       reasons.push(`criu was lost while it was frozen: it was restored on its node and runs on under epoch ${epoch}`);
     }
     return {
-      ...this.report(made === undefined ? "failed" : "saved", withoutOne(AFTER[state] ?? "unknown", made), reasons),
+      ...this.report(made === undefined ? "failed" : "saved", after, reasons),
       epoch,
+      ...(letGo === true && { letGo }),
       phases,
       rounds,
       ...(made && { checkpoint: made }),
@@ -198,19 +206,23 @@ class Making {
     return { ...this.report("failed", withoutOne(state), []), epoch, failure: why };
   }
 
-  private async fromJournal({ state, epoch }: { state: StateAfter; epoch: number }): Promise<CheckpointReport> {
+  private async fromJournal({ state, epoch, letGoWith }: JournalVerdict): Promise<CheckpointReport> {
     const { ref, tuning } = this.input;
     const { source: node, workload, schema } = ref;
     const listed = await tryAsk(node, () =>
       shortly(node, tuning, "is the checkpoint there?").listCheckpoints({ schema, workload }),
     );
-    const stored = (listed.answer ?? []).filter((each): each is StoredCheckpoint => !isBroken(each)).sort(byAge);
+    const stored = (listed.answer ?? [])
+      .filter((each): each is StoredCheckpoint => !isBroken(each) && each.epoch === ref.epoch)
+      .sort(byAge);
     const newest = stored.at(-1);
-    const made = newest?.epoch === ref.epoch && newest.takenAt >= this.view.startedAt ? newest : undefined;
+    const letGo = stored.find(({ id }) => id === letGoWith);
+    const made = letGo ?? (newest !== undefined && newest.takenAt >= this.view.startedAt ? newest : undefined);
     const reason = `${node} did not answer for a while: how it ended was read from its journal`;
     return {
       ...this.report(made === undefined ? "failed" : "saved", withoutOne(state, made), [reason]),
       epoch,
+      ...(letGo !== undefined && { letGo: true as const }),
       ...(made
         ? { checkpoint: made }
         : {

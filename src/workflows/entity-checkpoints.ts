@@ -54,18 +54,22 @@ export class Checkpoints {
   unanswered: Unanswered | undefined;
   /** It has ended after all, while something else was under way. */
   private late: CheckpointReport | undefined;
+  /** Id of the checkpoint that it was let go with, until something of it is begun again. */
+  private letGo: string | undefined;
   private readonly desk: Desk;
 
   constructor(desk: Desk, carried: CarriedWorkload | undefined) {
     this.desk = desk;
     this.last = carried?.lastCheckpoint;
     this.unanswered = carried?.unanswered;
+    this.letGo = carried?.letGo;
   }
 
-  carried(): Pick<CarriedWorkload, "lastCheckpoint" | "unanswered"> {
+  carried(): Pick<CarriedWorkload, "lastCheckpoint" | "unanswered" | "letGo"> {
     return {
       ...(this.last && { lastCheckpoint: this.last }),
       ...(this.unanswered && { unanswered: this.unanswered }),
+      ...(this.letGo !== undefined && { letGo: this.letGo }),
     };
   }
 
@@ -208,7 +212,9 @@ export class Checkpoints {
     this.apply(late);
   }
 
-  private apply({ state, epoch, checkpoint: made, operation, failure: why, outcome }: CheckpointReport): void {
+  private apply(report: CheckpointReport): void {
+    const { state, epoch, checkpoint: made, operation, failure: why, outcome, letGo } = report;
+    this.letGo = state === "checkpointed" && letGo === true ? made?.id : undefined;
     this.desk.done({
       state: state === "unknown" ? "running" : state,
       epoch,
@@ -267,10 +273,12 @@ export class Checkpoints {
         sequence: announced,
         attempted: desk.attempted,
         off: ask.off ?? [],
+        ...(before?.state === "checkpointed" && this.letGo !== undefined && { letGo: this.letGo }),
         dryRun,
         tuning: desk.tuning,
         begins: (ref) => {
           begun = ref;
+          this.letGo = undefined;
           desk.given(ref.to);
         },
       }),

@@ -1,17 +1,20 @@
 /**
  * A workload of which nothing runs is run from one of its checkpoints; a new one from a checkpoint of another: a clone. Every
- * node that is known must say first that it has no copy of it, as before a start. It gets an epoch that nobody has seen.
+ * node that is known must say first that it has no copy of it, or have been fenced. It gets an epoch that nobody has seen.
  */
+import { patched } from "@temporalio/workflow";
 import type { ListedCheckpoint, StoredCheckpoint } from "../model/checkpoints.js";
 import { chooseCheckpoint, type Wanted } from "../model/checkpoint-choice.js";
 import { CONTRACT_SCHEMA, type OperationRef } from "../model/contract.js";
-import { toFailure } from "../model/failure.js";
+import { toFailure, type FailureData } from "../model/failure.js";
+import { letGoWith } from "../model/let-go.js";
 import type { Restored, Tuning } from "../model/messages.js";
 import { operationId, operationWorkflowId } from "../model/names.js";
 import type { Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
 import { askEach, failure, patiently, shortly, tryAsk } from "./calls.js";
+import { fenced } from "./fenced.js";
 import { knock } from "./knock.js";
 import { demandOff, goesOn, settleAttempts, staleOf, tellStale, type Attempts } from "./recover.js";
 
@@ -31,6 +34,8 @@ export interface RestoreOn extends Attempts {
   highest: number;
   sequence: number;
   off: readonly string[];
+  /** Id of the checkpoint that it was let go with, as its node said; nothing was begun since. */
+  letGo?: string;
   dryRun: boolean;
   tuning: Tuning;
   /** It may run there from now on. */
@@ -47,16 +52,22 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
       const { ref, checkpoint } = begun;
       const there = patiently(ref.destination, tuning, "go on with the restore");
       await goesOn(ask, ref, () => there.restoreWorkload({ ref, spec, checkpoint, of }));
+      if (ask.attempted.length > 0 && patched("attempts elsewhere are told")) {
+        const stale = ask.attempted.map((attempt) => staleOf(ref, attempt));
+        await tellStale(operationWorkflowId(workload, "restore", ask.sequence), stale, tuning);
+      }
       return { ...asBefore(ref), sequence: ask.sequence };
     }
   }
-  const seen = await askAll(ask);
+  const { seen, silent } = await askAll(ask);
+  const off = await demandFenced(ask, silent);
   const open = seen
     .map((other) => startProblem(workload, other.node, other.holds))
     .find((found) => found !== undefined);
   if (open !== undefined) throw failure(open);
   const checkpoint = await choose(ask);
   const holds = seen.map((other) => other.holds);
+  const letGo = wasLetGo(ask, checkpoint, holds.flat(), silent.length === 0);
   // An entity that is new again: what its nodes remember goes on from there.
   const sequence = Math.max(ask.sequence, highestSequence(holds.flat()) + 1);
   const epoch = Math.max(ask.epoch, 1);
@@ -71,6 +82,8 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
   };
   const from = of === workload ? `checkpoint ${checkpoint.id}` : `checkpoint ${checkpoint.id} of ${of}`;
   const when = new Date(checkpoint.takenAt).toISOString();
+  const byTime =
+    ask.wanted.at === undefined ? "" : `: the newest by then, by the clock alone (epoch ${checkpoint.epoch})`;
   const said = (how: string): Restored & { sequence: number } => ({
     operation: ref.operation,
     node,
@@ -78,17 +91,24 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
     checkpoint: checkpoint.id,
     takenAt: checkpoint.takenAt,
     planned: dryRun,
-    message: `${workload} ${how} on ${node} under epoch ${ref.to}, from ${from}: as it was at ${when}`,
+    message: `${workload} ${how} on ${node} under epoch ${ref.to}, from ${from}: as it was at ${when}${byTime}`,
     sequence,
   });
   if (dryRun) return said("would run");
   ask.begins(ref);
   const started = await tryAsk(node, () =>
-    patiently(node, tuning, "restore").restoreWorkload({ ref, spec, checkpoint: checkpoint.id, of }),
+    patiently(node, tuning, "restore").restoreWorkload({
+      ref,
+      spec,
+      checkpoint: checkpoint.id,
+      of,
+      ...(letGo && { letGoWith: checkpoint.id }),
+    }),
   );
   if (started.failure) throw failure(started.failure);
-  // Nodes that were asked before, fell silent and were fenced: whatever was said of them, one may run it when it is back.
+  // Nodes that were asked before, or are off, and were fenced: whatever was said of them, one may run it when it is back.
   const stale = ask.attempted.map((attempt) => staleOf(ref, attempt));
+  for (const node of off) if (stale.every(({ source }) => source !== node)) stale.push({ ...ref, source: node });
   await tellStale(operationWorkflowId(workload, "restore", sequence), stale, tuning);
   return said("runs");
 }
@@ -103,8 +123,14 @@ const asBefore = ({ operation, destination, workload, to }: OperationRef): Resto
   message: `${workload} runs on ${destination} under epoch ${to}, as was asked before (${operation})`,
 });
 
+interface Asked {
+  seen: { node: string; holds: Hold[] }[];
+  /** A person says that these are off. */
+  silent: { node: string; silence: FailureData }[];
+}
+
 /** What every node that is known holds of it. One that is silent is a reason to refuse, unless a person says that it is off. */
-async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<{ node: string; holds: Hold[] }[]> {
+async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<Asked> {
   const workload = spec.name;
   const known = await tryAsk(node, () => shortly(node, tuning, "which nodes are there?").knownNodes());
   if (known.failure) {
@@ -132,18 +158,41 @@ async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<{ node: s
       message: `${workload} is not restored: ${names} can't say whether it has a copy of it: ${first.failure.message}`,
       workload,
       node: first.node,
-      remedy: `bring ${names} back, then ask again; one that is switched off and stays so is named with --off`,
+      remedy: `bring ${names} back, then ask again; one that is switched off and stays so is fenced (ferry fence) and named with --off`,
     });
   }
-  return said.flatMap((one) => (one.answer === undefined ? [] : [{ node: one.node, holds: one.answer.holds }]));
+  return {
+    seen: said.flatMap((one) => (one.answer === undefined ? [] : [{ node: one.node, holds: one.answer.holds }])),
+    silent: said.flatMap((one) => (one.failure === undefined ? [] : [{ node: one.node, silence: one.failure }])),
+  };
 }
 
-async function choose({ of, node, wanted, tuning }: RestoreOn): Promise<StoredCheckpoint> {
+/** A word is not enough that these are off: they were fenced. Answers whom to tell, when they are back, that it runs here now. */
+async function demandFenced(ask: RestoreOn, silent: Asked["silent"]): Promise<string[]> {
+  if (silent.length === 0 || !patched("what is off was fenced, and is told")) return [];
+  const { spec, node: asked, last, arrivedAt, attempted, tuning } = ask;
+  const workload = spec.name;
+  for (const { node, silence } of silent) {
+    if (attempted.some(({ destination }) => destination === node)) continue;
+    const since = node === last ? arrivedAt : 0;
+    await fenced({ workload, node, silence, asked, since, began: `${workload} came there` }, tuning);
+  }
+  return silent.map(({ node }) => node);
+}
+
+/** By all journals; what a node that is off would say, its entity must remember. */
+function wasLetGo(ask: RestoreOn, checkpoint: StoredCheckpoint, holds: readonly Hold[], everybody: boolean): boolean {
+  if (ask.of !== ask.spec.name || ask.epoch !== checkpoint.epoch) return false;
+  const verdict = letGoWith(checkpoint, holds);
+  return verdict !== "no" && (ask.letGo === checkpoint.id || (verdict === "yes" && everybody));
+}
+
+async function choose({ spec, of, node, wanted, epoch, tuning }: RestoreOn): Promise<StoredCheckpoint> {
   const listed = await tryAsk(node, () =>
     shortly(node, tuning, "which checkpoints are there?").listCheckpoints({ schema: CONTRACT_SCHEMA, workload: of }),
   );
   if (listed.failure) throw failure(listed.failure);
-  const checkpoint = chosen(of, listed.answer, wanted);
+  const checkpoint = chosen(of, listed.answer, of === spec.name ? { ...wanted, epoch } : wanted);
   if (checkpoint.nodes !== undefined && !checkpoint.nodes.includes(node)) {
     throw failure({
       code: "E_NO_CHECKPOINT",

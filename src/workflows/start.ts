@@ -9,7 +9,7 @@ import { CONTRACT_SCHEMA, type Observation } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import type { Tuning } from "../model/messages.js";
 import { operationId } from "../model/names.js";
-import { mayRun } from "../model/ownership.js";
+import { mayRun, type Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, running, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
 import { askEach, backoffMs, isRefusal, isSilence, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
@@ -55,14 +55,15 @@ export async function startOn(ask: StartOn): Promise<StartResult> {
   const open = careful && !adopt ? startProblem(workload, node, seen.answer.holds) : undefined;
   if (open !== undefined) return refused(open);
   if (known.failure && !adopt) return refused(known.failure);
-  const against = await askOthers(ask, known.answer ?? [], adopt);
-  if (against !== undefined) return refused(against);
+  const others = await askOthers(ask, known.answer ?? [], adopt);
+  if (others.problem !== undefined) return refused(others.problem);
   if (adopt) {
     // Its entity was lost (terminated): what runs is what was asked for, so it is taken over as it is.
     return { started: true, epoch: there.epoch, sequence };
   }
 
-  const epoch = nextEpoch(ask.epoch, seen.answer.holds);
+  // One that had this name before is remembered by its nodes: epochs go on from there, also for those who compare checkpoints.
+  const epoch = nextEpoch(ask.epoch, seen.answer.holds, ...others.holds);
   const fresh = seen.answer.holds.length === 0;
   const operation = operationId(workload, "start", sequence);
   const started = await tryAsk(node, () =>
@@ -83,7 +84,11 @@ const none: Answer<string[]> = { answer: [] };
  * What the other nodes hold against it. What runs here already (`adopt`) is no new copy: only another one that may run
  * stands against taking it over, and nobody's silence does.
  */
-async function askOthers(ask: StartOn, known: readonly string[], adopt: boolean): Promise<FailureData | undefined> {
+async function askOthers(
+  ask: StartOn,
+  known: readonly string[],
+  adopt: boolean,
+): Promise<{ problem?: FailureData | undefined; holds: Hold[][] }> {
   const { spec, tuning } = ask;
   const workload = spec.name;
   const quick = {
@@ -95,23 +100,25 @@ async function askOthers(ask: StartOn, known: readonly string[], adopt: boolean)
   const said = await askEach(others, (node) =>
     shortly(node, quick, "does it have it?").observeWorkload({ schema: CONTRACT_SCHEMA, workload }),
   );
+  const holds = said.map(({ answer }) => answer?.holds ?? []);
   const problems = said.flatMap(({ node, answer }) => {
-    const holds = (answer?.holds ?? []).filter((hold) => !adopt || mayRun(hold.state));
-    return startProblem(workload, node, holds) ?? [];
+    const against = (answer?.holds ?? []).filter((hold) => !adopt || mayRun(hold.state));
+    return startProblem(workload, node, against) ?? [];
   });
-  if (problems[0] !== undefined || adopt) return problems[0];
+  if (problems[0] !== undefined || adopt) return { problem: problems[0], holds };
   const away = said.filter(({ node, failure }) => failure !== undefined && !ask.off.includes(node));
   const first = away[0]?.failure;
-  if (first === undefined) return undefined;
+  if (first === undefined) return { holds };
   const silent = away.map(({ node }) => node);
   const names = silent.join(", ");
-  return {
+  const problem: FailureData = {
     code: first.code,
     message: `${workload} is not started: ${names} can't say whether it has a copy of it: ${first.message}`,
     workload,
     node: silent[0] ?? "",
     remedy: `bring ${names} back, then run it again; if it is switched off and stays so, say that: ferry run ${workload} ${silent.map((node) => `--off ${node}`).join(" ")} ...`,
   };
+  return { problem, holds };
 }
 
 /** Whether it was started or not: afterwards it is not. */

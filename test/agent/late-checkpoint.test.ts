@@ -3,7 +3,7 @@
  * that nobody waits for, and what is frozen does not wait until somebody asks.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -19,6 +19,7 @@ import { noCheckpoints } from "../../src/model/checkpoints.js";
 import type { SaveInput } from "../../src/model/contract.js";
 import { FerryError, ferryError } from "../../src/model/failure.js";
 import type { Runtime } from "../../src/runtimes/runtime.js";
+import { begin, facts, openLocal, PAGE, page, range, tempDir } from "../store/kit.js";
 import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf } from "../workflows/support.js";
 
@@ -49,13 +50,15 @@ const save = (sequence: number, stop = false): SaveInput => ({
   request: `r${sequence}`,
 });
 
-/** A node that has owned epoch 1 of it since `operation`. */
-async function node(operation = "web.start.1") {
-  const dir = join(root, `n${count++}`);
+/** A node that has owned epoch 1 of it since `operation`; or one whose agent is started again. */
+async function node(operation = "web.start.1", again?: string) {
+  const dir = again ?? join(root, `n${count++}`);
   const done: string[] = [];
   const book = new Book(join(dir, "state"));
-  book.record({ workload: WORKLOAD, epoch: 1, state: "OWNER", operation });
-  book.recordSpec(specOf(WORKLOAD));
+  if (again === undefined) {
+    book.record({ workload: WORKLOAD, epoch: 1, state: "OWNER", operation });
+    book.recordSpec(specOf(WORKLOAD));
+  }
   const taken = { lost: 0, processes: 1, frozen: true };
   const runtime = {
     adoptFreeze: () => undefined,
@@ -66,6 +69,11 @@ async function node(operation = "web.start.1") {
         ? Promise.reject(ferryError("E_DUMP", "criu was lost", { phase: "dump" }))
         : Promise.resolve();
     },
+    pids: () => {
+      done.push("looked at");
+      return Promise.reject(ferryError("E_NO_SPACE", "no room for it"));
+    },
+    throttle: () => Promise.resolve(),
     observe: () => Promise.resolve({ processes: taken.processes, frozen: taken.frozen, memoryBytes: 0 }),
     destroy: () => Promise.resolve(void done.push("killed")),
   } as unknown as Runtime;
@@ -86,7 +94,7 @@ async function node(operation = "web.start.1") {
   };
   const frozenFor = (operation: string, to: number): void =>
     book.record({ workload: WORKLOAD, epoch: 1, state: "FROZEN", operation, peer: "node-a", to });
-  return { book, context, done, taken, frozenFor };
+  return { dir, book, context, done, taken, frozenFor };
 }
 
 test("a call to save that comes when the workload has gone on with a later operation begins nothing", async () => {
@@ -182,3 +190,91 @@ test("the machine lost its power while it was frozen: nothing is left to take ba
   assert.deepEqual([answer.result.state, answer.result.failure?.code, done], ["STOPPED", "E_STATE", ["killed"]]);
   assert.equal(book.hold(WORKLOAD, 1)?.state, "STOPPED");
 });
+
+test("it came to nothing before it was frozen, and the agent was restarted: a late call hears so, and stops nothing", async () => {
+  const first = await node();
+  const empty = { backend: { name: "s" }, made: () => Promise.resolve(undefined) };
+  const store = { environment: () => Promise.resolve({}), open: () => Promise.resolve(empty) };
+  Object.assign(first.context.store, store);
+  const said = await new Checkpoints(first.context, new HandOvers(first.context)).save(save(3, true), 5000);
+  assert.ok(said.done);
+  assert.deepEqual([said.result.state, said.result.failure?.code], ["OWNER", "E_NO_SPACE"]);
+  first.book.close();
+
+  const later = await node(undefined, first.dir);
+  Object.assign(later.context.store, store);
+  const checkpoints = new Checkpoints(later.context, new HandOvers(later.context));
+  await checkpoints.goOn();
+  const answer = await checkpoints.save(save(3, true), 5000);
+  assert.ok(answer.done);
+  assert.deepEqual([answer.result.state, answer.result.epoch], ["OWNER", 1]);
+  assert.deepEqual(
+    [answer.result.failure?.code, answer.result.failure?.message],
+    [said.result.failure?.code, said.result.failure?.message],
+  );
+  assert.deepEqual([later.done, checkpoints.busy(WORKLOAD)], [[], false]);
+  // The next one is begun.
+  await checkpoints.save(save(4), 5000);
+  assert.deepEqual(later.done, ["looked at"]);
+  later.book.close();
+});
+
+for (const hole of ["a pack is gone", "a pack is cut", undefined] as const) {
+  test(`it is to be let go, and ${hole ?? "all of it is in the store"}: ${hole === undefined ? "let go, and its journal says with what" : "it runs on"}`, async (t) => {
+    const { context, book, done, frozenFor } = await node();
+    const input = save(3, true);
+    book.recordSave({ input });
+    frozenFor("web.checkpoint.3", 1);
+    const dir = await tempDir(t);
+    const store = await openLocal(dir);
+    const writer = await begin(store, WORKLOAD, `${input.ref.operation} ${input.request}`);
+    await writer.file("inventory.img", { kind: "image" }, Buffer.from("image"));
+    const memory = writer.stream("memory/1", { kind: "memory" });
+    for (const [at, seed] of range(0, 40).entries()) await memory.write(at * PAGE, page(seed));
+    const manifest = await writer.commit({ ...facts(WORKLOAD), epoch: 1, stopped: true });
+    const { packs } = await store.tree(manifest);
+    const pack = packs.find(({ id }) => id !== manifest.tree.pack) ?? packs[0];
+    assert.ok(pack !== undefined);
+    const path = join(dir, "packs", pack.id.slice(0, 2), pack.id);
+    if (hole === "a pack is gone") rmSync(path);
+    else if (hole === "a pack is cut") truncateSync(path, pack.bytes - 1);
+    Object.assign(context.store, { open: () => Promise.resolve(store), environment: () => Promise.resolve({}) });
+    const answer = await new Checkpoints(context, new HandOvers(context)).save(input, 5000);
+    assert.ok(answer.done);
+    const { state, checkpoint, failure, letGo } = answer.result;
+    const held = book.hold(WORKLOAD, 1);
+    if (hole === undefined) {
+      assert.deepEqual([state, checkpoint?.id, letGo, failure], ["STOPPED", manifest.id, true, undefined]);
+      assert.deepEqual([held?.state, held?.digest, done], ["STOPPED", manifest.id, ["killed"]]);
+    } else {
+      assert.deepEqual([state, checkpoint, letGo, failure?.code], ["OWNER", undefined, undefined, "E_STORE_CORRUPT"]);
+      assert.match(failure?.message ?? "", /web was not let go: checkpoint .* not all of it is found there/);
+      assert.deepEqual([held?.state, done], ["OWNER", ["taken back"]]);
+    }
+    book.close();
+  });
+}
+
+test("it ran on after its checkpoint was stored, and was stopped by a person: that was not its checkpoint's doing", async (t) => {
+  const { context, book } = await node();
+  const input = save(3, true);
+  book.recordSave({ input });
+  frozenThenStopped(book);
+  const store = await openLocal(await tempDir(t));
+  const writer = await begin(store, WORKLOAD, `${input.ref.operation} ${input.request}`);
+  await writer.file("inventory.img", { kind: "image" }, Buffer.from("image"));
+  await writer.commit({ ...facts(WORKLOAD), epoch: 1, stopped: true });
+  Object.assign(context.store, { open: () => Promise.resolve(store), environment: () => Promise.resolve({}) });
+  const answer = await new Checkpoints(context, new HandOvers(context)).save(input, 5000);
+  assert.ok(answer.done);
+  assert.deepEqual([answer.result.state, answer.result.letGo], ["STOPPED", false]);
+  assert.equal(book.hold(WORKLOAD, 1)?.digest, undefined);
+  book.close();
+});
+
+function frozenThenStopped(book: Book): void {
+  const line = { workload: WORKLOAD, epoch: 1, operation: "web.checkpoint.3", peer: "node-a" };
+  book.record({ ...line, state: "FROZEN", to: 1 });
+  book.record({ ...line, state: "OWNER" });
+  book.record({ ...line, state: "STOPPED" });
+}

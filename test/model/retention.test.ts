@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import * as fc from "fast-check";
-import { byAge, byPrefix, chooseCheckpoint, isBroken } from "../../src/model/checkpoint-choice.js";
+import { byAge, byEpoch, byPrefix, chooseCheckpoint, isBroken } from "../../src/model/checkpoint-choice.js";
 import { journalSays } from "../../src/model/checkpoint-report.js";
 import type { ListedCheckpoint, StoredCheckpoint } from "../../src/model/checkpoints.js";
 import { FerryError } from "../../src/model/failure.js";
@@ -10,10 +10,10 @@ import { HOLD_STATES, isOpen } from "../../src/model/ownership.js";
 import { prunable, type Retention } from "../../src/model/retention.js";
 
 const NOW = 1_000_000;
-const stored = (id: string, takenAt: number, pinned: boolean, newBytes: number): StoredCheckpoint => ({
+const stored = (id: string, takenAt: number, pinned: boolean, newBytes: number, epoch = 1): StoredCheckpoint => ({
   id,
   workload: "web",
-  epoch: 1,
+  epoch,
   takenAt,
   where: "here",
   node: "node-a",
@@ -35,11 +35,19 @@ const bad = (id: string): ListedCheckpoint => ({
   failure: { code: "E_STORE_CORRUPT", message: "cut" },
 });
 
-const one = fc.record({ at: fc.nat(NOW), pinned: fc.boolean(), bytes: fc.nat(1000), broken: fc.boolean() });
+const one = fc.record({
+  epoch: fc.integer({ min: 1, max: 3 }),
+  at: fc.nat(NOW),
+  pinned: fc.boolean(),
+  bytes: fc.nat(1000),
+  broken: fc.boolean(),
+});
 const lists = fc
   .array(one, { maxLength: 30 })
   .map((all): ListedCheckpoint[] =>
-    all.map(({ at, pinned, bytes, broken }, i) => (broken ? bad(`b${i}`) : stored(`c${i}`, at, pinned, bytes))),
+    all.map(({ epoch, at, pinned, bytes, broken }, i) =>
+      broken ? bad(`b${i}`) : stored(`c${i}`, at, pinned, bytes, epoch),
+    ),
   );
 const retentions: fc.Arbitrary<Retention> = fc.record(
   { keep: fc.integer({ min: 1, max: 20 }), olderThanMs: fc.nat(NOW), maxBytes: fc.nat(20_000) },
@@ -47,6 +55,8 @@ const retentions: fc.Arbitrary<Retention> = fc.record(
 );
 const whole = (listed: readonly ListedCheckpoint[]): StoredCheckpoint[] =>
   listed.filter((each): each is StoredCheckpoint => !isBroken(each)).sort(byAge);
+/** By the clocks, and by the epochs. */
+const newestOf = (all: readonly StoredCheckpoint[]) => [all.at(-1), all.toSorted(byEpoch).at(-1)];
 
 describe("retention", () => {
   test("what is pinned, the newest, and what can't be read always stay; nothing goes twice, oldest first", () => {
@@ -55,7 +65,7 @@ describe("retention", () => {
         const go = prunable(listed, retention, NOW).map(({ checkpoint }) => checkpoint);
         const all = whole(listed);
         assert.equal(new Set(go).size, go.length);
-        assert.ok(go.every((each) => all.includes(each) && !each.pinned && each !== all.at(-1)));
+        assert.ok(go.every((each) => all.includes(each) && !each.pinned && !newestOf(all).includes(each)));
         assert.deepEqual(go, [...go].sort(byAge));
       }),
     );
@@ -67,7 +77,7 @@ describe("retention", () => {
         const go = new Set(prunable(listed, retention, NOW).map(({ checkpoint }) => checkpoint));
         const all = whole(listed);
         const stay = all.filter((each) => !go.has(each));
-        const free = stay.filter((each) => !each.pinned && each !== all.at(-1));
+        const free = stay.filter((each) => !each.pinned && !newestOf(all).includes(each));
         const { keep, olderThanMs, maxBytes } = retention;
         if (keep !== undefined) assert.ok(free.every((each) => all.indexOf(each) >= all.length - keep));
         if (olderThanMs !== undefined) assert.ok(free.every((each) => NOW - each.takenAt <= olderThanMs));
@@ -97,10 +107,25 @@ describe("retention", () => {
 });
 
 describe("which checkpoint", () => {
+  test("the newest is of the last epoch, whatever the clocks say; until a time it is the newest by the clocks", () => {
+    const [early, late] = [stored("c1", 100, false, 1, 6), stored("c2", 900, false, 1, 5)];
+    assert.equal(chooseCheckpoint("web", [early, late], {}), early);
+    assert.equal(chooseCheckpoint("web", [early, late], { at: 950 }), late);
+    // Of a workload that had the name before, if there is one of its own.
+    assert.equal(chooseCheckpoint("web", [early, late], { epoch: 5 }), late);
+    assert.equal(chooseCheckpoint("web", [early], { epoch: 5 }), early);
+    const kept = prunable([early, stored("c0", 50, false, 1, 5), late], { keep: 1 }, NOW);
+    assert.deepEqual(
+      kept.map(({ checkpoint }) => checkpoint.id),
+      ["c0"],
+    );
+  });
+
   test("the newest that was taken by then, and none that can't be read; a failure is one of three, in words", () => {
     fc.assert(
       fc.property(lists, fc.option(fc.nat(NOW), { nil: undefined }), (listed, at) => {
-        const fit = whole(listed).filter(({ takenAt }) => at === undefined || takenAt <= at);
+        const all = whole(listed);
+        const fit = at === undefined ? all.sort(byEpoch) : all.filter(({ takenAt }) => takenAt <= at);
         try {
           assert.equal(chooseCheckpoint("web", listed, at === undefined ? {} : { at }), fit.at(-1));
         } catch (error) {

@@ -132,6 +132,21 @@ export async function recordCheckpoints(recorder: Recorder): Promise<void> {
   await stage.client.workflow.getHandle(calledOff).result();
   stage.world.powerOff("node-a");
   await back("node-a");
+
+  // Restored although a node is off, which was fenced; told when it is back.
+  const one = await stage.run("one-off");
+  await save(one, true);
+  stage.world.powerOff("node-b");
+  await stage.workers.stopNode("node-b");
+  await stage.client.workflow
+    .getHandle(nodeWorkflowId("node-b"))
+    .executeUpdate(UPDATE.fence, { args: [{ evidence: "the plug is in my hand" }] });
+  await restore(one, { off: ["node-b"] });
+  const { sequence } = await one.status();
+  await back("node-b");
+  await stage.client.workflow.getHandle(`one-off/restore/${sequence}/supersede/node-b`).result();
+  recorder.keep("workload-restored-off", workloadWorkflowId("one-off"));
+
   recorder.keep("checkpoint-called-off", calledOff);
   recorder.keep("workload-recovered-unsaved", workloadWorkflowId("unsaved"));
 }

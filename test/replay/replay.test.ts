@@ -32,7 +32,7 @@ const PATHS = `
   workload workload-refused workload-ended workload-1 workload-2
   node node-fenced node-forgotten node-watched node-1 node-2 workload-recovered supersede
   checkpoint-saved checkpoint-stopped checkpoint-refused checkpoint-unanswered checkpoint-called-off
-  checkpoint-long-1 checkpoint-long-2 workload-saved workload-restored workload-cloned workload-recovered-unsaved node-store
+  checkpoint-long-1 checkpoint-long-2 workload-saved workload-restored workload-restored-off workload-cloned workload-recovered-unsaved node-store
   protect-saved protect-pruned protect-skipped protect-failed protect-gone scale-down scale-up`;
 
 interface Kept {

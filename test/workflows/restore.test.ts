@@ -53,6 +53,14 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
         args: [{ name, tuning: QUICK }],
       }),
     });
+  const fence = (node: string) =>
+    stage.client.workflow
+      .getHandle(nodeWorkflowId(node))
+      .executeUpdate(UPDATE.fence, { args: [{ evidence: "the plug is in my hand" }] });
+  const back = async (node: string): Promise<void> => {
+    stage.agent(node).restart();
+    await stage.startNode(node);
+  };
   const stop = (subject: Subject) => subject.handle.executeUpdate(UPDATE.stop, { args: [{ graceMs: 0 }] });
   const sound = (subject: Subject, node: string): void => {
     assert.deepEqual(stage.world.violations, []);
@@ -139,14 +147,135 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     stage.world.crash("node-c");
     const silent = await refusal(() => restore(subject));
     assert.match(silent.message, /node-c can't say whether it has a copy/);
-    assert.match(silent.remedy ?? "", /--off/);
+    assert.match(silent.remedy ?? "", /ferry fence.*--off/);
     assert.equal((await subject.status()).state, "checkpointed");
+    const only = await refusal(() => restore(subject, { off: ["node-c"] }));
+    assert.match(only.message, /node-c is not off, it only does not say what it has/);
+    await stage.lose("node-c");
+    const unfenced = await until(
+      () => refusal(() => restore(subject, { off: ["node-c"] })),
+      ({ message }) => !message.includes("only does not say"),
+    );
+    assert.match(unfenced.message, /node-c does not answer, and nobody has fenced it/);
+    assert.match(
+      (await refusal(() => restore(subject, { off: ["node-c"], dryRun: true }))).message,
+      /nobody has fenced/,
+    );
+    assert.deepEqual([(await subject.status()).state, stage.world.copies(workload)], ["checkpointed", []]);
+    await fence("node-c");
     const restored = await restore(subject, { off: ["node-c"] });
-    stage.agent("node-c").restart();
     assert.equal(restored.node, "node-a");
+    sound(subject, "node-a");
+    // It is told, and refuses for ever what it may have been asked for then.
+    const { sequence } = await subject.status();
+    await back("node-c");
+    await stage.client.workflow.getHandle(`${workload}/restore/${sequence}/supersede/node-c`).result();
     sound(subject, "node-a");
     await stop(subject);
     assert.equal((await restore(subject)).epoch, 91, "later than any that anybody has seen");
+  });
+
+  test("the machine was not off, and has a copy that nobody knew of: killed as soon as it is reached", async () => {
+    const subject = await stage.run();
+    await save(subject, true);
+    await stage.lose("node-c");
+    const { name: workload } = subject;
+    const node = stage.world.node("node-c");
+    node.journal({ workload, epoch: 2, state: "OWNER", operation: `${workload}.start.9` });
+    await until(
+      () => refusal(() => restore(subject, { off: ["node-c"] })),
+      ({ message }) => message.includes("nobody has fenced it"),
+    );
+    await fence("node-c");
+    const { epoch } = await restore(subject, { off: ["node-c"] });
+    assert.ok(epoch > 2);
+    stage.world.set(node, { workload, epoch: 2, state: "running" });
+    stage.world.violations.length = 0;
+    await back("node-c");
+    await until(
+      () => [stage.world.running(workload).join(), node.hold(workload, 2)?.state],
+      (seen) => seen.join() === "node-a,SUPERSEDED",
+    );
+  });
+
+  test("connections go on only with the checkpoint that it was let go with, if nothing of it has run since", async () => {
+    const asked = (workload: string) =>
+      stage.world.restores.findLast(({ ref }) => ref.workload === workload)?.letGoWith;
+    const subject = await stage.run();
+    const running = await save(subject);
+    const { id } = await save(subject, true);
+    // Refused by the node before anything of it could run: the journals know that.
+    const failure = { code: "E_RESTORE", message: "criu said no", node: "node-b" } as const;
+    const fault = { verb: "restoreWorkload", times: 1, workload: subject.name } as const;
+    stage.world.order({ ...fault, node: "node-b", when: "before", failure });
+    await refusal(() => restore(subject, { node: "node-b" }));
+    await restore(subject, { node: "node-b" });
+    assert.equal(asked(subject.name), id);
+    // It has run since.
+    await stop(subject);
+    await restore(subject, { checkpoint: id });
+    assert.equal(asked(subject.name), undefined);
+    await stop(subject);
+    await restore(subject, { checkpoint: running.id });
+    assert.equal(asked(subject.name), undefined);
+  });
+
+  test("it was to be let go and ran on, or a restore of it ran and was swept: its connections belong to the past", async () => {
+    const asked = (workload: string) =>
+      stage.world.restores.findLast(({ ref }) => ref.workload === workload)?.letGoWith;
+    const ranOn = await stage.run();
+    const made = await save(ranOn);
+    await stop(ranOn);
+    assert.equal((await ranOn.status()).epoch, made.epoch);
+    await restore(ranOn);
+    assert.equal(asked(ranOn.name), undefined);
+
+    const swept = await stage.run();
+    const { id } = await save(swept, true);
+    const failure = { code: "E_RESTORE", message: "it ended while its pages were coming", node: "node-b" } as const;
+    const fault = { verb: "restoreWorkload", when: "after", times: 1, workload: swept.name, failure } as const;
+    stage.world.order({ ...fault, node: "node-b" });
+    const node = stage.world.node("node-b");
+    await refusal(() => restore(swept, { node: "node-b" }));
+    const epoch = Math.max(...(node.ledger.get(swept.name)?.keys() ?? []));
+    node.journal({ workload: swept.name, epoch, state: "STOPPED" });
+    stage.world.drop(node, swept.name, epoch);
+    assert.equal((await restore(swept)).checkpoint, id);
+    assert.equal(asked(swept.name), undefined);
+  });
+
+  test("the node that let it go is off for good: its entity remembers with which checkpoint", async () => {
+    const subject = await stage.run("remembered", "node-a", { ...QUICK, longEvents: 50 });
+    const { id } = await save(subject, true);
+    while ((await runsOf(stage.client, workloadWorkflowId(subject.name))).length < 2) {
+      await restore(subject, { dryRun: true });
+    }
+    await stage.lose("node-a");
+    await until(
+      () => refusal(() => restore(subject, { node: "node-b", off: ["node-a"] })),
+      ({ message }) => message.includes("nobody has fenced it"),
+    );
+    await fence("node-a");
+    await restore(subject, { node: "node-b", off: ["node-a"] });
+    assert.equal(stage.world.restores.at(-1)?.letGoWith, id);
+    await back("node-a");
+    sound(subject, "node-b");
+  });
+
+  test("the last epoch is the newest, whatever the clocks say, and by a time it is said that the clocks have chosen", async () => {
+    const subject = await stage.run();
+    const one = await save(subject, true);
+    await restore(subject);
+    const two = await save(subject, true);
+    assert.ok(two.epoch > one.epoch);
+    // A node that had been given up has stored later what it still ran.
+    const late = { ...one, id: "29990101T000000Z-late", takenAt: two.takenAt + 60_000 };
+    stage.world.stored.push(late);
+    const byTime = await restore(subject, { at: late.takenAt, dryRun: true });
+    assert.equal(byTime.checkpoint, late.id);
+    assert.match(byTime.message, new RegExp(`the newest by then, by the clock alone \\(epoch ${one.epoch}\\)`));
+    assert.equal((await restore(subject)).checkpoint, two.id);
+    sound(subject, "node-a");
   });
 
   test("it fails on the node: as it was before, and may be asked for again", async () => {

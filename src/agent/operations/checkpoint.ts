@@ -16,13 +16,13 @@ import type { SinkRequest, SinkStatus } from "../../model/mover.js";
 import { runningHold } from "../../model/ownership.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { describeCheckpoint } from "../../checkpoints/describe.js";
-import type { Manifest, Store } from "../../store/index.js";
+import { demandPacks, type Manifest, type Store } from "../../store/index.js";
 import { needSpace } from "../../transfer/images/receive.js";
 import type { Program } from "../../transfer/mover/client.js";
 import { failpoint } from "../failpoint.js";
 import { orAbort } from "../level.js";
 import { ownMemoryBytes } from "../preflight/memory.js";
-import { gone, notHere, saidOf, wasCut } from "./checkpoint-words.js";
+import { gone, inShort, notHere, notWhole, saidOf, wasCut } from "./checkpoint-words.js";
 import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
 import { FreezingSide } from "./freezing-side.js";
 import { MoverSide } from "./mover.js";
@@ -162,7 +162,19 @@ export class Checkpoint extends FreezingSide {
     removeDirs(this.dirs);
     removeDirs(this.sinkDirs);
     this.timer.end();
-    return this.answer();
+    const answer = this.answer();
+    this.remember(answer);
+    return answer;
+  }
+
+  /** That there is none, before anybody hears of it: asked again by a call that comes late, it is not begun anew. */
+  private remember({ checkpoint, failure }: Saved): void {
+    if (checkpoint !== undefined || failure === undefined) return;
+    try {
+      this.context.book.recordSave({ input: this.asked, failure: inShort(failure) });
+    } catch (error) {
+      this.log("error", "how the checkpoint ended is not in the journal", { failure: toFailure(error) });
+    }
   }
 
   private async take(): Promise<void> {
@@ -173,7 +185,9 @@ export class Checkpoint extends FreezingSide {
     if (state === "FROZEN" && stop && (await this.ranOn())) throw wasCut();
     // To run on is what a frozen one waits for; only one that was to be let go may be done already.
     if (this.own.again && (stop || state !== "FROZEN") && (await this.isMade())) {
-      if (stop && (state === "FROZEN" || state === "STOPPED")) await this.letGo();
+      if (stop && state === "FROZEN") await this.letGo();
+      // Let go with it, by an agent that died then; or stopped later, for another reason.
+      else if (stop && state === "STOPPED") await this.kill();
       return;
     }
     const freeze = this.own.again ? this.context.runtime.adoptFreeze(this.dirs) : undefined;
@@ -330,23 +344,39 @@ export class Checkpoint extends FreezingSide {
     }
   }
 
-  /** Its checkpoint is there: STOPPED first, then the held tree goes. Its files stay. */
+  /**
+   * Its checkpoint is there, with all that it needs: STOPPED first, then the held tree goes. Its files stay. Throws, and
+   * there is no checkpoint, when a part of it is missing: what is held is the only copy.
+   */
   private async letGo(): Promise<void> {
+    const { manifest } = this;
+    if (manifest === undefined) throw ferryError("E_INTERNAL", "let go without a checkpoint");
+    try {
+      await demandPacks(await this.own.store(), manifest);
+    } catch (error) {
+      this.manifest = undefined;
+      throw notWhole(manifest, toFailure(error, "E_STORE"));
+    }
     this.noteFrozen();
-    this.record("STOPPED");
+    this.record("STOPPED", { digest: manifest.id });
+    await this.kill();
+  }
+
+  private async kill(): Promise<void> {
     await this.enter("release");
     await this.insist("killing the stored copy", () => this.context.runtime.destroy(this.name, this.dirs));
   }
 
   private answer(): Saved {
     const { manifest, frozenMs } = this;
-    const state = this.context.book.hold(this.workload, this.epoch)?.state ?? "OWNER";
+    const { state = "OWNER", digest } = this.context.book.hold(this.workload, this.epoch) ?? {};
     const asAsked = manifest !== undefined && (state === "STOPPED" || !this.asked.options.stop);
     return {
       state,
       epoch: this.epoch,
       ...(manifest === undefined ? {} : { checkpoint: describeCheckpoint(manifest, this.where, false) }),
       ...(frozenMs === undefined ? {} : { frozenMs }),
+      ...(manifest !== undefined && state === "STOPPED" ? { letGo: digest === manifest.id } : {}),
       phases: this.timer.all(),
       rounds: this.precopy?.report()?.rounds.length ?? 0,
       ...(this.failure === undefined || asAsked ? {} : { failure: this.failure }),

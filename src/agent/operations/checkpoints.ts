@@ -2,7 +2,8 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Saved, SaveInput, Step } from "../../model/contract.js";
-import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
+import { ferryError, toFailure, type FailureData, type FerryError } from "../../model/failure.js";
+import { runningHold } from "../../model/ownership.js";
 import { highestSequence } from "../../model/settlement.js";
 import { Checkpoint } from "./checkpoint.js";
 import { removeDirs, sideDirs } from "./dirs.js";
@@ -43,7 +44,8 @@ export class Checkpoints {
   /** After a restart: what is frozen for a checkpoint is taken back, or let go; what was gathered is stored. */
   async goOn(): Promise<void> {
     const { book } = this.context;
-    for (const { input } of book.saves()) {
+    for (const { input, failure } of book.saves()) {
+      if (failure !== undefined) continue;
       const { ref } = input;
       const hold = book.hold(ref.workload, ref.epoch);
       if (hold?.operation !== ref.operation || (hold.state !== "FROZEN" && hold.state !== "OWNER")) continue;
@@ -74,8 +76,11 @@ export class Checkpoints {
       return { done: false };
     }
     if (this.handOvers.busy(workload)) throw this.inHands(workload);
-    const again = JSON.stringify(book.save(workload)?.input) === JSON.stringify(input);
+    const before = book.save(workload);
+    const again = JSON.stringify(before?.input) === JSON.stringify(input);
     const hold = book.hold(workload, ref.epoch);
+    // It came to nothing before this agent was started, and whoever waited for it has heard so.
+    if (again && before?.failure !== undefined) return { done: true, result: this.failed(ref, before.failure) };
     if (!again && hold?.state !== "OWNER") {
       throw ferryError(
         hold === undefined ? "E_STALE_EPOCH" : "E_STATE",
@@ -90,6 +95,19 @@ export class Checkpoints {
       });
     }
     return step(await this.begin(input, again), waitMs);
+  }
+
+  private failed({ workload, epoch }: SaveInput["ref"], failure: FailureData): Saved {
+    const { book, config } = this.context;
+    const hold = runningHold(book.ledger, workload) ?? book.hold(workload, epoch);
+    const side = { side: "source" as const, node: config.node };
+    return {
+      state: hold?.state ?? "GONE",
+      epoch: hold?.epoch ?? epoch,
+      phases: [],
+      rounds: 0,
+      failure: { ...failure, ...side },
+    };
   }
 
   private async begin(input: SaveInput, again: boolean): Promise<Checkpoint> {

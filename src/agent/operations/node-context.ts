@@ -6,6 +6,7 @@ import type { CheckpointSource } from "../../model/checkpoints.js";
 import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
+import { RECOVERY } from "../../model/names.js";
 import { isOpen } from "../../model/ownership.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
@@ -129,11 +130,9 @@ export function specOf(context: NodeContext, workload: string): WorkloadSpec {
   return spec;
 }
 
-/** Ids of operations that run a workload from a checkpoint: after its node was lost, or because nothing of it ran. */
-export const RECOVERY = /\.(?:recover|restore)\.\d+$/;
-
 /**
- * This node's word that it owns what the operation brought, once its journal says so; or, as the source, that it has taken
+ * This node's word that it owns what the operation brought, once its journal says so (of a recovery, or a restore: that it has
+ * owned it, whatever became of it since); or, as the source, that it has taken
  * back what it had released (FENCED).
  */
 export function receiptOf({ book, config, identity }: NodeContext, ref: OperationRef): Receipt | undefined {
@@ -145,8 +144,11 @@ export function receiptOf({ book, config, identity }: NodeContext, ref: Operatio
     return signReceipt({ workload, operation, epoch: ref.epoch, digest }, identity);
   }
   const hold = book.hold(workload, epoch);
-  if (hold?.state !== "OWNER" || hold.digest === undefined) return undefined;
-  const recovered = hold.operation === operation && RECOVERY.test(operation);
+  if (hold?.digest === undefined) return undefined;
+  // What it was run from a checkpoint by, whoever had it in hands since: it has owned that epoch, so all before it are over.
+  const recovered = RECOVERY.test(operation) && book.beganBy(workload, epoch) === operation;
+  if (recovered ? hold.state !== "OWNER" && !book.wasStarted(workload, epoch) : hold.state !== "OWNER")
+    return undefined;
   if (!recovered && book.operation("destination", operation) === undefined) return undefined;
   return signReceipt({ workload, operation, epoch, digest: hold.digest }, identity);
 }

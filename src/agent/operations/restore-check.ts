@@ -4,8 +4,10 @@ import { SPEC_STREAM } from "../../checkpoints/format.js";
 import { criuVersion } from "../../host/facts.js";
 import { parseJson } from "../../host/issues.js";
 import { ferryError } from "../../model/failure.js";
+import { letGoWith } from "../../model/let-go.js";
+import type { Hold } from "../../model/ownership.js";
 import type { WorkloadSpec } from "../../model/workload.js";
-import type { CheckpointReader, Store } from "../../store/index.js";
+import type { CheckpointReader, Manifest, Store } from "../../store/index.js";
 import { compareVersions } from "../preflight/engine.js";
 import { specSchema } from "../schemas.js";
 
@@ -70,4 +72,17 @@ export async function demandRestorable(
     await Promise.all(packs.slice(at, at + PACKS_AT_ONCE).map((pack) => store.packs.freshIndex(pack)));
   }
   return before;
+}
+
+/**
+ * Else whoever was connected then has heard of what came later, and is not connected any more. Both must say so: the workflow
+ * knows of other nodes, this node's journal of what nobody has answered.
+ */
+export function didNothingLater(
+  { id, epoch, stopped }: Pick<Manifest, "id" | "epoch" | "stopped">,
+  asked: { last?: number; letGoWith?: string | undefined },
+  holds: readonly Hold[],
+): boolean {
+  if (stopped !== true || epoch !== asked.last || id !== asked.letGoWith) return false;
+  return letGoWith({ id, epoch }, holds) !== "no";
 }

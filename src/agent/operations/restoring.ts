@@ -17,7 +17,7 @@ import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import { verifyImages } from "../../transfer/images/verify.js";
 import { failpoint } from "../failpoint.js";
 import type { NodeContext } from "./node-context.js";
-import { demandRestorable } from "./restore-check.js";
+import { demandRestorable, didNothingLater } from "./restore-check.js";
 import { RESTORE_KIND, restoreDirs, RestoreMovers, sweepRestore, type RestoreDirs } from "./restore-movers.js";
 import { RestoredFiles } from "./restored-files.js";
 
@@ -36,6 +36,8 @@ export interface RestoreWhat {
   of: string;
   /** Epoch under which it ran last; missing: nobody knows what it did after the checkpoint. */
   last?: number;
+  /** The checkpoint that it was let go with, if nothing of it has run since, as the workflow knows it. */
+  letGoWith?: string | undefined;
 }
 
 export class Restoring {
@@ -107,7 +109,7 @@ export class Restoring {
   }
 
   private async bringFiles(): Promise<Incarnation> {
-    const { incarnation, checkpoint, of, last } = this.what;
+    const { incarnation, checkpoint, of } = this.what;
     const { config } = this.context;
     const { ip } = incarnation.spec.network;
     const store = await this.context.store.open();
@@ -129,9 +131,8 @@ export class Restoring {
       const clone = of !== this.name || before.network.ip !== ip;
       this.log("info", "its files are brought back", { of, clone });
       await this.files.bring(reader);
-      // Else whoever was connected then has heard of what came later, and is not connected any more.
-      const didNothingLater = reader.manifest.stopped === true && reader.manifest.epoch === last;
-      return { ...incarnation, closeConnections: clone || !didNothingLater };
+      const holds = this.context.book.holds(this.name);
+      return { ...incarnation, closeConnections: clone || !didNothingLater(reader.manifest, this.what, holds) };
     } finally {
       await reader.close();
     }
@@ -182,6 +183,15 @@ export class Restoring {
 
   private async release({ broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
     broken.throwIfAborted();
+    const hold = this.context.book.hold(this.name, this.epoch);
+    if (hold?.state !== "OWNER") {
+      throw ferryError(
+        "E_STATE",
+        `epoch ${this.epoch} of ${this.name} is ${hold?.state ?? "unknown"}: it is not let run`,
+      );
+    }
+    // From here on nobody can say that nothing of it has run.
+    this.context.book.record({ ...hold, letRun: true });
     writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
     await failpoint("destination.resume");
     const { resumedAt } = await this.context.runtime.release(incarnation, this.dirs.mover);

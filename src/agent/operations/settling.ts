@@ -5,6 +5,7 @@
 import { rm } from "node:fs/promises";
 import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef, ResolveInput } from "../../model/contract.js";
 import { ferryError } from "../../model/failure.js";
+import { RECOVERY } from "../../model/names.js";
 import { isDead, isOpen, mayRefuse, mayRun, runningHold, type Hold } from "../../model/ownership.js";
 import { signToken, verifyReceipt } from "../../transfer/link/index.js";
 import { removeOperation, sideDirs } from "./dirs.js";
@@ -181,7 +182,20 @@ export class Settling {
     return this.inquire(ref);
   }
 
-  /** SUPERSEDED first: from here on nothing starts it. Then the copy is killed; its files are kept aside. */
+  /**
+   * Other epochs that may run here, or that a checkpoint holds, and are older than the one that runs elsewhere: nobody needs to
+   * know of them. (Those of a hand-over that is not settled are its own matter.)
+   */
+  private runningBefore({ workload, epoch, to }: OperationRef): Hold[] {
+    const stale = ({ state, ...hold }: Hold): boolean =>
+      mayRun(state) || (state === "FROZEN" && hold.to === hold.epoch);
+    return this.book.holds(workload).filter((hold) => hold.epoch !== epoch && hold.epoch < to && stale(hold));
+  }
+
+  /**
+   * SUPERSEDED first: from here on nothing starts it. Then the copy is killed; its files are kept aside. What never came here is
+   * refused for ever.
+   */
   async supersede({ ref, receipt }: AcknowledgeInput): Promise<Inquiry> {
     const { config, runtime, identity } = this.context;
     const { workload, operation } = ref;
@@ -192,10 +206,28 @@ export class Settling {
     if (!isSource && (hold === undefined || mayRefuse(hold.state))) {
       return this.refuse(ref);
     }
-    if (hold === undefined || (!isOpen(hold.state) && hold.state !== "SUPERSEDED")) return this.inquire(ref);
-    const digest = isSource ? receipt.digest : (hold.digest ?? "");
+    const older = isSource && RECOVERY.test(operation) ? this.runningBefore(ref) : [];
+    const over = hold !== undefined && !isOpen(hold.state) && hold.state !== "SUPERSEDED";
+    if (over && older.length === 0) return this.inquire(ref);
+    const digest = isSource ? receipt.digest : (hold?.digest ?? "");
     const owner = isSource ? ref.destination : ref.source;
     verifyReceipt(receipt, identity, { workload, operation, epoch: isSource ? ref.to : ref.epoch, owner, digest });
+    for (const { epoch: stale, operation: by = operation, state } of older) {
+      this.book.record({ workload, epoch: stale, state: "SUPERSEDED", operation, peer: owner });
+      this.context.log("warn", "superseded: a later epoch runs elsewhere", { workload, operation, epoch: stale });
+      const side = state === "OWNER" || state === "FROZEN" ? "source" : "destination";
+      await runtime.destroy({ name: workload, epoch: stale }, sideDirs(config.runDir, by, side));
+      if (side === "destination")
+        await within(Promise.resolve(this.handOvers.destination(by)?.superseded()), SETTLE_WAIT_MS);
+    }
+    if (hold === undefined) {
+      // What it was asked for then may still come: it never runs here.
+      this.book.record({ workload, epoch, state: "TOMBSTONE", operation, peer: owner });
+    }
+    if (hold === undefined || over) {
+      await keepAside(this.context, workload);
+      return this.inquire(ref);
+    }
     const handOver = isSource ? this.handOvers.source(operation) : undefined;
     const takeOver = isSource ? undefined : this.handOvers.destination(operation);
     if (hold.state !== "SUPERSEDED") {

@@ -43,7 +43,7 @@ export function register(program: Command, context: CommandContext): void {
     )
     .option(
       "--off <node>",
-      "this node is switched off and stays so: its silence is no reason to refuse; may be given again and again",
+      "this node is switched off, was fenced, and stays off: its silence is no reason to refuse; may be given again and again",
       parseNodeNames,
     )
     .option("--json", "print the status of each as JSON")

@@ -27,13 +27,13 @@ export function register(program: Command, context: CommandContext): void {
     )
     .option(
       "--at <time>",
-      "the newest that was taken until then: 2026-03-01T10:00:00Z, 2026-03-01, or how long ago, like 2h",
+      "the newest that was taken until then, by the nodes' clocks: 2026-03-01T10:00:00Z, 2026-03-01, or how long ago, like 2h",
       parseMoment(),
     )
     .option("--node <node>", "where to run it (default: where it was)", parseNodeName)
     .option(
       "--off <node>",
-      "this node is switched off and stays so: its silence is no reason to refuse; may be given again and again",
+      "this node is switched off, was fenced, and stays off: its silence is no reason to refuse; may be given again and again",
       parseNodeNames,
     )
     .option("--dry-run", "say from which checkpoint it would run, and what stands against it; nothing is changed")
@@ -41,7 +41,9 @@ export function register(program: Command, context: CommandContext): void {
     .addHelpText(
       "after",
       `
-Every node says first that it has no copy of it. It runs under a new epoch, later than every one that was given out.
+The newest is the last one of the latest epoch that it ran under; --at goes by time alone.
+Every node says first that it has no copy of it; one that is off is fenced first (ferry fence).
+It runs under a new epoch, later than every one that was given out.
 What still runs is stopped first (ferry stop), or cloned (ferry clone). When its node is lost: ferry recover.
 An answer that was lost leaves it in-doubt: the same command again finds out whether it runs.
 Exit codes: 0 it runs; 1 it could not be run, or a node is out of reach; 2 refused.
@@ -49,7 +51,8 @@ Exit codes: 0 it runs; 1 it could not be run, or a node is out of reach; 2 refus
 Examples:
   ferry restore redis
   ferry restore redis --checkpoint 20260301T1000 --node node-b
-  ferry restore redis --at 2h --dry-run`,
+  ferry restore redis --at 2h --dry-run
+  ferry fence node-c --i-have-powered-it-off && ferry restore redis --off node-c`,
     )
     .action(async (name: string, flags: RestoreFlags) => {
       if (flags.checkpoint !== undefined && flags.at !== undefined) {

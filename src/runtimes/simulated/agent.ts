@@ -11,6 +11,7 @@ import type {
 } from "../../model/contract.js";
 import { FerryError, ferryError, type Side } from "../../model/failure.js";
 import { forget, holdsOf, isOpen, mayRefuse, mayRun, runningHold } from "../../model/ownership.js";
+import { RECOVERY } from "../../model/names.js";
 import { maybeWentHome } from "../../model/settlement.js";
 import type { NodeFacts } from "../../model/node.js";
 import type { Finding } from "../../model/plan.js";
@@ -154,7 +155,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         const checkpoint = await checkpoints.newest(workload);
         if (checkpoint?.id !== id) throw ferryError("E_STATE", `checkpoint ${id} is not the newest any more`);
         if (node.hold(workload, epoch)?.operation !== operation) {
-          node.journal({ workload, epoch, state: "OWNER", operation, peer, digest: id });
+          node.journal({ workload, epoch, state: "OWNER", operation, peer, digest: id, letRun: true });
         }
         return { ...(await checkpoints.restore(checkpoint, { spec, epoch })), epoch };
       }),
@@ -296,7 +297,16 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       call("supersede", ref.workload, () => {
         const epoch = ref.source === name ? ref.epoch : ref.to;
         const state = node.hold(ref.workload, epoch)?.state;
-        if (state === undefined || mayRefuse(state)) {
+        if (ref.source === name && RECOVERY.test(ref.operation)) {
+          for (const hold of holdsOf(node.ledger, ref.workload)) {
+            if (hold.epoch >= ref.to || hold.epoch === epoch || !mayRun(hold.state)) continue;
+            node.journal({ workload: ref.workload, epoch: hold.epoch, state: "SUPERSEDED" });
+            world.drop(node, ref.workload, hold.epoch);
+          }
+        }
+        if (ref.source === name && state === undefined) {
+          node.journal({ workload: ref.workload, epoch, state: "TOMBSTONE", operation: ref.operation });
+        } else if (state === undefined || mayRefuse(state)) {
           refuseHere(world, node, ref);
         } else if (isOpen(state)) {
           node.journal({ workload: ref.workload, epoch, state: "SUPERSEDED" });

@@ -1,5 +1,5 @@
 /** The checkpoints of a simulated world: one store that every node reads. */
-import { byAge, isBroken } from "../../model/checkpoint-choice.js";
+import { byAge, byEpoch, isBroken } from "../../model/checkpoint-choice.js";
 import type { Checkpoint, CheckpointSource, ListedCheckpoint, StoredCheckpoint } from "../../model/checkpoints.js";
 import type { CheckpointRef, NodeAgent, RestoreInput, SaveInput, Saved, Started } from "../../model/contract.js";
 import { ferryError, toFailure } from "../../model/failure.js";
@@ -13,8 +13,9 @@ const MIB = 2 ** 20;
 /** What was saved last, or what a test has put there. */
 function newestOf(world: SimulatedWorld, workload: string): Checkpoint | undefined {
   const put = world.checkpoints.get(workload);
-  const saved = storedOf(world, workload).at(-1);
-  return put === undefined || (saved !== undefined && saved.takenAt >= put.takenAt) ? saved : put;
+  const saved = storedOf(world, workload).sort(byEpoch).at(-1);
+  if (put === undefined || saved === undefined) return put ?? saved;
+  return saved.epoch > put.epoch || (saved.epoch === put.epoch && saved.takenAt >= put.takenAt) ? saved : put;
 }
 
 const storedOf = (world: SimulatedWorld, workload: string): StoredCheckpoint[] =>
@@ -124,9 +125,9 @@ async function saveLoop(world: SimulatedWorld, node: SimulatedNode, save: Simula
   }
   node.journal({ workload, epoch, state: "OWNER" });
   if (options.stop) {
-    node.journal({ workload, epoch, state: "STOPPED" });
+    node.journal({ workload, epoch, state: "STOPPED", digest: checkpoint.id });
     world.drop(node, workload, epoch);
-    end("STOPPED", { checkpoint });
+    end("STOPPED", { checkpoint, letGo: true });
   } else {
     world.set(node, { workload, epoch, state: "running" });
     end("OWNER", { checkpoint });
@@ -199,7 +200,7 @@ function restoreHere(
       node: node.name,
     });
   }
-  node.journal({ workload, epoch, state: "OWNER", operation, peer, digest: id });
+  node.journal({ workload, epoch, state: "OWNER", operation, peer, digest: id, letRun: true });
   node.specs.set(workload, spec);
   world.set(node, { workload, epoch, state: "running" });
   return { pid: 1, epoch };
@@ -267,6 +268,7 @@ export function storeVerbs(world: SimulatedWorld, node: SimulatedNode, call: Cal
         if (!node.up || node.life !== life) {
           throw ferryError("E_AGENT_DOWN", `the agent of ${node.name} was killed`, { node: node.name });
         }
+        world.restores.push(input);
         return restoreHere(world, node, input);
       }),
     listCheckpoints: ({ workload }) =>

@@ -5,7 +5,7 @@
  */
 import { ferryError, type FailureData } from "../../model/failure.js";
 import { applyMove, emptyLedger, holdOf, moveProblem, type Hold, type Ledger } from "../../model/ownership.js";
-import type { SideOutcome, Token } from "../../model/contract.js";
+import type { RestoreInput, SideOutcome, Token } from "../../model/contract.js";
 import type { Checkpoint, ListedCheckpoint } from "../../model/checkpoints.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { SimulatedSave } from "./checkpoints.js";
@@ -145,6 +145,8 @@ export class SimulatedWorld {
   readonly checkpoints = new Map<string, Checkpoint>();
   /** What was saved, in the store that all nodes have. */
   readonly stored: ListedCheckpoint[] = [];
+  /** What was asked to be restored, for tests that look at it. */
+  readonly restores: RestoreInput[] = [];
   saves = 0;
   /** Every call that reached an agent, for tests that count. */
   readonly calls: { node: string; verb: Verb; workload?: string }[] = [];

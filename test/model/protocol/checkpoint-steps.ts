@@ -242,7 +242,7 @@ function attemptSteps(rules: Rules, world: World, name: Name, to: number): Step[
   const m = world[name];
   const { attempt: _, ...settled } = world;
   if (!rules.settleAttempts) return [{ name: "workflow: forgets the restore", next: settled }];
-  if (!m.up) return [];
+  if (!m.up) return m.trees.length > 0 ? [] : givenUp(rules, world, name, to);
   const hold = holdAt(m, to);
   if (m.started.includes(to) || (hold !== undefined && !isOpen(hold.state))) {
     return [{ name: `workflow: hears what became of ${to}`, next: settled }];
@@ -252,6 +252,33 @@ function attemptSteps(rules: Rules, world: World, name: Name, to: number): Step[
   return refused === undefined
     ? []
     : [{ name: `${name}: is asked whether ${to} began, and refuses it`, next: { ...settled, [name]: refused } }];
+}
+
+/** The machine is off, and was fenced: it is restored on the other one, and told so when it is back. */
+function givenUp(rules: Rules, world: World, name: Name, to: number): Step[] {
+  const { left } = world;
+  const node = name === "A" ? "B" : "A";
+  if (left.restores === 0 || !world[node].up) return [];
+  if (startProblem(WORKLOAD, node, holds(world[node])) !== undefined) return [];
+  const next = nextEpoch(Math.max(to, ...world.ops.map((op) => op.to)), holds(world[node]));
+  const line = { epoch: next, operation: restoreName(next), peer: name, digest: "c" };
+  const own = journaled(rules, world[node], { ...line, state: "OWNER" });
+  if (own === undefined) return [];
+  const { attempt: _, ...settled } = world;
+  const runs = withTree(own, { epoch: next, state: "runs", whole: true, engine: true });
+  return [
+    {
+      name: `a person: ${name} is off, ${node} restores it as ${next}`,
+      fault: true,
+      next: {
+        ...settled,
+        [node]: { ...runs, started: added(runs.started, next) },
+        calls: added(world.calls, `outdate ${name} ${to}`),
+        lost: false,
+        left: { ...left, restores: left.restores - 1 },
+      },
+    },
+  ];
 }
 
 /** Told to restore, however late: the journal owns it first. An agent that died in between goes on when it is asked again. */

@@ -242,6 +242,7 @@ export function recoverySteps(rules: Rules, world: World): Step[] {
 /** With the signed word of the machine that has it now. */
 function outdated(rules: Rules, m: Machine, epoch: number): Machine {
   const hold = holdAt(m, epoch);
+  if (hold === undefined && rules.refuseTheUnheard) return journaled(rules, m, { epoch, state: "TOMBSTONE" }) ?? m;
   if (hold === undefined || !isOpen(hold.state)) return m;
   const over = journaled(rules, m, { epoch, state: "SUPERSEDED" });
   return over === undefined ? m : withoutTree(over, epoch);
@@ -290,13 +291,18 @@ export function callSteps(rules: Rules, world: World): Step[] {
     const index = Number(rest.at(-1));
     if (verb === "outdate") {
       const lost = rest[0] === "A" ? "A" : "B";
-      const told = world[lost].up ? outdated(rules, world[lost], index) : world[lost];
-      if (told !== world[lost])
-        steps.push({ name: `${lost}: is told that its ${index} is stale`, next: { ...world, [lost]: told } });
+      const m = world[lost].up ? outdated(rules, world[lost], index) : world[lost];
+      const word = `${lost} ${index}`;
+      if (m !== world[lost] || (m.up && !world.told.includes(word))) {
+        const next = { ...world, [lost]: m, told: added(world.told, word) };
+        steps.push({ name: `${lost}: is told that its ${index} is stale`, next });
+      }
       continue;
     }
     if (verb === "restore") {
       const name = rest[0] === "A" ? "A" : "B";
+      const word = `${name} ${index}`;
+      if (world.calls.includes(`outdate ${word}`) && !world.told.includes(word)) continue;
       if (world[name].up) steps.push(...restoreCall(rules, world, name, index));
       continue;
     }

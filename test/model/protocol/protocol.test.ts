@@ -189,6 +189,12 @@ const WRONG: ({ name: string; promise: Violation["promise"] } & Omit<Partial<Opt
     budget: { operations: 0, checkpoints: 1, restores: 2 },
     promise: "never two copies",
   },
+  {
+    name: "a restore that never came to a machine that was given up is begun when it comes late",
+    rules: { refuseTheUnheard: false },
+    budget: { operations: 0, checkpoints: 1, restores: 2, powerLosses: 1 },
+    promise: "never two copies",
+  },
 ];
 for (const { name, budget, lazy, promise, ...more } of WRONG) {
   test(`found out: ${name}`, (t) => {

@@ -125,6 +125,8 @@ export interface World {
   readonly lost: boolean;
   /** Checkpoints in the store: indices of ops. */
   readonly stored: readonly number[];
+  /** Machines that were given up, and have heard since they are back that an epoch is stale: before anything else. */
+  readonly told: readonly string[];
   /** A restore that was asked for, and has no answer yet. */
   readonly attempt?: { readonly node: Name; readonly to: number };
 }
@@ -171,6 +173,8 @@ export interface Rules {
   readonly restoreAsksAll: boolean;
   /** A restore whose answer was lost is settled before the next. */
   readonly settleAttempts: boolean;
+  /** What never came to a machine that was given up is refused there for ever, as soon as it is told. */
+  readonly refuseTheUnheard: boolean;
 }
 export const RULES: Rules = {
   problem: moveProblem,
@@ -191,6 +195,7 @@ export const RULES: Rules = {
   storeBeforeStop: true,
   restoreAsksAll: true,
   settleAttempts: true,
+  refuseTheUnheard: true,
 };
 
 export const operationName = (op: number): string => `${WORKLOAD}.migrate.${op + 1}`;
@@ -254,6 +259,7 @@ export function begin(budget: Budget, lazy: boolean): World {
     left: { ...budget, operations: Math.max(0, budget.operations - 1) },
     lost: false,
     stored: [],
+    told: [],
   };
 }
 
@@ -293,6 +299,7 @@ export function keyOf(world: World): string {
     `${left.kills}${left.powerLosses}${left.engineDeaths}${left.localFailures}${left.terminations}${left.fences}${left.recoveries}${left.operations}${left.checkpoints}${left.restores}`,
     world.lost ? "x" : "",
     world.stored,
+    world.told,
     world.attempt === undefined ? "" : `${world.attempt.node}${world.attempt.to}`,
   ].join("\n");
 }
