@@ -5,8 +5,9 @@ import type { BrokenCheckpoint, CheckpointDiff, ListedCheckpoint, StoredCheckpoi
 import { byEpoch } from "../model/checkpoint-choice.js";
 import { FerryError, ferryError, toFailure } from "../model/failure.js";
 import { describeCheckpoint } from "../checkpoints/describe.js";
+import { compareCheckpoints } from "../checkpoints/diff/compare.js";
 import { openStore, readStoreConfig, type StoreConfig } from "../checkpoints/store-config.js";
-import { collect, diffCheckpoints, isStoredId, type Store } from "../store/index.js";
+import { collect, isStoredId, type Store } from "../store/index.js";
 import type { Log } from "./operations/node-context.js";
 
 /** The collector looks at the whole store: not after every removal. */
@@ -155,12 +156,7 @@ export class NodeStore {
     try {
       const after = await store.read(workload, later);
       try {
-        const streams: CheckpointDiff["streams"] = [];
-        for await (const found of diffCheckpoints(before, after, store.packs)) {
-          const { stream: name, kind, bytesBefore, bytesAfter, changedBytes: changed } = found;
-          streams.push({ name, kind, before: bytesBefore, after: bytesAfter, changed });
-        }
-        return { streams };
+        return await compareCheckpoints(store, before, after);
       } finally {
         await after.close();
       }

@@ -79,17 +79,17 @@ async function readKey(file: string, of: "signer" | "trusted"): Promise<KeyObjec
   }
 }
 
-/** Opens the store, and makes it when there is none. Throws E_REQUEST, E_STORE, E_STORE_KEY. */
-export async function openStore(config: StoreConfig): Promise<Store> {
+/** Opens the store; `make`: where there is none too. Throws E_REQUEST, E_STORE, E_STORE_KEY. */
+export async function openStore(config: StoreConfig, make = true): Promise<Store> {
   const given = [...(config.key === undefined ? [] : [config.key]), ...(config.oldKeys ?? [])];
   const masterKeys = await Promise.all(given.map((one) => loadKey(sourceOf(one))));
   const signer = await readKey(config.signer, "signer");
   const trusted = await Promise.all((config.trusted ?? []).map((file) => readKey(file, "trusted")));
-  return Store.open({ backend: await backendOf(config), masterKeys, signer, trusted });
+  return Store.open({ backend: await backendOf(config, make), masterKeys, signer, trusted, make });
 }
 
-async function backendOf(config: StoreConfig): Promise<Backend> {
-  if ("local" in config) return localBackend(config.local);
+async function backendOf(config: StoreConfig, make: boolean): Promise<Backend> {
+  if ("local" in config) return localBackend(config.local, make);
   const { bucket, prefix, region, endpoint } = config.s3;
   return s3Backend({
     bucket,

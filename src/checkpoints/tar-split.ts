@@ -81,6 +81,33 @@ export async function walkTar(input: TarInput, output: TarOutput): Promise<numbe
   }
 }
 
+/** An entry as its headers tell it. */
+export interface ListedEntry {
+  entry: TarEntry;
+  /** Its name's, without "." and empty ones. */
+  parts: string[];
+  /** All of them as they stand there, a sparse map included. */
+  headers: Buffer;
+  /** Of its content, without a sparse map. */
+  contentBytes: number;
+}
+
+/** What is in an archive, in its order, from its headers alone. @throws FerryError E_STORE_CORRUPT */
+export async function* listTar(input: Pick<TarInput, "meta">): AsyncGenerator<ListedEntry> {
+  const names = new Names();
+  for (;;) {
+    const headers = await readHeaders(input);
+    if (headers === undefined) return;
+    const { entry, blocks } = headers;
+    names.check(entry);
+    const map = entry.sparse ? await readMap(entry, input) : [];
+    const contentBytes = entry.bytes - map.length * TAR_BLOCK;
+    const padding = padded(contentBytes) - contentBytes;
+    if (padding > 0) zeros(await input.meta(padding));
+    yield { entry, parts: partsOf(entry.name), headers: Buffer.concat([...blocks, ...map]), contentBytes };
+  }
+}
+
 async function passContent(entry: TarEntry, input: TarInput, output: TarOutput): Promise<void> {
   let left = entry.bytes;
   if (entry.sparse) {
@@ -117,7 +144,7 @@ function zeros(data: Buffer): Buffer {
 }
 
 /** One entry's headers; undefined at the end of the archive. */
-async function readHeaders(input: TarInput): Promise<{ entry: TarEntry; blocks: Buffer[] } | undefined> {
+async function readHeaders(input: Pick<TarInput, "meta">): Promise<{ entry: TarEntry; blocks: Buffer[] } | undefined> {
   const first = await input.meta(TAR_BLOCK);
   if (isEmpty(first)) return undefined;
   if (typeOf(first) !== "x") return { entry: entryOf(first, new Map()), blocks: [first] };
@@ -213,7 +240,7 @@ function entryOf(header: Buffer, records: ReadonlyMap<string, string>): TarEntry
 }
 
 /** The map of a sparse file (format 1.0) in front of its content: numbers by lines, the first says how many pairs follow. */
-async function readMap(entry: TarEntry, input: TarInput): Promise<Buffer[]> {
+async function readMap(entry: TarEntry, input: Pick<TarInput, "meta">): Promise<Buffer[]> {
   const blocks: Buffer[] = [];
   let lines = 0;
   let wanted: number | undefined;

@@ -192,7 +192,7 @@ function inputOf(meta: ByteQueue, content: ByteQueue): TarInput {
 const padding = (bytes: number): number => (BLOCK - (bytes % BLOCK)) % BLOCK;
 
 /** A stream of the store from start to end, with its zeros. */
-function bytesOf(reader: CheckpointReader, name: string): ByteQueue {
+export function bytesOf(reader: CheckpointReader, name: string): ByteQueue {
   const { bytes } = reader.stream(name);
   async function* all(): AsyncGenerator<Buffer> {
     let at = 0;

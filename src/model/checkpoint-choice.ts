@@ -34,7 +34,7 @@ const unknown = (workload: string, message: string, remedy: string): FerryError 
   ferryError("E_CHECKPOINT_UNKNOWN", message, { workload, remedy });
 
 /** The one with that id, or the only one whose id begins so. @throws E_CHECKPOINT_UNKNOWN that lists what fits */
-export function byPrefix<Listed extends ListedCheckpoint>(
+export function byPrefix<Listed extends { id: string; workload: string }>(
   workload: string,
   listed: readonly Listed[],
   prefix: string,

@@ -47,9 +47,59 @@ export interface BrokenCheckpoint {
 }
 export type ListedCheckpoint = StoredCheckpoint | BrokenCheckpoint;
 
-/** What changed between two checkpoints, stream by stream: images, memory of a task, files. Bytes. */
+/**
+ * What changed between two checkpoints, stream by stream: images, memory of a task, files; and what that means. Bytes. Lists
+ * are cut: `more` says how many are left out.
+ */
 export interface CheckpointDiff {
   streams: { name: string; kind: string; before: number; after: number; changed: number }[];
+  /** All that follows is missing where a node is of an older version. */
+  processes?: { list: ProcessDiff[]; more: number };
+  files?: FilesDiff;
+  sockets?: { list: SocketDiff[]; more: number; same: number };
+  /** What could not be looked at, in words. */
+  notes?: string[];
+}
+export type Change = "added" | "removed" | "changed" | "same";
+/** A process and its own memory: private, anonymous areas. */
+export interface ProcessDiff {
+  /** Inside the workload. */
+  pid: number;
+  name: string;
+  change: Change;
+  before: number;
+  after: number;
+  changed: number;
+  /** Of its memory those where most has changed; addresses are hexadecimal. */
+  areas: { start: string; end: string; kind: "heap" | "stack" | "anonymous"; changed: number }[];
+  moreAreas: number;
+}
+/** Files of the workload, by their names in its directory: `data` is its /data. */
+export interface FilesDiff {
+  added: number;
+  removed: number;
+  changed: number;
+  /** Owner, mode, times or attributes alone. */
+  metadata: number;
+  same: number;
+  list: FileDiff[];
+  more: number;
+}
+export interface FileDiff {
+  name: string;
+  change: "added" | "removed" | "changed" | "metadata";
+  type: string;
+  before: number;
+  after: number;
+  /** Of its content, in whole blocks of 4096. */
+  changed: number;
+}
+export interface SocketDiff {
+  change: "added" | "removed";
+  protocol: string;
+  state: string;
+  local: string;
+  remote?: string;
 }
 
 /** How a checkpoint is asked for. */

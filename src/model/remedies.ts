@@ -25,6 +25,8 @@ export const REMEDIES: Readonly<Partial<Record<FailureCode, string>>> = {
   E_IMAGE_DIGEST: AGAIN,
   E_IMAGE_INCOMPLETE: AGAIN,
   E_TOOL: "see that the program is installed and works on that node: ferry doctor",
+  E_STORE_CORRUPT:
+    "see what else is hurt: ferry checkpoints fsck --store FILE; restore from another checkpoint, or import one",
   E_JOURNAL_CORRUPT:
     "put back an intact copy of the journal and start the agent again; nothing is started from a damaged one",
 };

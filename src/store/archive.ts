@@ -1,161 +1,194 @@
 /**
- * One checkpoint as one file: its objects one after the other, as they lie in the store, so that its signature holds and
- * nothing is decrypted on the way. Whoever imports it needs the same master key.
+ * One checkpoint as one file (docs/store.md): its objects one after the other, packs as they lie in the store, so that its
+ * signature holds and nothing is decrypted on the way.
  *
- *   "FERRYAR1" | entries: u32 length of the key, key, u64 length of the body, body | u32 0 | sha256 of all before
+ *   "FERRYAR2" | entries: u32 length of the name, name, u64 length of the content, content | u32 0 | sha256 of all before
  *
- * Numbers are little endian. Data keys come first, the manifest is the last entry.
+ * Numbers are little endian. The manifest comes first, then the data keys, then the packs; nothing else, nothing twice.
  */
 import { createHash } from "node:crypto";
-import { ferryError } from "../model/failure.js";
-import { eachAtOnce } from "./at-once.js";
-import { getExisting } from "./backend.js";
-import { importedKey } from "./config.js";
-import { condemnedKey, Lease } from "./lease.js";
-import { manifestKey, readManifest, type Manifest } from "./manifest.js";
-import { packKey } from "./pack-format.js";
-import type { Store } from "./store.js";
+import { constants } from "node:fs";
+import { open, type FileHandle } from "node:fs/promises";
+import { ferryError, toFailure } from "../model/failure.js";
+import { tooShort, type Backend, type Range } from "./backend.js";
 
-const MAGIC = Buffer.from("FERRYAR1");
-const MAX_BODY_BYTES = 2 ** 30;
-const KEY =
-  /^(keys\/[0-9a-f]{32}\/([0-9a-f]{16}|plain)|packs\/[0-9a-f]{2}\/[0-9a-f]{32}|checkpoints\/[a-z0-9-]+\/[0-9TZa-f-]+\.json)$/;
+export const ARCHIVE_MAGIC = "FERRYAR2";
+const DIGEST_BYTES = 32;
+const MAX_NAME_BYTES = 512;
+/** Names are no paths: each is one of these, and nothing is made of it but an object of the store. */
+const NAMES = [
+  { kind: "manifest", pattern: /^checkpoints\/[a-z0-9-]{1,64}\/[0-9TZa-f-]{1,64}\.json$/, maxBytes: 1024 ** 2 },
+  { kind: "key", pattern: /^keys\/[0-9a-f]{32}\/([0-9a-f]{16}|plain)$/, maxBytes: 4096 },
+  { kind: "pack", pattern: /^packs\/([0-9a-f]{2})\/\1[0-9a-f]{30}$/, maxBytes: 2 ** 30 },
+] as const;
+type Kind = (typeof NAMES)[number]["kind"];
+const ORDER: readonly Kind[] = ["manifest", "key", "pack"];
+const MAX_ENTRIES = 4 * 1024 ** 2;
+const PIECE_BYTES = 1024 ** 2;
 
-/** The file's bytes, in order. The packs that it shares with other checkpoints are in it as a whole. */
-export async function* exportCheckpoint(store: Store, workload: string, id: string): AsyncGenerator<Buffer> {
-  const reader = await store.read(workload, id);
-  const hash = createHash("sha256");
-  const pass = (part: Buffer): Buffer => {
-    hash.update(part);
-    return part;
-  };
-  try {
-    yield pass(MAGIC);
-    const { pack, packBytes, packDigest } = reader.manifest.tree;
-    const packs = [...reader.tree.packs, { id: pack, bytes: packBytes, digest: packDigest }];
-    const dataKeys = new Set<string>();
-    await eachAtOnce(8, packs, async (ref) => {
-      const index = await store.packs.index(ref);
-      dataKeys.add(index.dataKeyId).add(index.idKeyId);
-    });
-    const keys: string[] = [];
-    for (const dataKey of dataKeys) {
-      for await (const { key } of store.backend.list(`keys/${dataKey}/`)) keys.push(key);
-    }
-    keys.push(...new Set(packs.map((ref) => packKey(ref.id))), manifestKey(workload, id));
-    for (const key of keys) {
-      const body = await getExisting(store.backend, key);
-      const start = Buffer.alloc(4 + key.length + 8);
-      start.writeUInt32LE(key.length);
-      start.write(key, 4, "latin1");
-      start.writeBigUInt64LE(BigInt(body.length), 4 + key.length);
-      yield pass(start);
-      yield pass(body);
-    }
-    yield pass(Buffer.alloc(4));
-    yield hash.digest();
-  } finally {
-    await reader.close();
-  }
+export const wrongFile = (what: string): Error =>
+  ferryError("E_STORE_CORRUPT", `the file is no checkpoint of Ferry's: ${what}`, {
+    remedy: "nothing of it was taken: export it again, or bring the file over again",
+  });
+
+/** What stands in front of an entry's content. */
+export function entryHead(name: string, bytes: number): Buffer {
+  const head = Buffer.alloc(4 + name.length + 8);
+  head.writeUInt32LE(name.length);
+  head.write(name, 4, "latin1");
+  head.writeBigUInt64LE(BigInt(bytes), 4 + name.length);
+  return head;
 }
 
-/**
- * Takes a checkpoint in. It is there when all of it is, and its signature, its tree and all its packs were looked at.
- * @throws FerryError E_STORE_CORRUPT, E_STORE_SIGNATURE, E_STORE_KEY
- */
-export async function importCheckpoint(store: Store, source: AsyncIterable<Buffer>): Promise<Manifest> {
-  const input = new ArchiveReader(source);
-  const leases = new Map<string, Lease>();
-  try {
-    if (!(await input.take(MAGIC.length)).equals(MAGIC)) throw wrong("it does not begin as one");
-    let last: { key: string; body: Buffer } | undefined;
-    for (;;) {
-      const keyBytes = (await input.take(4)).readUInt32LE();
-      if (keyBytes === 0) break;
-      if (last !== undefined) throw wrong("something follows the manifest");
-      if (keyBytes > 512) throw wrong("a name in it is too long");
-      const key = (await input.take(keyBytes)).toString("latin1");
-      if (!KEY.test(key)) throw wrong(`${JSON.stringify(key)} is no object of a checkpoint`);
-      const bodyBytes = Number((await input.take(8)).readBigUInt64LE());
-      if (bodyBytes > MAX_BODY_BYTES) throw wrong(`${key} is too large`);
-      const body = await input.take(bodyBytes);
-      if (key.startsWith("keys/")) await store.backend.put(key, importedKey(body, key));
-      else if (key.startsWith("packs/")) await takePack(store, key, body, leases);
-      else last = { key, body };
-    }
-    await input.end();
-    if (last === undefined) throw wrong("it has no manifest");
-    const manifest = readManifest(last.body, last.key, store.trusted);
-    const tree = await store.tree(manifest);
-    await eachAtOnce(8, tree.packs, async (pack) => {
-      const index = await store.packs.index(pack);
-      if (index.encrypted !== (store.ring.cipher !== "none")) {
-        throw ferryError("E_STORE_KEY", "the checkpoint is encrypted and the store is not, or the other way round", {
-          remedy: "import it into a store of its own kind",
+interface Entry {
+  kind: Kind;
+  offset: number;
+  bytes: number;
+}
+
+/** An exported checkpoint that was read to its end: whole, by its own digest; who signed it is another question. */
+export class Archive {
+  readonly #file: FileHandle;
+  readonly #path: string;
+  readonly #entries: Map<string, Entry>;
+
+  private constructor(file: FileHandle, path: string, entries: Map<string, Entry>) {
+    this.#file = file;
+    this.#path = path;
+    this.#entries = entries;
+  }
+
+  /** @throws FerryError E_STORE_CORRUPT, E_REQUEST: it can't be read */
+  static async open(path: string): Promise<Archive> {
+    // A pipe without a writer would be waited for.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: unknown) => {
+      throw ferryError("E_REQUEST", `${path} can't be read: ${toFailure(error).message}`, {
+        remedy: "name a file that `checkpoints export` has written",
+      });
+    });
+    try {
+      const info = await file.stat();
+      if (!info.isFile()) {
+        throw ferryError("E_REQUEST", `${path} is no plain file`, {
+          remedy: "name a file that `checkpoints export` has written, or give it to standard input: -",
         });
       }
-      if (index.encrypted) await store.packs.ids(index);
-    });
-    for (const lease of leases.values()) await lease.assertHeld();
-    await store.backend.put(last.key, last.body);
-    return manifest;
-  } finally {
-    for (const lease of leases.values()) await lease.end();
-  }
-}
-
-/** Under the lease of the session that the pack is of, so that it is not collected before the manifest is there. */
-async function takePack(store: Store, key: string, body: Buffer, leases: Map<string, Lease>): Promise<void> {
-  const session = key.slice("packs/00/".length, "packs/00/".length + 16);
-  if (key.slice("packs/".length, "packs/00".length) !== session.slice(0, 2))
-    throw wrong(`${key} is in the wrong place`);
-  if (!leases.has(session)) {
-    leases.set(session, await Lease.take(store.backend, session));
-    if ((await store.backend.stat(condemnedKey(session))) !== undefined) {
-      throw ferryError("E_BUSY", `the store ${store.backend.name} is about to collect packs of this checkpoint`, {
-        remedy: "collect once more when the grace period is over, then import again",
-      });
+      return new Archive(file, path, await readEntries(file, info.size));
+    } catch (error) {
+      await file.close();
+      throw error;
     }
   }
-  await store.backend.put(key, body);
-}
 
-const wrong = (what: string): Error =>
-  ferryError("E_STORE_CORRUPT", `the file is no checkpoint of Ferry's: ${what}`, { remedy: "export it again" });
-
-/** Exact numbers of bytes from pieces of any size, and their digest. */
-class ArchiveReader {
-  readonly #source: AsyncIterator<Buffer>;
-  readonly #hash = createHash("sha256");
-  #rest: Buffer = Buffer.alloc(0);
-
-  constructor(source: AsyncIterable<Buffer>) {
-    this.#source = source[Symbol.asyncIterator]();
+  names(kind: Kind): string[] {
+    return [...this.#entries].flatMap(([name, entry]) => (entry.kind === kind ? [name] : []));
   }
 
-  async take(bytes: number): Promise<Buffer> {
-    const data = await this.#pull(bytes);
-    this.#hash.update(data);
+  sizeOf(name: string): number | undefined {
+    return this.#entries.get(name)?.bytes;
+  }
+
+  /** @throws FerryError E_STORE_CORRUPT: there is none, or the file has changed meanwhile */
+  async content(name: string): Promise<Buffer> {
+    const body = await this.backend().get(name);
+    if (body === undefined) throw wrongFile(`${name} is missing in it`);
+    return body;
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+
+  /** For who reads checkpoints: this one. Nothing can be put into it. */
+  backend(): Backend {
+    const never = (): Promise<never> =>
+      Promise.reject(ferryError("E_INTERNAL", "nothing is written to an exported checkpoint"));
+    const entries = this.#entries;
+    const backend: Backend = {
+      name: this.#path,
+      put: never,
+      replace: never,
+      delete: never,
+      sweep: never,
+      get: async (key, range) => {
+        const entry = entries.get(key);
+        return entry === undefined ? undefined : this.#read(backend, key, entry, range);
+      },
+      stat: (key) => {
+        const entry = entries.get(key);
+        return Promise.resolve(entry === undefined ? undefined : { key, bytes: entry.bytes, modifiedMs: 0 });
+      },
+      async *list(prefix) {
+        for (const [key, { bytes }] of entries) if (key.startsWith(prefix)) yield { key, bytes, modifiedMs: 0 };
+      },
+      close: () => undefined,
+    };
+    return backend;
+  }
+
+  async #read(backend: Backend, key: string, entry: Entry, range?: Range): Promise<Buffer> {
+    const { offset, bytes } = range ?? { offset: 0, bytes: entry.bytes };
+    const there = Math.max(0, Math.min(bytes, entry.bytes - offset));
+    if (there < bytes) throw tooShort(backend, key, { offset, bytes }, there);
+    return readAt(this.#file, entry.offset + offset, bytes);
+  }
+}
+
+async function readAt(file: FileHandle, offset: number, bytes: number): Promise<Buffer> {
+  const body = Buffer.allocUnsafeSlow(bytes);
+  for (let got = 0; got < bytes;) {
+    const { bytesRead } = await file.read(body, got, bytes - got, offset + got);
+    if (bytesRead === 0) throw wrongFile("it is cut");
+    got += bytesRead;
+  }
+  return body;
+}
+
+/** Every byte is read once: what comes of it lies where it says. */
+async function readEntries(file: FileHandle, fileBytes: number): Promise<Map<string, Entry>> {
+  const hash = createHash("sha256");
+  let at = 0;
+  const need = (bytes: number): void => {
+    if (at + bytes > fileBytes) throw wrongFile("it is cut");
+  };
+  const take = async (bytes: number): Promise<Buffer> => {
+    need(bytes);
+    const data = await readAt(file, at, bytes);
+    hash.update(data);
+    at += bytes;
     return data;
+  };
+  const magic = (await take(Math.min(ARCHIVE_MAGIC.length, fileBytes))).toString("latin1");
+  if (magic !== ARCHIVE_MAGIC) {
+    const other = magic.startsWith("FERRYAR") ? `format ${JSON.stringify(magic.slice(7))} is not known` : undefined;
+    throw wrongFile(other ?? (ARCHIVE_MAGIC.startsWith(magic) ? "it is cut" : "it does not begin as one"));
   }
-
-  async end(): Promise<void> {
-    const digest = this.#hash.digest();
-    if (!(await this.#pull(digest.length)).equals(digest)) throw wrong("its digest differs");
-    if (this.#rest.length > 0 || !(await this.#source.next()).done) throw wrong("something follows its end");
-  }
-
-  async #pull(bytes: number): Promise<Buffer> {
-    const parts = [this.#rest];
-    let have = this.#rest.length;
-    while (have < bytes) {
-      const next = await this.#source.next();
-      if (next.done) throw wrong("it is cut");
-      parts.push(next.value);
-      have += next.value.length;
+  const entries = new Map<string, Entry>();
+  let last: Kind | undefined;
+  for (;;) {
+    const nameBytes = (await take(4)).readUInt32LE();
+    if (nameBytes === 0) break;
+    if (nameBytes > MAX_NAME_BYTES) throw wrongFile("a name in it is too long");
+    const name = (await take(nameBytes)).toString("latin1");
+    const form = NAMES.find(({ pattern }) => pattern.test(name));
+    if (form === undefined) throw wrongFile(`${JSON.stringify(name)} is no object of a checkpoint`);
+    const { kind, maxBytes } = form;
+    if (ORDER.indexOf(kind) < ORDER.indexOf(last ?? "manifest") || (last === undefined) !== (kind === "manifest")) {
+      throw wrongFile(last === undefined ? "it does not begin with a manifest" : `${name} is not where it belongs`);
     }
-    const all = parts.length === 1 ? this.#rest : Buffer.concat(parts, have);
-    this.#rest = all.subarray(bytes);
-    return all.subarray(0, bytes);
+    last = kind;
+    const bytes = Number((await take(8)).readBigUInt64LE());
+    if (bytes > maxBytes) throw wrongFile(`${name} has ${bytes} bytes, which none has`);
+    need(bytes);
+    if (entries.has(name)) throw wrongFile(`${name} is in it twice`);
+    if (entries.size >= MAX_ENTRIES) throw wrongFile("it has too many objects");
+    entries.set(name, { kind, offset: at, bytes });
+    for (let left = bytes; left > 0; left -= PIECE_BYTES) await take(Math.min(left, PIECE_BYTES));
   }
+  if (last === undefined) throw wrongFile("it has no manifest");
+  const digest = hash.digest();
+  if (at + DIGEST_BYTES > fileBytes) throw wrongFile("it is cut");
+  if (!(await readAt(file, at, DIGEST_BYTES)).equals(digest)) throw wrongFile("its digest differs");
+  if (at + DIGEST_BYTES !== fileBytes) throw wrongFile("something follows its end");
+  return entries;
 }

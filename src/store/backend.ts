@@ -63,3 +63,8 @@ export async function getExisting(backend: Backend, key: string, range?: Range):
   }
   return body;
 }
+
+export const noStore = (name: string): Error =>
+  ferryError("E_STORE", `there is no store at ${name}`, {
+    remedy: "look at the configuration: a store is made by the first agent that uses it, or by an import",
+  });

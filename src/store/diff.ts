@@ -23,15 +23,19 @@ export const MAX_RANGES = 10_000;
 const sizeOf = (stream: TreeStream | undefined): number =>
   (stream?.kind === "memory" ? stream.dataBytes : stream?.bytes) ?? 0;
 
-/** Streams that differ, in the order of their names. */
+/**
+ * Streams that differ, in the order of their names.
+ * @param seen told of every block that differs, in order: `ranges` is cut
+ */
 export async function* diffCheckpoints(
   before: CheckpointReader,
   after: CheckpointReader,
   packs: PackReader,
+  seen: (stream: string, offset: number) => void = () => undefined,
 ): AsyncGenerator<StreamDiff> {
   const old = new Map(before.streams.map((stream) => [stream.name, stream]));
   const now = new Map(after.streams.map((stream) => [stream.name, stream]));
-  const ids = new IdCache(packs);
+  const ids = new BlockIds(packs);
   for (const name of [...new Set([...old.keys(), ...now.keys()])].sort()) {
     const a = old.get(name);
     const b = now.get(name);
@@ -56,13 +60,19 @@ export async function* diffCheckpoints(
       if (inA?.leaf !== undefined && inA.leaf === inB?.leaf) continue;
       const piecesA = a === undefined || inA === undefined ? [] : await before.runs(a, inA);
       const piecesB = b === undefined || inB === undefined ? [] : await after.runs(b, inB);
-      await compare(piecesA, piecesB, ids, diff);
+      await compare(piecesA, piecesB, ids, diff, seen);
     }
     if (diff.change !== "changed" || diff.changedBytes > 0 || diff.bytesBefore !== diff.bytesAfter) yield diff;
   }
 }
 
-async function compare(a: Piece[], b: Piece[], ids: IdCache, diff: StreamDiff): Promise<void> {
+async function compare(
+  a: Piece[],
+  b: Piece[],
+  ids: BlockIds,
+  diff: StreamDiff,
+  seen: (stream: string, offset: number) => void,
+): Promise<void> {
   const placesA = places(a);
   const placesB = places(b);
   for (const block of [...new Set([...placesA.keys(), ...placesB.keys()])].sort((x, y) => x - y)) {
@@ -76,6 +86,7 @@ async function compare(a: Piece[], b: Piece[], ids: IdCache, diff: StreamDiff): 
     diff.changedBytes += BLOCK_BYTES;
     const last = diff.ranges.at(-1);
     const offset = block * BLOCK_BYTES;
+    seen(diff.stream, offset);
     if (last !== undefined && last.offset + last.bytes === offset) last.bytes += BLOCK_BYTES;
     else if (diff.ranges.length < MAX_RANGES) diff.ranges.push({ offset, bytes: BLOCK_BYTES });
     else diff.more = true;
@@ -92,8 +103,55 @@ function places(pieces: Piece[]): Map<number, Place> {
   return found;
 }
 
+/**
+ * How many blocks differ between a part of one checkpoint and a part of another, wherever they lie in their streams.
+ * @param a in order; `fromA`: the block of the stream that the part begins with
+ */
+export async function differingBlocks(
+  a: readonly Piece[],
+  fromA: number,
+  b: readonly Piece[],
+  fromB: number,
+  ids: BlockIds,
+): Promise<number> {
+  let differ = 0;
+  let [i, j] = [0, 0];
+  const last = (pieces: readonly Piece[], from: number): number => {
+    const piece = pieces.at(-1);
+    return piece === undefined ? 0 : piece.at + piece.blocks - from;
+  };
+  const end = Math.max(last(a, fromA), last(b, fromB));
+  for (let at = 0; at < end;) {
+    while (i < a.length && ends(a[i], fromA) <= at) i += 1;
+    while (j < b.length && ends(b[j], fromB) <= at) j += 1;
+    const one = partAt(a[i], fromA, at, end);
+    const other = partAt(b[j], fromB, at, end);
+    const blocks = Math.min(one.until, other.until) - at;
+    if (one.place !== undefined && other.place !== undefined) {
+      const same = one.place.pack.id === other.place.pack.id && one.place.block === other.place.block;
+      for (let k = same ? blocks : 0; k < blocks; k += 1) {
+        const [x, y] = await Promise.all([ids.of(one.place, k), ids.of(other.place, k)]);
+        if (!x.equals(y)) differ += 1;
+      }
+    } else if (one.place !== undefined || other.place !== undefined) differ += blocks;
+    at += blocks;
+  }
+  return differ;
+}
+
+const ends = (piece: Piece | undefined, from: number): number =>
+  piece === undefined ? 0 : piece.at + piece.blocks - from;
+
+/** Where the block `at` lies (zeros lie nowhere), and up to where it goes on so. */
+function partAt(piece: Piece | undefined, from: number, at: number, end: number): { place?: Place; until: number } {
+  if (piece === undefined) return { until: end };
+  const start = piece.at - from;
+  if (at < start) return { until: start };
+  return { place: { pack: piece.pack, block: piece.block + at - start }, until: start + piece.blocks };
+}
+
 /** Ids of the packs used last: 64 KiB each. */
-class IdCache {
+export class BlockIds {
   readonly #packs: PackReader;
   readonly #ids = new Map<string, Promise<Buffer>>();
 
@@ -101,7 +159,8 @@ class IdCache {
     this.#packs = packs;
   }
 
-  async of({ pack, block }: Place): Promise<Buffer> {
+  /** @param further so many blocks behind it */
+  async of({ pack, block }: Place, further = 0): Promise<Buffer> {
     let ids = this.#ids.get(pack.id);
     if (ids === undefined) {
       ids = this.#packs.index(pack).then((index) => this.#packs.ids(index));
@@ -111,6 +170,6 @@ class IdCache {
         this.#ids.delete(oldest);
       }
     }
-    return idAt(await ids, block);
+    return idAt(await ids, block + further);
   }
 }

@@ -7,7 +7,8 @@
  * and nobody is at work who began before that.
  */
 import { randomBytes } from "node:crypto";
-import { ferryError } from "../model/failure.js";
+import { ferryError, toFailure } from "../model/failure.js";
+import type { Collected } from "../model/store-report.js";
 import { eachAtOnce } from "./at-once.js";
 import { condemnedKey, LEASE_MS, leaseKey, readLeases } from "./lease.js";
 import { readManifest } from "./manifest.js";
@@ -20,14 +21,6 @@ export interface CollectOptions {
   graceMs?: number;
   /** Age from which a lease is nobody's. */
   leaseMs?: number;
-}
-
-export interface Collected {
-  packs: number;
-  bytes: number;
-  /** Of no use, but not for long enough. */
-  waitingPacks: number;
-  waitingBytes: number;
 }
 
 export const GRACE_MS = 60 * 60_000;
@@ -48,12 +41,13 @@ export async function collect(store: Store, options: CollectOptions = {}): Promi
   const alive = leases.filter(({ ageMs }) => ageMs < leaseMs);
   for (const { session, ageMs } of leases) if (ageMs >= leaseMs) await backend.delete(leaseKey(session));
   const atWork = new Set(alive.map(({ session }) => session));
-  const needed = await neededPacks(store);
-
   const oldestMs = Math.min(...alive.map(({ startedMs }) => startedMs));
+  const forgotten = (modifiedMs: number): boolean =>
+    nowMs - modifiedMs >= graceMs && oldestMs > modifiedMs + CLOCK_STEP_MS;
+  const needed = await neededPacks(store, forgotten);
+
   for await (const { key, modifiedMs } of backend.list("trash/")) {
-    const forgotten = nowMs - modifiedMs >= graceMs && oldestMs > modifiedMs + CLOCK_STEP_MS;
-    if (forgotten) await backend.delete(key);
+    if (forgotten(modifiedMs)) await backend.delete(key);
   }
   for await (const { key, modifiedMs } of backend.list("sessions/")) {
     const session = key.slice("sessions/".length, -".json".length);
@@ -101,11 +95,16 @@ async function placeClock({ backend }: Store): Promise<number> {
 }
 
 /** Packs of every checkpoint, deleted ones in the trash included. Signatures are not looked at: it can only keep more. */
-async function neededPacks(store: Store): Promise<Set<string>> {
+async function neededPacks(store: Store, forgotten: (modifiedMs: number) => boolean): Promise<Set<string>> {
   const needed = new Set<string>();
   const keys: string[] = [];
+  /** Nobody needs them any more. */
+  const past = new Set<string>();
   for (const prefix of ["checkpoints/", "trash/"]) {
-    for await (const { key } of store.backend.list(prefix)) keys.push(key);
+    for await (const { key, modifiedMs } of store.backend.list(prefix)) {
+      keys.push(key);
+      if (prefix === "trash/" && forgotten(modifiedMs)) past.add(key);
+    }
   }
   await eachAtOnce(MANIFESTS_AT_ONCE, keys, async (key) => {
     let body = await store.backend.get(key);
@@ -114,9 +113,15 @@ async function neededPacks(store: Store): Promise<Set<string>> {
       body = await store.backend.get(key.replace("checkpoints/", "trash/"));
     }
     if (body === undefined) return;
-    const manifest = readManifest(body, key, undefined);
-    needed.add(manifest.tree.pack);
-    for (const { id } of (await store.tree(manifest)).packs) needed.add(id);
+    try {
+      const manifest = readManifest(body, key, undefined);
+      needed.add(manifest.tree.pack);
+      for (const { id } of (await store.tree(manifest)).packs) needed.add(id);
+    } catch (error) {
+      // A broken checkpoint that was removed must not keep the collector from its work for ever.
+      if (past.has(key) && toFailure(error).code === "E_STORE_CORRUPT") return;
+      throw error;
+    }
   });
   return needed;
 }

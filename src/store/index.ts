@@ -1,9 +1,11 @@
 /** The checkpoint store, for the agent: docs/store.md. */
-export { exportCheckpoint, importCheckpoint } from "./archive.js";
 export type { Backend } from "./backend.js";
-export { diffCheckpoints, type StreamDiff } from "./diff.js";
-export { fsck, type FsckReport } from "./fsck.js";
-export { collect, type Collected } from "./gc.js";
+export { BlockIds, diffCheckpoints, differingBlocks, type StreamDiff } from "./diff.js";
+export { ARCHIVE_MAGIC, wrongFile } from "./archive.js";
+export { exportCheckpoint, type ExportOptions } from "./export.js";
+export { fsck } from "./fsck.js";
+export { collect } from "./gc.js";
+export { importCheckpoint, type ImportOptions } from "./import.js";
 export { loadKey, type KeySource, type MasterKey } from "./keys.js";
 export { localBackend } from "./local.js";
 export { CheckpointFacts, isStoredId, type Manifest } from "./manifest.js";

@@ -7,7 +7,7 @@ import { constants } from "node:fs";
 import { link, mkdir, open, readdir, rename, stat, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { FerryError, ferryError, toFailure } from "../model/failure.js";
-import { checkKey, tooShort, type Backend, type ObjectInfo, type Range } from "./backend.js";
+import { checkKey, noStore, tooShort, type Backend, type ObjectInfo, type Range } from "./backend.js";
 
 /** Where objects lie until they are whole. Not a valid key, so it is never listed. */
 const ASIDE = ".aside";
@@ -23,8 +23,8 @@ async function syncDir(dir: string): Promise<void> {
   }
 }
 
-/** @param root made when it is not there */
-export async function localBackend(root: string): Promise<Backend> {
+/** @param make the directory when it is not there; else E_STORE */
+export async function localBackend(root: string, make = true): Promise<Backend> {
   const problem = (doing: string, error: unknown): Error => {
     const failure = toFailure(error, "E_STORE");
     return ferryError(failure.code, `${doing} in the store ${root} failed`, {
@@ -45,7 +45,8 @@ export async function localBackend(root: string): Promise<Backend> {
     if (first === undefined) return;
     for (let at = dir; at !== dirname(first); at = dirname(at)) await syncDir(dirname(at));
   };
-  await attempt("making directories", () => makeDir(join(root, ASIDE)));
+  if (make) await attempt("making directories", () => makeDir(join(root, ASIDE)));
+  else if (!(await attempt("looking at it", () => isDirectory(root)))) throw noStore(root);
 
   const pathOf = (key: string): string => {
     checkKey(key);
@@ -126,6 +127,15 @@ export async function localBackend(root: string): Promise<Backend> {
     close: () => undefined,
   };
   return backend;
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return false;
+    throw error;
+  }
 }
 
 async function readPart(backend: Backend, key: string, path: string, range?: Range): Promise<Buffer | undefined> {

@@ -131,6 +131,11 @@ export class CheckpointReader {
     return this.#pieces(stream, window.w * WINDOW_BLOCKS, (window.w + 1) * WINDOW_BLOCKS);
   }
 
+  /** Where a part of a stream lies, in order: for who compares without reading. Zeros lie nowhere. */
+  async places(name: string, offset: number, bytes: number): Promise<Piece[]> {
+    return this.#pieces(this.stream(name), Math.floor(offset / BLOCK_BYTES), Math.ceil((offset + bytes) / BLOCK_BYTES));
+  }
+
   async leaf(window: TreeWindow): Promise<Leaf> {
     const known = this.#leaves.get(window);
     if (known !== undefined) return known;

@@ -30,6 +30,8 @@ export interface StoreOptions {
   backend: Backend;
   /** The first wraps new data keys; the others can still be read with. None: a store without encryption. */
   masterKeys?: readonly MasterKey[];
+  /** Makes the store where there is none. Default true. */
+  make?: boolean;
   /** Ed25519 public keys whose manifests are believed. */
   trusted: readonly KeyObject[];
   /** Ed25519 private key of this node, for writing. Its public key is trusted too. */
@@ -78,10 +80,10 @@ export class Store {
 
   /**
    * Opens the store, and makes it when there is none.
-   * @throws FerryError E_STORE_KEY: the wrong key
+   * @throws FerryError E_STORE_KEY: the wrong key; E_STORE: there is none, and it was not to be made
    */
   static async open(options: StoreOptions): Promise<Store> {
-    return new Store(options, await KeyRing.open(options.backend, options.masterKeys ?? []));
+    return new Store(options, await KeyRing.open(options.backend, options.masterKeys ?? [], options.make));
   }
 
   /**
@@ -279,6 +281,8 @@ export class Store {
     try {
       const index = await this.packs.index(pack);
       if (index.idKeyId !== this.ring.idKeyId) return;
+      // After a rotation with a new data key everything is stored anew: the old one goes with the checkpoints that need it.
+      if (index.dataKeyId !== this.ring.current) return;
       const ids = await this.packs.ids(index);
       const number = packs.add({ ...pack, digest: index.digest });
       for (let block = 0; block < index.blocks; block += 1) {

@@ -6,19 +6,16 @@ import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { openStore, readStoreConfig } from "../../src/checkpoints/store-config.js";
-import type { CheckpointSaid, SinkStatus } from "../../src/model/mover.js";
-import type { WorkloadSpec } from "../../src/model/workload.js";
 import { fsck, type Store } from "../../src/store/index.js";
-import { connectMover, killMover, startMover, type MoverClient } from "../../src/transfer/mover/client.js";
+import { killMover } from "../../src/transfer/mover/client.js";
 import { isImageName } from "../../src/transfer/images/names.js";
 import { imageProcess } from "../support/criu-images.js";
 import { startMemoryTarget } from "../support/memory-target.js";
-import { cleanUp, isRoot, makeIdentities, PAGE, pair, type Pair } from "../transfer/mover-kit.js";
+import { cleanUp, isRoot, makeIdentities, PAGE, pair } from "../transfer/mover-kit.js";
+import { facts, gather, spec, startSink } from "./sink-kit.js";
 
 const skip = isRoot ? false : "needs root: reads another process's memory";
-const MAIN = fileURLToPath(new URL("../../src/checkpoints/sink/main.js", import.meta.url));
 const MIB = 24;
 const dir = mkdtempSync(join(tmpdir(), "ferry-sink-"));
 const storeFile = join(dir, "store.json");
@@ -42,57 +39,15 @@ after(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const facts: CheckpointSaid = {
-  workload: "app",
-  epoch: 1,
-  runtime: "process",
-  node: "node-a",
-  criuVersion: "4.2.1",
-  kernel: "6.18.0",
-  cpu: "a cpu",
-  arch: "x64",
-  reason: "test",
-  requestedBy: "tests",
-  labels: { tier: "one" },
-  takenAt: 1_790_000_000_000,
-};
-const spec: WorkloadSpec = {
-  name: "app",
-  runtime: "process",
-  command: ["sleep", "1"],
-  env: {},
-  dir: "/",
-  user: "0:0",
-  limits: {},
-  network: { ip: "10.0.0.5/24", mac: "02:00:00:00:00:05" },
-};
 const storeOf = async (): Promise<Store> => openStore(await readStoreConfig(storeFile));
-
-/** The pair's destination is a sink. */
-async function startSink({ destination }: Pair): Promise<MoverClient<SinkStatus>> {
-  const config = { ...destination.config, storeFile };
-  writeFileSync(destination.file, JSON.stringify(config), { mode: 0o600 });
-  await startMover(config, destination.file, { main: MAIN });
-  return connectMover<SinkStatus>(config.controlSocket);
-}
-
-async function gather(both: Pair, sink: MoverClient<SinkStatus>): Promise<void> {
-  const source = await both.source.start();
-  await source.request({ verb: "connect", host: "127.0.0.1", port: sink.status().port });
-  const pids = { [String(target.pid)]: target.pid! };
-  await source.request({ verb: "finalSync", pids: [] });
-  await source.request({ verb: "sendImages", pids });
-  await sink.wait((status) => status.complete, 30_000);
-  await source.request({ verb: "exit" });
-}
 
 test("images and every page of memory are in the checkpoint, byte for byte", { skip, timeout: 90_000 }, async () => {
   const both = pair("store");
   const { lazy } = imageProcess(target.pid!, both.source.config.imagesDir);
-  const sink = await startSink(both);
+  const sink = await startSink(both, storeFile);
   const early = sink.request({ verb: "store", session: "app.checkpoint.1 a", facts, spec });
   await assert.rejects(early, { code: "E_STATE" });
-  await gather(both, sink);
+  await gather(both, sink, target.pid!);
   const stored = await sink.request({ verb: "store", session: "app.checkpoint.1 a", facts, spec });
   assert.deepEqual([stored.stored?.done, stored.stored?.bytes], [true, stored.stored?.total]);
   await sink.request({ verb: "exit" });
@@ -129,14 +84,14 @@ test("images and every page of memory are in the checkpoint, byte for byte", { s
 test("a sink that is killed goes on with what it has, and stores it once", { skip, timeout: 90_000 }, async () => {
   const both = pair("killed-sink");
   imageProcess(target.pid!, both.source.config.imagesDir);
-  await gather(both, await startSink(both));
+  await gather(both, await startSink(both, storeFile), target.pid!);
   await killMover(both.destination.dir);
-  let sink = await startSink(both);
+  let sink = await startSink(both, storeFile);
   assert.equal(sink.status().complete, true);
   const request = { verb: "store", session: "app.checkpoint.2 b", facts, spec } as const;
   await sink.request(request);
   await killMover(both.destination.dir);
-  sink = await startSink(both);
+  sink = await startSink(both, storeFile);
   await sink.request(request);
   await sink.request({ verb: "exit" });
   const store = await storeOf();

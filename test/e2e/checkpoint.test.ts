@@ -9,6 +9,8 @@ import { createAgentClient } from "../../src/agent/client.js";
 import { openStore } from "../../src/checkpoints/store-config.js";
 import type { Saved, SaveInput } from "../../src/model/contract.js";
 import { describeFailure, toFailure } from "../../src/model/failure.js";
+import { compareCheckpoints } from "../../src/checkpoints/diff/compare.js";
+import { parseSockets } from "../../src/transfer/images/describe.js";
 import { fsck, type Store } from "../../src/store/index.js";
 import {
   armFailpoint,
@@ -127,6 +129,25 @@ test("two checkpoints while it counts: no gap, and the second adds little", { ti
   const reader = await kept.read("steady", second.checkpoint.id);
   const names = reader.streams.map(({ name }) => name);
   for (const wanted of ["spec", "images/inventory.img", "memory/1"]) assert.ok(names.includes(wanted), wanted);
+  // What changed, from criu's own images.
+  const before = await kept.read("steady", first.checkpoint.id);
+  const { processes, sockets, files, notes } = await compareCheckpoints(kept, before, reader);
+  console.log(`# ${JSON.stringify({ processes, sockets, files, notes }).slice(0, 1500)}`);
+  assert.equal(notes, undefined);
+  const redis = processes?.list.find(({ name }) => name === "redis-server");
+  assert.ok(redis !== undefined && redis.change === "changed" && redis.after > 60_000_000, JSON.stringify(processes));
+  assert.ok(redis.areas.some(({ changed }) => changed > 0) && redis.changed < redis.after / 4);
+  assert.ok((sockets?.same ?? 0) >= 2, "it listens, and its client is connected");
+  assert.deepEqual(sockets?.list, []);
+  const words = parseSockets("files.img", await reader.content("images/files.img"));
+  const listening = words.find(({ protocol, state }) => protocol === "tcp" && state === "listening");
+  assert.match(listening?.local ?? "", /:6379$/, JSON.stringify(words));
+  assert.ok(
+    words.some(({ state, remote }) => state === "established" && remote !== undefined),
+    JSON.stringify(words),
+  );
+  assert.ok((files?.same ?? 0) > 0);
+  await before.close();
   await reader.close();
   kept.close();
 });

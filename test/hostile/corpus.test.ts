@@ -14,10 +14,11 @@ import { IMAGE_SETS } from "./corpus-images.js";
 import { LINK, makeCertificates, removeCertificates } from "./corpus-link.js";
 import { JOURNAL, NODE } from "./corpus-node.js";
 import { REQUESTS, SPECS } from "./corpus-requests.js";
+import { STORE } from "./corpus-store.js";
 import { failureOf, type Refused } from "./entry.js";
 import { renderCorpus } from "./table.js";
 
-const ROOMS = [CLI, SPECS, REQUESTS, CONFIG, IMAGE_SETS, LINK, JOURNAL, NODE];
+const ROOMS = [CLI, SPECS, REQUESTS, CONFIG, IMAGE_SETS, LINK, JOURNAL, NODE, STORE];
 const LIMIT = { timeout: 20_000 };
 /** A sentence, and what it is about: more is no sentence. */
 const MAX_SENTENCE = 4000;

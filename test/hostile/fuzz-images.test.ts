@@ -8,6 +8,7 @@ import * as fc from "fast-check";
 import { pagesOfEntries } from "../../src/host/pagemap.js";
 import { readImageSet } from "../../src/transfer/images/areas.js";
 import { parseInventory, parseMm, parsePagemap, parsePstree } from "../../src/transfer/images/criu.js";
+import { parseOwnAreas, parseSockets, parseTaskName } from "../../src/transfer/images/describe.js";
 import { addLazyPages, parseLeftOut } from "../../src/transfer/images/left-out.js";
 import { isImageName } from "../../src/transfer/images/names.js";
 import { ImageReceiver } from "../../src/transfer/images/receive.js";
@@ -19,6 +20,7 @@ import { BLOCK_PAGES, RegionMap } from "../../src/transfer/pages/regions.js";
 import { checkTable, readTable, writeTable, TABLE_FILE } from "../../src/transfer/pages/table.js";
 import { TaskSet } from "../../src/transfer/pages/tasks.js";
 import { parseMessage } from "../../src/transfer/pages/uffd.js";
+import { bytes, image as imageOf, number as scalar } from "../support/criu-images.js";
 import { demandAnswer, fuzz, mutatedBytes, mutatedJsonText, mutatedText } from "./mutate.js";
 import { BASE, DIGEST, FILES_IMAGE, IMAGES } from "./samples.js";
 
@@ -67,6 +69,30 @@ fuzz(
   ({ entries }) => inOrder(entries),
 );
 fuzz("files.img", mutatedBytes([FILES_IMAGE]), mendTimers);
+const inet = Buffer.concat(
+  [
+    [3, 2],
+    [5, 6],
+    [6, 1],
+    [7, 80],
+    [8, 4000],
+    [11, 1],
+    [12, 2],
+  ].map(([id, n]) => scalar(id!, n!)),
+);
+const unix = Buffer.concat([scalar(3, 1), scalar(4, 10), bytes(11, Buffer.from("/run/x.sock"))]);
+fuzz(
+  "files.img: sockets",
+  mutatedBytes([FILES_IMAGE, imageOf("files", [bytes(4, inet), bytes(16, unix)])]),
+  (image) => parseSockets("files.img", image),
+  (sockets) => {
+    for (const { local } of sockets) assert.ok(local.length <= 300);
+  },
+);
+fuzz("core.img", mutatedBytes([imageOf("core", [bytes(3, bytes(6, Buffer.from("redis")))])]), (image) =>
+  parseTaskName("core-1.img", image),
+);
+fuzz("mm.img: kinds of areas", mutatedBytes([sample("mm-1.img")]), (image) => parseOwnAreas("mm-1.img", image));
 fuzz("a pagemap that is completed", mutatedBytes([PAGEMAP]), (image) =>
   addLazyPages("pagemap-1.img", image, [{ start: BASE, pages: 8 }], [{ start: BASE, pages: 3 }]),
 );

@@ -166,6 +166,7 @@ test("exceptions of cli are named one by one", { skip }, () => {
     "src/cli/commands/fence.ts": "../../host/exec.js",
     "src/cli/commands/agent.ts": "../../agent/main.js",
     "src/cli/commands/worker.ts": "../../workers/worker.js",
+    "src/cli/commands/checkpoints-store.ts": "../../checkpoints/keeping.js",
     "src/cli/commands/lab.ts": "../../../deploy/lab/index.js",
     "src/cli/commands/demo.ts": "../../../deploy/demo/demo.js",
   };

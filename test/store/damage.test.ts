@@ -6,6 +6,7 @@ import { describe, it } from "node:test";
 import type { FerryError, FailureCode } from "../../src/model/failure.js";
 import { toFailure } from "../../src/model/failure.js";
 import { fsck, loadKey, type Store } from "../../src/store/index.js";
+import { masterKey } from "../../src/store/keys.js";
 import { signManifest, manifestKey } from "../../src/store/manifest.js";
 import { decodeLeaf, encodeLeaf } from "../../src/store/extents.js";
 import { decodeTree, encodeTree } from "../../src/store/tree.js";
@@ -113,14 +114,86 @@ describe("keys", () => {
     const dir = await tempDir(t);
     const before = await checkpoint(await openLocal(dir), "web", range(1, 300));
     const both = await openLocal(dir, { masterKeys: [OTHER_MASTER, MASTER] });
-    assert.ok((await both.ring.rotate(true)) >= 1);
+    const rotation = await both.ring.rotate(false);
+    assert.deepEqual([rotation.wrapped, rotation.forgotten, rotation.left], [1, 1, []]);
+    // Again, as after an interruption: there is nothing left to do.
+    const again = await (await openLocal(dir, { masterKeys: [OTHER_MASTER, MASTER] })).ring.rotate(false);
+    assert.deepEqual([again.wrapped, again.forgotten], [0, 0]);
     await assert.rejects(openLocal(dir), refused("E_STORE_KEY"));
     const store = await openLocal(dir, { masterKeys: [OTHER_MASTER] });
     await assertPages(store, before, range(1, 300));
     const after = await checkpoint(store, "web", range(1, 301));
     assert.ok(after.newBytes < before.newBytes / 20);
     await assertPages(store, after, range(1, 301));
-    assert.deepEqual((await fsck(store)).problems, []);
+    const { problems, keys } = await fsck(store);
+    assert.deepEqual(problems, []);
+    assert.deepEqual(
+      keys.map(({ masterKeys, opened, current }) => ({ masterKeys, opened, current })),
+      [{ masterKeys: [OTHER_MASTER.id], opened: true, current: true }],
+    );
+  });
+
+  it("rotate with a new data key: the next checkpoint is whole, and the old key goes with the old ones", async (t) => {
+    const dir = await tempDir(t);
+    const store = await openLocal(dir);
+    const before = await checkpoint(store, "web", range(1, 300));
+    const old = store.ring.current;
+    const { fresh } = await store.ring.rotate(true);
+    assert.ok(fresh !== undefined);
+    // Whoever opens it from now on writes with the new one; who opened it before goes on.
+    await assertPages(store, before, range(1, 300));
+    const later = await openLocal(dir);
+    assert.equal(later.ring.current, fresh);
+    const after = await checkpoint(later, "web", range(1, 300));
+    assert.ok(after.newBytes > before.newBytes * 0.9, "nothing is shared with what lies under the old key");
+    const third = await checkpoint(later, "web", range(1, 301));
+    assert.ok(third.newBytes < before.newBytes / 20, "but with what lies under the new one");
+    await later.delete("web", before.id);
+    const { problems, keys } = await fsck(later);
+    assert.deepEqual(problems, []);
+    assert.deepEqual(
+      new Map(keys.map(({ dataKey, packs }) => [dataKey, packs > 0])),
+      new Map([
+        [old, false],
+        [fresh, true],
+      ]),
+    );
+    await assertPages(later, third, range(1, 301));
+  });
+
+  it("rotate never gives up the last wrapping that is good", async (t) => {
+    const dir = await tempDir(t);
+    const manifest = await checkpoint(await openLocal(dir), "web", range(1, 40));
+    const store = await openLocal(dir, { masterKeys: [OTHER_MASTER, MASTER] });
+    const [old = ""] = await keysOf(store, "keys/");
+    // A wrapping with the new key is there already, and damaged.
+    const damaged = old.replace(MASTER.id, OTHER_MASTER.id);
+    const body = await readFile(join(dir, old));
+    body[60] = (body[60] ?? 0) ^ 1;
+    await writeFile(join(dir, damaged), body, { mode: 0o600 });
+    assert.ok((await fsck(store)).problems.length > 0);
+    await store.ring.rotate(false);
+    assert.deepEqual(await keysOf(store, "keys/"), [damaged]);
+    await assertPages(await openLocal(dir, { masterKeys: [OTHER_MASTER] }), manifest, range(1, 40));
+
+    // Two who rotate to different keys at once: one of them at least opens it then.
+    const third = masterKey(Buffer.alloc(32, 9));
+    const [one, two] = await Promise.all([
+      openLocal(dir, { masterKeys: [MASTER, OTHER_MASTER] }),
+      openLocal(dir, { masterKeys: [third, OTHER_MASTER] }),
+    ]);
+    await Promise.all([one.ring.rotate(false), two.ring.rotate(false)]);
+    await assertPages(await openLocal(dir, { masterKeys: [third, MASTER] }), manifest, range(1, 40));
+    await assert.rejects(openLocal(dir, { masterKeys: [OTHER_MASTER] }), refused("E_STORE_KEY"));
+
+    // What no given key opens stays, and is said.
+    const key = (await keysOf(two, "keys/"))[0] ?? "";
+    const strange = `keys/${"7".repeat(32)}/${MASTER.id.split("").toReversed().join("")}`;
+    await two.backend.put(strange, await readFile(join(dir, key)));
+    const opened = await openLocal(dir, { masterKeys: [third, MASTER] });
+    const { left } = await opened.ring.rotate(false);
+    assert.deepEqual(left, [{ dataKey: "7".repeat(32), masterKey: strange.split("/")[2] }]);
+    assert.ok((await keysOf(opened, "keys/")).includes(strange));
   });
 
   it("come from a file, the environment or a command, and errors never show them", async (t) => {

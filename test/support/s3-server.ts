@@ -49,6 +49,14 @@ export class S3Server {
     return { bucket: BUCKET, prefix, endpoint, credentials: CREDENTIALS, ...more };
   }
 
+  /** The store's configuration of a node, and what its processes need in their environment. */
+  config(prefix: string): { s3: object; env: Record<string, string> } {
+    const { bucket, endpoint } = this.options(prefix);
+    const { accessKeyId, secretAccessKey } = CREDENTIALS;
+    const env = { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey };
+    return { s3: { bucket, prefix, endpoint }, env };
+  }
+
   /** Path of an object as the server keeps it. */
   path(prefix: string, key: string): string {
     return join(this.folder, "root", BUCKET, prefix, key);

@@ -4,7 +4,9 @@ import { withClient, withConnection, type ConnectionFlags } from "../connection.
 import type { CommandContext } from "../io.js";
 import { parseAge, parseCheckpointId } from "../parse-checkpoints.js";
 import { parseCount, parseNodeName, parseSize, parseWorkloadName } from "../parse.js";
-import { renderCheckpoint, renderCheckpoints, renderDiff, renderPruned } from "../render/checkpoints.js";
+import { renderCheckpoint, renderCheckpoints, renderPruned } from "../render/checkpoints.js";
+import { renderDiff } from "../render/diff.js";
+import { registerStoreCommands } from "./checkpoints-store.js";
 
 interface StoreFlags extends ConnectionFlags {
   node?: string;
@@ -31,11 +33,13 @@ const nodeOf = ({ node }: StoreFlags): { node?: string } => (node === undefined 
 export function register(program: Command, context: CommandContext): void {
   const checkpoints = program
     .command("checkpoints")
-    .description("The checkpoints in the store: list, compare, check, keep and remove them.")
+    .description("The checkpoints in the store: list, compare, check, keep, remove and carry them elsewhere.")
     .addHelpText(
       "after",
       `
 An id may be cut to what only one of the workload's ids begins with.
+export, import, fsck, rekey and gc work on the store itself, here, and need no node: --store FILE is the configuration that
+an agent of the store has (docs/checkpoints.md). All others ask a node.
 
 Examples:
   ferry checkpoints ls
@@ -43,7 +47,9 @@ Examples:
   ferry checkpoints show redis 20260301T1000
   ferry checkpoints diff redis 20260301T1000 20260301T1100
   ferry checkpoints verify redis 20260301T1000
-  ferry checkpoints prune redis --keep 5 --older-than 7d --dry-run`,
+  ferry checkpoints prune redis --keep 5 --older-than 7d --dry-run
+  ferry checkpoints export redis 20260301T1000 --store /etc/ferry/store.json -o redis.ferry
+  ferry checkpoints fsck --store /etc/ferry/store.json`,
     );
   const named = (word: string, description: string): Command =>
     withStore(checkpoints.command(word)).description(description).argument("<name>", "workload", parseWorkloadName);
@@ -75,10 +81,19 @@ Examples:
       });
     });
 
-  named("diff", "Say what changed between two checkpoints, without reading their content.")
+  named("diff", "Say what changed between two checkpoints in memory, files and sockets, without reading contents.")
     .argument("<before>", "id of the first one", parseCheckpointId)
     .argument("<after>", "id of the second one", parseCheckpointId)
-    .addHelpText("after", "\nExamples:\n  ferry checkpoints diff redis 20260301T1000 20260301T1100")
+    .addHelpText(
+      "after",
+      `
+Memory is that of each process's own areas; a file's size is its content's, and what changed of it is counted in whole blocks of
+4 KiB. Long lists are cut and say so.
+
+Examples:
+  ferry checkpoints diff redis 20260301T1000 20260301T1100
+  ferry checkpoints diff redis 20260301T1000 20260301T1100 --json | jq -r '.files.list[].name'`,
+    )
     .action(async (name: string, before: string, after: string, flags: StoreFlags) => {
       await withClient(context, flags, async (client) => {
         const diff = await client.checkpoints.diff(name, before, after, nodeOf(flags));
@@ -153,4 +168,6 @@ Examples:
         else for (const line of renderPruned(pruned, dryRun, Date.now(), context.style())) context.out(line);
       });
     });
+
+  registerStoreCommands(checkpoints, context);
 }

@@ -2,7 +2,7 @@
 import type { CheckpointProgress } from "../../client/types.js";
 import type { CheckpointReport } from "../../model/checkpoint-report.js";
 import { isBroken } from "../../model/checkpoint-choice.js";
-import type { CheckpointDiff, ListedCheckpoint, StoredCheckpoint } from "../../model/checkpoints.js";
+import type { ListedCheckpoint, StoredCheckpoint } from "../../model/checkpoints.js";
 import { describeFailure } from "../../model/failure.js";
 import { PHASE_WORDS, type Phase } from "../../model/phase.js";
 import type { Pruned } from "../../model/retention.js";
@@ -164,36 +164,6 @@ export function renderCheckpoint(each: ListedCheckpoint, now: number, style: Sty
       `${formatBytes(each.newBytes)}${each.parent === undefined ? "" : `; shares blocks with ${each.parent}, and does not need it`}`,
     ),
     pair(style, "pinned", each.pinned ? "yes: it is not removed, nor pruned" : "no"),
-  ];
-}
-
-export function renderDiff({ streams }: CheckpointDiff, style: Style): string[] {
-  const changed = streams.filter((stream) => stream.changed > 0 || stream.before !== stream.after);
-  const sum = changed.reduce((total, stream) => total + stream.changed, 0);
-  const rest = streams.length - changed.length;
-  const last = `${formatBytes(sum)} changed in ${plural(changed.length, "stream")}${rest === 0 ? "" : `, ${plural(rest, "stream is", "streams are")} the same`}`;
-  if (changed.length === 0) return [last];
-  return [
-    ...renderTable(
-      [
-        { title: "KIND" },
-        { title: "BEFORE", align: "right" },
-        { title: "AFTER", align: "right" },
-        { title: "CHANGED", align: "right" },
-        { title: "NAME" },
-      ],
-      [...changed]
-        .sort((a, b) => b.changed - a.changed)
-        .map(({ name, kind, before, after, changed: bytes }) => [
-          kind,
-          formatBytes(before),
-          formatBytes(after),
-          formatBytes(bytes),
-          name,
-        ]),
-      style,
-    ),
-    last,
   ];
 }
 

@@ -14,6 +14,7 @@ export const MAGIC = {
   mm: 0x57492820,
   files: 0x56303138,
   utsns: 0x54473203,
+  core: 0x55053847,
 } as const;
 
 /** Largest single message: an mm of 65,530 areas is about 3 MB. */
