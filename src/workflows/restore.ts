@@ -2,16 +2,16 @@
  * A workload of which nothing runs is run from one of its checkpoints; a new one from a checkpoint of another: a clone. Every
  * node that is known must say first that it has no copy of it, as before a start. It gets an epoch that nobody has seen.
  */
+import { addressProblem } from "../model/address-holder.js";
 import type { ListedCheckpoint, StoredCheckpoint } from "../model/checkpoints.js";
 import { chooseCheckpoint, type Wanted } from "../model/checkpoint-choice.js";
 import { CONTRACT_SCHEMA, type OperationRef } from "../model/contract.js";
 import { toFailure } from "../model/failure.js";
 import type { Restored, Tuning } from "../model/messages.js";
 import { operationId, operationWorkflowId } from "../model/names.js";
-import type { Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { askEach, failure, patiently, shortly, tryAsk } from "./calls.js";
+import { askEach, askForCopies, failure, patiently, shortly, tryAsk, type Copies } from "./calls.js";
 import { knock } from "./knock.js";
 import { demandOff, goesOn, settleAttempts, staleOf, tellStale, type Attempts } from "./recover.js";
 
@@ -52,7 +52,10 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
   }
   const seen = await askAll(ask);
   const open = seen
-    .map((other) => startProblem(workload, other.node, other.holds))
+    .flatMap(({ node: other, holds, held }) => [
+      startProblem(workload, other, holds),
+      addressProblem(spec, other, held),
+    ])
     .find((found) => found !== undefined);
   if (open !== undefined) throw failure(open);
   const checkpoint = await choose(ask);
@@ -104,7 +107,7 @@ const asBefore = ({ operation, destination, workload, to }: OperationRef): Resto
 });
 
 /** What every node that is known holds of it. One that is silent is a reason to refuse, unless a person says that it is off. */
-async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<{ node: string; holds: Hold[] }[]> {
+async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<(Copies & { node: string })[]> {
   const workload = spec.name;
   const known = await tryAsk(node, () => shortly(node, tuning, "which nodes are there?").knownNodes());
   if (known.failure) {
@@ -117,12 +120,7 @@ async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<{ node: s
     startToCloseMs: Math.min(tuning.startToCloseMs, OTHERS_MS),
   };
   const all = [...new Set([...known.answer, node])].sort();
-  const said = await askEach(all, (name) =>
-    shortly(name, name === node ? tuning : quick, "does it have it?").observeWorkload({
-      schema: CONTRACT_SCHEMA,
-      workload,
-    }),
-  );
+  const said = await askEach(all, (name) => askForCopies(name, name === node ? tuning : quick, workload));
   const away = said.filter((one) => one.failure !== undefined && (one.node === node || !off.includes(one.node)));
   const [first] = away;
   if (first?.failure !== undefined) {
@@ -135,7 +133,7 @@ async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<{ node: s
       remedy: `bring ${names} back, then ask again; one that is switched off and stays so is named with --off`,
     });
   }
-  return said.flatMap((one) => (one.answer === undefined ? [] : [{ node: one.node, holds: one.answer.holds }]));
+  return said.flatMap((one) => (one.answer === undefined ? [] : [{ node: one.node, ...one.answer }]));
 }
 
 async function choose({ of, node, wanted, tuning }: RestoreOn): Promise<StoredCheckpoint> {
