@@ -202,19 +202,22 @@ test("a clone with its own name and address answers beside the first", { timeout
   await stopAt("node-b", "second", 2);
 
   // Two that want one address at the same moment, on two nodes: at least one gives way, and says so.
-  const twins = ["node-a", "node-b"].map(
-    (node) => [node, restoreInput({ ...clone, name: `twin-${node}` }, { ...checkpoint, epoch: 1 }, node)] as const,
+  const twins = await Promise.all(
+    ["node-a", "node-b"].map(async (node) => ({
+      node,
+      agent: await agentOf(node),
+      input: restoreInput({ ...clone, name: `twin-${node}` }, { ...checkpoint, epoch: 1 }, node),
+    })),
   );
-  const agents = await Promise.all(twins.map(([node]) => agentOf(node)));
-  const both = await Promise.allSettled(twins.map(([, input], i) => agents[i]?.restoreWorkload(input)));
+  const both = await Promise.allSettled(twins.map(({ agent, input }) => agent.restoreWorkload(input)));
   const refused = both.filter((end) => end.status === "rejected").map(({ reason }) => toFailure(reason).code);
   assert.ok(refused.length > 0, "both run with one address");
   assert.ok(
     refused.every((code) => code === "E_IP_CONFLICT"),
     refused.join(" "),
   );
-  for (const [i, [node, { spec: twin }]] of twins.entries()) {
-    if (both[i]?.status === "fulfilled") await stopAt(node, twin.name, 2);
+  for (const [i, { node, input }] of twins.entries()) {
+    if (both[i]?.status === "fulfilled") await stopAt(node, input.spec.name, 2);
   }
   await assertLives(e2e, witness, digest, "node-a", 5000);
   await witness.assertIntact();
