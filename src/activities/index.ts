@@ -1,8 +1,8 @@
 /**
  * Activities of one node: thin calls "ensure that operation X has reached state Y" to the node's agent.
  *
- * They hold no state: a worker may die in the middle and another attempt asks the agent again. Long steps poll the
- * agent and heartbeat its progress. A cancel ends the waiting only; what is undone is decided by the workflow, which
+ * They hold no state: a worker may die in the middle and another attempt asks the agent again. So every step beats, that the
+ * server knows of it soon. Long steps poll the agent and heartbeat its progress. A cancel ends the waiting only; what is undone is decided by the workflow, which
  * asks for `burn`. A worker that shuts down detaches: the agent goes on working.
  */
 import { ApplicationFailure, CancelledFailure, Context } from "@temporalio/activity";
@@ -26,17 +26,23 @@ export interface NodeActivitiesOptions {
   agentAwayMs?: number;
 }
 
+/** Of a short step; most are over before the first one. Workflows take a worker for dead after five times that (calls.ts). */
+const BEAT_MS = 2_000;
 const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 2_000;
 
 export function createNodeActivities(options: NodeActivitiesOptions): NodeActivities {
   const { agent, node, knownNodes, fenceOf, stopping, pollMs = 300, agentAwayMs = 60_000 } = options;
 
-  const ask = async <Result>(call: () => Promise<Result>): Promise<Result> => {
+  const ask = async <Result>(call: () => Promise<Result>, everyMs = BEAT_MS): Promise<Result> => {
+    const context = Context.current();
+    const beat = setInterval(() => context.heartbeat(), everyMs);
     try {
       return await call();
     } catch (error) {
       throw toApplicationFailure(error);
+    } finally {
+      clearInterval(beat);
     }
   };
 
@@ -68,16 +74,10 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     }
   };
 
-  /** One call that may take long: beats until it is answered. It is asked again when this worker dies. */
-  const beating = async <Result>(call: () => Promise<Result>): Promise<Result> => {
-    const context = Context.current();
-    context.heartbeat();
-    const beat = setInterval(() => context.heartbeat(), pollMs);
-    try {
-      return await ask(call);
-    } finally {
-      clearInterval(beat);
-    }
+  /** One call that may take long. It is asked again when this worker dies. */
+  const beating = <Result>(call: () => Promise<Result>): Promise<Result> => {
+    Context.current().heartbeat();
+    return ask(call, pollMs);
   };
 
   /** Nobody's answer within `ms` is no answer: a stopped agent would keep the worker from saying so. */

@@ -53,6 +53,7 @@ import { Checkpoints } from "./operations/checkpoints.js";
 import { sweepOperations } from "./operations/dirs.js";
 import { HandOvers } from "./operations/hand-overs.js";
 import {
+  heldHere,
   keepAside,
   mustBe,
   mustBeHere,
@@ -157,18 +158,13 @@ export class FerryAgent implements NodeAgent {
 
   async describeNode(): Promise<NodeFacts> {
     const { config } = this.context;
-    const workloads: NodeFacts["workloads"] = [];
-    for (const name of this.book.workloads()) {
-      const hold = this.book.holds(name).findLast((h) => isOpen(h.state));
-      if (hold !== undefined) workloads.push({ name, epoch: hold.epoch, state: hold.state });
-    }
     return collectNodeFacts({
       node: config.node,
       linkHost: config.linkHost,
       linkPort: config.linkPort,
       stateDir: config.stateDir,
       bridge: config.bridge,
-      workloads,
+      workloads: heldHere(this.context),
     });
   }
 

@@ -1,4 +1,5 @@
 /** A copy that was not here before begins to run: from its command, or from a checkpoint. */
+import { addressProblem } from "../model/address-holder.js";
 import type { Started } from "../model/contract.js";
 import { FerryError, ferryError } from "../model/failure.js";
 import type { Hold } from "../model/ownership.js";
@@ -6,7 +7,7 @@ import { startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
 import type { Endings } from "./endings.js";
 import { demandAllowed } from "./gate.js";
-import type { NodeContext } from "./operations/node-context.js";
+import { heldHere, type NodeContext } from "./operations/node-context.js";
 import { checkBridge, readLinks } from "./preflight/network.js";
 import { checkTools } from "./preflight/tools.js";
 
@@ -57,6 +58,8 @@ export class Beginnings {
       if (open !== undefined) throw new FerryError(open);
       await this.demandFit(spec);
       book.demandRoom();
+      // From the look to the entry nothing else of this node gets a turn.
+      if (hold === undefined) this.demandItsAddress(spec);
       book.record(own);
       book.recordSpec(spec);
       let begun: Begun;
@@ -75,6 +78,11 @@ export class Beginnings {
       await begun.done?.();
       return { pid: begun.pid, epoch };
     });
+  }
+
+  private demandItsAddress(spec: WorkloadSpec): void {
+    const taken = addressProblem(spec, this.context.config.node, heldHere(this.context));
+    if (taken !== undefined) throw new FerryError(taken);
   }
 
   /** An address that the node's bridge is not in would start something that nobody reaches. */

@@ -112,7 +112,7 @@ const nodeFactsSchema = z.looseObject({
   memoryAvailableBytes: z.number(),
   diskAvailableBytes: z.number(),
   bootId: z.string(),
-  workloads: z.array(z.looseObject({ name: z.string(), epoch: z.int(), state: z.string() })),
+  workloads: z.array(z.looseObject({ name: z.string(), epoch: z.int(), state: z.string(), ip: z.string().optional() })),
 });
 
 export const sourceFactsSchema = z.looseObject({

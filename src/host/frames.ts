@@ -60,11 +60,27 @@ export function gratuitousArp(mac: string, ip: string): Buffer[] {
 export const arpProbe = (mac: string, ip: string): Buffer =>
   arp(1, macBytes(mac), Buffer.alloc(4), Buffer.alloc(6), ipv4Bytes(ip));
 
+/** The answer to the probe of `to`, and to nobody else: no cache learns of it. */
+export function arpDefence(mac: string, ip: string, to: string): Buffer {
+  const asker = macBytes(to);
+  const frame = arp(2, macBytes(mac), ipv4Bytes(ip), asker, Buffer.alloc(4));
+  asker.copy(frame, 0);
+  return frame;
+}
+
+const isArp = (frame: Buffer): boolean => frame.length >= 42 && frame.readUInt16BE(12) === ETH_P_ARP;
+const senderOf = (frame: Buffer): string =>
+  [...frame.subarray(22, 28)].map((byte) => byte.toString(16).padStart(2, "0")).join(":");
+
 /** Does this frame say that somebody has `ip`? Then the MAC address that says so. */
 export function arpClaim(frame: Buffer, ip: string): string | undefined {
-  if (frame.length < 42 || frame.readUInt16BE(12) !== ETH_P_ARP) return undefined;
-  if (!frame.subarray(28, 32).equals(ipv4Bytes(ip))) return undefined;
-  return [...frame.subarray(22, 28)].map((byte) => byte.toString(16).padStart(2, "0")).join(":");
+  return isArp(frame) && frame.subarray(28, 32).equals(ipv4Bytes(ip)) ? senderOf(frame) : undefined;
+}
+
+/** Is this frame the probe of somebody who wants `ip` himself? Then his MAC address. */
+export function arpWanted(frame: Buffer, ip: string): string | undefined {
+  if (!isArp(frame) || frame.readUInt16BE(20) !== 1 || frame.readUInt32BE(28) !== 0) return undefined;
+  return frame.subarray(38, 42).equals(ipv4Bytes(ip)) ? senderOf(frame) : undefined;
 }
 
 function checksum(...parts: Buffer[]): number {

@@ -18,6 +18,9 @@ export interface NodeFacts {
   network?: string;
   /** The node's wall clock when the facts were read, Unix milliseconds. */
   clockUnixMs?: number;
-  /** Workloads that this node's journal holds as running, with their epoch. */
-  workloads: { name: string; epoch: number; state: string }[];
+  /**
+   * Workloads that run here, are held, or may come to run, by this node's journal. `ip`: with prefix length; agents of before
+   * did not say it.
+   */
+  workloads: { name: string; epoch: number; state: string; ip?: string }[];
 }

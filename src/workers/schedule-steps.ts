@@ -107,36 +107,38 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         return { outcome: "restored", message, checkpoint, node };
       }),
 
-    pruneNow: async ({ workload, node, retention }) => {
-      const listed = await askNode<ListedCheckpoint[]>(node, { ask: "checkpoints", workload });
-      const removed: string[] = [];
-      let problem: string | undefined;
-      for (const { checkpoint } of prunable(listed, retention, Date.now())) {
-        try {
-          await askNode<null>(node, { ask: "removeCheckpoint", workload, checkpoint: checkpoint.id });
-          removed.push(checkpoint.id);
-        } catch (error) {
-          problem ??= `${checkpoint.id}: ${refusalOf(error)?.message ?? String(error)}`;
+    pruneNow: ({ workload, node, retention }) =>
+      beating(async () => {
+        const listed = await askNode<ListedCheckpoint[]>(node, { ask: "checkpoints", workload });
+        const removed: string[] = [];
+        let problem: string | undefined;
+        for (const { checkpoint } of prunable(listed, retention, Date.now())) {
+          try {
+            await askNode<null>(node, { ask: "removeCheckpoint", workload, checkpoint: checkpoint.id });
+            removed.push(checkpoint.id);
+          } catch (error) {
+            problem ??= `${checkpoint.id}: ${refusalOf(error)?.message ?? String(error)}`;
+          }
         }
-      }
-      return { removed, ...(problem !== undefined && { problem }) };
-    },
+        return { removed, ...(problem !== undefined && { problem }) };
+      }),
 
-    dropSchedules: async ({ workload }) => {
-      // Somebody may have made a new one of that name meanwhile, which may be protected by now.
-      if (await isThere(client, workload)) return [];
-      const dropped: string[] = [];
-      for (const kind of SCHEDULE_KINDS) {
-        const id = scheduleId(kind, workload);
-        try {
-          await client.schedule.getHandle(id).delete();
-          dropped.push(id);
-        } catch (error) {
-          if (!(error instanceof ScheduleNotFoundError)) throw error;
+    dropSchedules: ({ workload }) =>
+      beating(async () => {
+        // Somebody may have made a new one of that name meanwhile, which may be protected by now.
+        if (await isThere(client, workload)) return [];
+        const dropped: string[] = [];
+        for (const kind of SCHEDULE_KINDS) {
+          const id = scheduleId(kind, workload);
+          try {
+            await client.schedule.getHandle(id).delete();
+            dropped.push(id);
+          } catch (error) {
+            if (!(error instanceof ScheduleNotFoundError)) throw error;
+          }
         }
-      }
-      return dropped;
-    },
+        return dropped;
+      }),
   };
 }
 

@@ -90,14 +90,15 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
       namespace,
       shutdownGraceTime: config.shutdownGraceMs,
       shutdownForceTime: config.shutdownForceMs,
+      // Else it is up to four fifths of the time-out: a beat that is late by the rest would look like a death.
+      maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
+      defaultHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
     };
     const activities = await Worker.create({
       ...common,
       ...dataConverterOf(payloadKeys),
       taskQueue: nodeTaskQueue(node),
       activities: { ...createNodeActivities({ agent, node, stopping: over.signal, ...registryOf(client) }) },
-      maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
-      defaultHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
       maxConcurrentActivityTaskExecutions: 100,
       interceptors: { activity: [logFields(node)] },
       identity: `${process.pid}@${node}`,

@@ -7,14 +7,17 @@ import {
   ApplicationFailure,
   ChildWorkflowFailure,
   isCancellation,
+  patched,
   proxyActivities,
   TerminatedFailure,
   TimeoutFailure,
 } from "@temporalio/workflow";
-import type { NodeActivities } from "../model/contract.js";
+import { CONTRACT_SCHEMA, type NodeActivities } from "../model/contract.js";
 import { failureClass, isFailureCode, type FailureData } from "../model/failure.js";
 import { isFailureData, type Tuning } from "../model/messages.js";
 import { nodeTaskQueue } from "../model/names.js";
+import type { NodeFacts } from "../model/node.js";
+import type { Hold } from "../model/ownership.js";
 
 type ActivityOptions = Parameters<typeof proxyActivities>[0];
 export type NodeProxy = ReturnType<typeof proxyActivities<NodeActivities>>;
@@ -25,9 +28,43 @@ const base = (node: string, summary: string): ActivityOptions => ({
   cancellationType: ActivityCancellationType.TRY_CANCEL,
 });
 
+/** A worker that takes a step says every two seconds that it is at it: one that was silent for this long is dead. */
+const SILENT_MS = 10_000;
+
+/**
+ * Calls of steps whose workers beat: a worker that dies is noticed within ten seconds, however long the step may take.
+ *
+ * Workers of before did not beat. What lasts longer than ten seconds with one of those looks like a death; so what was
+ * given up for want of beats alone is asked for once more without them, as it was then. Steps may be asked for again at
+ * any time: that costs time, and nothing else.
+ */
+export function beaten<Steps extends object>(options: ActivityOptions & { startToCloseTimeout: number }) {
+  const plain = proxyActivities<Steps>(options);
+  // What is over sooner by itself needs no beats.
+  if (options.startToCloseTimeout <= SILENT_MS) return plain;
+  const beating = proxyActivities<Steps>({ ...options, heartbeatTimeout: SILENT_MS });
+  type Call = (...args: unknown[]) => Promise<unknown>;
+  const of = (steps: object, name: string | symbol): Call => (steps as Record<string | symbol, Call>)[name] as Call;
+  return new Proxy(plain, {
+    get:
+      (_, name): Call =>
+      async (...args) => {
+        try {
+          return await of(beating, name)(...args);
+        } catch (error) {
+          if (!wasSilent(error) || !patched("a step that nobody beat for is asked for without beats")) throw error;
+          return of(plain, name)(...args);
+        }
+      },
+  });
+}
+
+const wasSilent = (error: unknown): boolean =>
+  error instanceof ActivityFailure && error.cause instanceof TimeoutFailure && error.cause.timeoutType === "HEARTBEAT";
+
 /** A step that is over soon. Retried a little, when the agent is away. */
 export const shortly = (node: string, tuning: Tuning, summary: string): NodeProxy =>
-  proxyActivities<NodeActivities>({
+  beaten<NodeActivities>({
     ...base(node, summary),
     scheduleToStartTimeout: tuning.scheduleToStartMs,
     startToCloseTimeout: tuning.startToCloseMs,
@@ -36,7 +73,7 @@ export const shortly = (node: string, tuning: Tuning, summary: string): NodeProx
 
 /** A question that is asked again by the caller, so never by the server. */
 export const once = (node: string, tuning: Tuning, summary: string): NodeProxy =>
-  proxyActivities<NodeActivities>({
+  beaten<NodeActivities>({
     ...base(node, summary),
     scheduleToStartTimeout: tuning.scheduleToStartMs,
     startToCloseTimeout: tuning.startToCloseMs,
@@ -123,6 +160,23 @@ export const askEach = <Result>(
   call: (node: string) => Promise<Result>,
 ): Promise<Said<Result>[]> =>
   Promise.all(nodes.map(async (node) => ({ ...(await tryAsk(node, () => call(node))), node })));
+
+/**
+ * What another node holds of a workload, and (unless `patched` says that it was not asked then) everything else that it holds: one of
+ * those may have its address.
+ */
+export async function askForCopies(node: string, tuning: Tuning, workload: string): Promise<Copies> {
+  const asks = patched("another workload may have its address");
+  const [{ holds }, facts] = await Promise.all([
+    shortly(node, tuning, "does it have it?").observeWorkload({ schema: CONTRACT_SCHEMA, workload }),
+    asks ? shortly(node, tuning, "what else does it have?").describeNode() : undefined,
+  ]);
+  return { holds, held: facts?.workloads ?? [] };
+}
+export interface Copies {
+  holds: Hold[];
+  held: NodeFacts["workloads"];
+}
 
 /** Milliseconds before the next try: longer each round. */
 export const backoffMs = (tuning: Tuning, round: number, longestMs: number = tuning.maxBackoffMs): number =>

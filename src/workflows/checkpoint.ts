@@ -13,7 +13,6 @@ import {
   defineQuery,
   getExternalWorkflowHandle,
   isCancellation,
-  proxyActivities,
   setHandler,
   sleep,
   workflowInfo,
@@ -31,7 +30,7 @@ import type { FailureData } from "../model/failure.js";
 import { QUERY, SIGNAL, type CheckpointInput, type CheckpointView, type OperationNews } from "../model/messages.js";
 import { nodeTaskQueue } from "../model/names.js";
 import { acceptInput } from "./accept.js";
-import { backoffMs, isSilence, once, patiently, shortly, tryAsk } from "./calls.js";
+import { backoffMs, beaten, isSilence, once, patiently, shortly, tryAsk } from "./calls.js";
 import { attributes } from "./console.js";
 import { showCheckpoint, showCheckpointReport } from "./console-checkpoints.js";
 import { measure } from "./length.js";
@@ -131,7 +130,7 @@ class Making {
   async waitForNode(): Promise<CheckpointReport> {
     const { ref, options, tuning } = this.input;
     const { source: node, workload, schema } = ref;
-    const waiting = proxyActivities<NodeActivities>({
+    const waiting = beaten<NodeActivities>({
       taskQueue: nodeTaskQueue(node),
       summary: `what its journal says of ${ref.operation} @ ${node}`,
       cancellationType: ActivityCancellationType.TRY_CANCEL,

@@ -4,8 +4,9 @@ import type { CheckpointDiff, ListedCheckpoint } from "../model/checkpoints.js";
 import { CONTRACT_SCHEMA, type NodeActivities } from "../model/contract.js";
 import { DEFAULT_TUNING, type AskRequest, type StoreRequest } from "../model/messages.js";
 import { nodeTaskQueue } from "../model/names.js";
+import { beaten } from "./calls.js";
 
-/** Reading all of a large checkpoint takes long; the worker beats while it waits. */
+/** Reading all of a large checkpoint takes long; every worker has always beaten while it waits. */
 const LONGEST_MS = 3_600_000;
 const STORE_MS = 60_000;
 
@@ -26,14 +27,21 @@ export async function askStore(
   request: StoreRequest,
   scheduleToStartTimeout: number,
 ): Promise<StoreAnswer> {
-  const there = proxyActivities<NodeActivities>({
+  const options = {
     taskQueue: nodeTaskQueue(node),
     scheduleToStartTimeout,
-    startToCloseTimeout: request.ask === "verify" ? LONGEST_MS : STORE_MS,
-    ...(request.ask === "verify" && { heartbeatTimeout: DEFAULT_TUNING.heartbeatMs }),
+    startToCloseTimeout: STORE_MS,
     retry: { maximumAttempts: 1 },
     summary: `${request.ask} @ ${node}`,
-  });
+  };
+  const there =
+    request.ask === "verify"
+      ? proxyActivities<NodeActivities>({
+          ...options,
+          startToCloseTimeout: LONGEST_MS,
+          heartbeatTimeout: DEFAULT_TUNING.heartbeatMs,
+        })
+      : beaten<NodeActivities>(options);
   const schema = CONTRACT_SCHEMA;
   switch (request.ask) {
     case "checkpoints":

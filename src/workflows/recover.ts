@@ -9,7 +9,6 @@ import {
   ParentClosePolicy,
   continueAsNew,
   patched,
-  proxyActivities,
   setCurrentDetails,
   sleep,
   startChild,
@@ -23,7 +22,7 @@ import type { Hold } from "../model/ownership.js";
 import { nextEpoch, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
 import { acceptInput } from "./accept.js";
-import { askEach, backoffMs, failure, isSilence, once, shortly, tryAsk } from "./calls.js";
+import { askEach, backoffMs, beaten, failure, isSilence, once, shortly, tryAsk } from "./calls.js";
 import { KEYS, attributes } from "./console.js";
 import { fenced } from "./fenced.js";
 import { knock } from "./knock.js";
@@ -282,7 +281,7 @@ export async function supersede(input: SupersedeInput): Promise<void> {
   const long = measure(tuning, "operation");
   const show = attributes();
   const title = `### ${ref.workload}: ${ref.source} is told that ${ref.destination} has it now`;
-  const waiting = proxyActivities<NodeActivities>({
+  const waiting = beaten<NodeActivities>({
     taskQueue: nodeTaskQueue(ref.source),
     summary: `kill what is stale there @ ${ref.source}`,
     cancellationType: ActivityCancellationType.TRY_CANCEL,

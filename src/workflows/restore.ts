@@ -3,6 +3,7 @@
  * node that is known must say first that it has no copy of it, or have been fenced. It gets an epoch that nobody has seen.
  */
 import { patched } from "@temporalio/workflow";
+import { addressProblem } from "../model/address-holder.js";
 import type { ListedCheckpoint, StoredCheckpoint } from "../model/checkpoints.js";
 import { chooseCheckpoint, type Wanted } from "../model/checkpoint-choice.js";
 import { CONTRACT_SCHEMA, type OperationRef } from "../model/contract.js";
@@ -10,10 +11,9 @@ import { toFailure, type FailureData } from "../model/failure.js";
 import { letGoWith } from "../model/let-go.js";
 import type { Restored, Tuning } from "../model/messages.js";
 import { operationId, operationWorkflowId } from "../model/names.js";
-import type { Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { askEach, failure, patiently, shortly, tryAsk } from "./calls.js";
+import { askEach, askForCopies, failure, patiently, shortly, tryAsk, type Copies } from "./calls.js";
 import { fenced } from "./fenced.js";
 import { knock } from "./knock.js";
 import { demandOff, goesOn, settleAttempts, staleOf, tellStale, type Attempts } from "./recover.js";
@@ -62,7 +62,10 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
   const { seen, silent } = await askAll(ask);
   const off = await demandFenced(ask, silent);
   const open = seen
-    .map((other) => startProblem(workload, other.node, other.holds))
+    .flatMap(({ node: other, holds, held }) => [
+      startProblem(workload, other, holds),
+      addressProblem(spec, other, held),
+    ])
     .find((found) => found !== undefined);
   if (open !== undefined) throw failure(open);
   const checkpoint = await choose(ask);
@@ -124,7 +127,7 @@ const asBefore = ({ operation, destination, workload, to }: OperationRef): Resto
 });
 
 interface Asked {
-  seen: { node: string; holds: Hold[] }[];
+  seen: (Copies & { node: string })[];
   /** A person says that these are off. */
   silent: { node: string; silence: FailureData }[];
 }
@@ -143,12 +146,7 @@ async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<Asked> {
     startToCloseMs: Math.min(tuning.startToCloseMs, OTHERS_MS),
   };
   const all = [...new Set([...known.answer, node])].sort();
-  const said = await askEach(all, (name) =>
-    shortly(name, name === node ? tuning : quick, "does it have it?").observeWorkload({
-      schema: CONTRACT_SCHEMA,
-      workload,
-    }),
-  );
+  const said = await askEach(all, (name) => askForCopies(name, name === node ? tuning : quick, workload));
   const away = said.filter((one) => one.failure !== undefined && (one.node === node || !off.includes(one.node)));
   const [first] = away;
   if (first?.failure !== undefined) {
@@ -162,7 +160,7 @@ async function askAll({ spec, node, tuning, off }: RestoreOn): Promise<Asked> {
     });
   }
   return {
-    seen: said.flatMap((one) => (one.answer === undefined ? [] : [{ node: one.node, holds: one.answer.holds }])),
+    seen: said.flatMap((one) => (one.answer === undefined ? [] : [{ node: one.node, ...one.answer }])),
     silent: said.flatMap((one) => (one.failure === undefined ? [] : [{ node: one.node, silence: one.failure }])),
   };
 }

@@ -16,7 +16,7 @@ import {
   type TickReport,
 } from "../model/schedules.js";
 import { acceptInput } from "./accept.js";
-import { readFailure } from "./calls.js";
+import { beaten, readFailure } from "./calls.js";
 import { attributes, show as details } from "./console.js";
 
 const RETRY = { initialInterval: "1 s", backoffCoefficient: 2, maximumInterval: "30 s", maximumAttempts: 6 } as const;
@@ -31,10 +31,10 @@ const patient = (summary: string) =>
     retry: RETRY,
   });
 const short = (summary: string) =>
-  proxyActivities<ScheduleSteps>({
+  beaten<ScheduleSteps>({
     summary,
     scheduleToStartTimeout: "10 minutes",
-    startToCloseTimeout: "10 minutes",
+    startToCloseTimeout: 600_000,
     retry: RETRY,
   });
 

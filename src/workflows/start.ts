@@ -2,9 +2,11 @@
  * Starting a workload on a node. The undo (stop, forget) is decided before the start is asked for.
  *
  * An entity may have been lost (terminated, a lost database) while its workload runs or is being handed over. So before a
- * new copy is started every node that is known says that it has none of it: nothing that runs, is held, or may come to run.
+ * new copy is started every node that is known says that it has none of it: nothing that runs, is held, or may come to run; nor
+ * anything else that has its address.
  */
 import { patched, sleep } from "@temporalio/workflow";
+import { addressProblem } from "../model/address-holder.js";
 import { CONTRACT_SCHEMA, type Observation } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import type { Tuning } from "../model/messages.js";
@@ -12,7 +14,17 @@ import { operationId } from "../model/names.js";
 import { mayRun, type Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, running, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { askEach, backoffMs, isRefusal, isSilence, readFailure, shortly, tryAsk, type Answer } from "./calls.js";
+import {
+  askEach,
+  askForCopies,
+  backoffMs,
+  isRefusal,
+  isSilence,
+  readFailure,
+  shortly,
+  tryAsk,
+  type Answer,
+} from "./calls.js";
 import { knock } from "./knock.js";
 import { sameSpec } from "../model/spec-signature.js";
 
@@ -97,13 +109,12 @@ async function askOthers(
     startToCloseMs: Math.min(tuning.startToCloseMs, OTHERS_MS),
   };
   const others = [...new Set(known)].filter((name) => name !== ask.node).sort();
-  const said = await askEach(others, (node) =>
-    shortly(node, quick, "does it have it?").observeWorkload({ schema: CONTRACT_SCHEMA, workload }),
-  );
+  const said = await askEach(others, (node) => askForCopies(node, quick, workload));
   const holds = said.map(({ answer }) => answer?.holds ?? []);
   const problems = said.flatMap(({ node, answer }) => {
     const against = (answer?.holds ?? []).filter((hold) => !adopt || mayRun(hold.state));
-    return startProblem(workload, node, against) ?? [];
+    const copy = startProblem(workload, node, against);
+    return copy ?? (adopt ? undefined : addressProblem(spec, node, answer?.held ?? [])) ?? [];
   });
   if (problems[0] !== undefined || adopt) return { problem: problems[0], holds };
   const away = said.filter(({ node, failure }) => failure !== undefined && !ask.off.includes(node));

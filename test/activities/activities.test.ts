@@ -33,6 +33,14 @@ test("a long step polls until it is done and heartbeats the progress", async () 
   assert.deepEqual(beats.slice(1), [{ bytesSent: 1 }, { bytesSent: 2 }]);
 });
 
+test("a short step beats as well: its worker's death is found out before the step's time is over", async () => {
+  const env = new MockActivityEnvironment();
+  const beat = new Promise<void>((resolve) => env.on("heartbeat", () => resolve()));
+  // It is answered when the beat has come.
+  const agent = { describeNode: () => beat.then(() => ({ node: "node-b" })) } as unknown as NodeAgent;
+  assert.deepEqual(await env.run(() => activities(agent).describeNode()), { node: "node-b" });
+});
+
 test("an agent that is away is asked again; for too long, it is a retryable failure", async () => {
   let calls = 0;
   const coming = agentOf(async () => {

@@ -9,6 +9,7 @@ import { redis, untilRedisAnswers } from "../../deploy/demo/clients.js";
 import { labNode, labRun, patience } from "../../deploy/lab/index.js";
 import { createAgentClient } from "../../src/agent/client.js";
 import { openStore, storeConfigSchema } from "../../src/checkpoints/store-config.js";
+import { networkNames } from "../../src/host/netns.js";
 import type { StoredCheckpoint } from "../../src/model/checkpoints.js";
 import type { OperationRef, RestoreInput, Saved, Started } from "../../src/model/contract.js";
 import { describeFailure, type FerryError, toFailure } from "../../src/model/failure.js";
@@ -191,7 +192,33 @@ test("a clone with its own name and address answers beside the first", { timeout
     (await agentOf("node-a")).restoreWorkload(restoreInput(third, { ...checkpoint, epoch: 1 }, "node-a")),
     (error: FerryError) => error.code === "E_IP_CONFLICT",
   );
+  // Whose link is down answers nobody, and has it all the same.
+  const { link } = networkNames("second", 2);
+  await labRun(e2e.state, "node-b", ["ip", "link", "set", "dev", link, "down"], {});
+  await assert.rejects(
+    (await agentOf("node-b")).restoreWorkload(restoreInput(third, { ...checkpoint, epoch: 1 }, "node-b")),
+    (error: FerryError) => error.code === "E_IP_CONFLICT" && /that of second, which node-b holds/.test(error.message),
+  );
   await stopAt("node-b", "second", 2);
+
+  // Two that want one address at the same moment, on two nodes: at least one gives way, and says so.
+  const twins = await Promise.all(
+    ["node-a", "node-b"].map(async (node) => ({
+      node,
+      agent: await agentOf(node),
+      input: restoreInput({ ...clone, name: `twin-${node}` }, { ...checkpoint, epoch: 1 }, node),
+    })),
+  );
+  const both = await Promise.allSettled(twins.map(({ agent, input }) => agent.restoreWorkload(input)));
+  const refused = both.filter((end) => end.status === "rejected").map(({ reason }) => toFailure(reason).code);
+  assert.ok(refused.length > 0, "both run with one address");
+  assert.ok(
+    refused.every((code) => code === "E_IP_CONFLICT"),
+    refused.join(" "),
+  );
+  for (const [i, { node, input }] of twins.entries()) {
+    if (both[i]?.status === "fulfilled") await stopAt(node, input.spec.name, 2);
+  }
   await assertLives(e2e, witness, digest, "node-a", 5000);
   await witness.assertIntact();
   await stopAt("node-a", "first", epoch);

@@ -3,7 +3,9 @@ import { describe, it } from "node:test";
 import {
   announcements,
   arpClaim,
+  arpDefence,
   arpProbe,
+  arpWanted,
   gratuitousArp,
   ipv6Bytes,
   linkLocal,
@@ -26,6 +28,20 @@ describe("frames that announce an address", () => {
     assert.equal(arpClaim(reply ?? Buffer.alloc(0), "10.77.0.100"), MAC);
     assert.equal(arpClaim(arpProbe(MAC, "10.77.0.100"), "10.77.0.100"), undefined);
     assert.equal(arpClaim(Buffer.alloc(20), "10.77.0.100"), undefined);
+  });
+
+  it("who wants an address, and the answer to him alone", () => {
+    assert.equal(arpWanted(arpProbe(MAC, "10.77.0.100"), "10.77.0.100"), MAC);
+    assert.equal(arpWanted(arpProbe(MAC, "10.77.0.101"), "10.77.0.100"), undefined);
+    for (const frame of gratuitousArp(MAC, "10.77.0.100")) assert.equal(arpWanted(frame, "10.77.0.100"), undefined);
+    assert.equal(arpWanted(Buffer.alloc(20), "10.77.0.100"), undefined);
+    const answer = arpDefence("02:fe:00:00:00:01", "10.77.0.100", MAC);
+    assert.equal(
+      answer.toString("hex"),
+      "02fe0000006402fe000000010806000108000604000202fe000000010a4d006402fe0000006400000000",
+    );
+    assert.equal(arpClaim(answer, "10.77.0.100"), "02:fe:00:00:00:01");
+    assert.equal(arpWanted(answer, "10.77.0.100"), undefined);
   });
 
   it("unsolicited neighbour advertisement with a checksum that adds up", () => {

@@ -4,7 +4,7 @@ import { after, before, describe } from "node:test";
 import { crc32 } from "node:zlib";
 import * as fc from "fast-check";
 import { unpackFrames, packFrames } from "../../src/host/kept-frames.js";
-import { arpClaim, gratuitousArp } from "../../src/host/frames.js";
+import { arpClaim, arpProbe, arpWanted, gratuitousArp } from "../../src/host/frames.js";
 import { parseReply, parseCommand, COMMAND, encodeCommand } from "../../src/transfer/pages/control.js";
 import { FrameParser, HEADER_BYTES, KIND, type RawFrame } from "../../src/transfer/link/frame.js";
 import { readFailure, readOffer, readWelcome } from "../../src/transfer/link/hello.js";
@@ -152,6 +152,9 @@ fuzz(
 );
 fuzz("answers to ARP", mutatedBytes(gratuitousArp("02:fe:00:00:00:64", "10.77.0.100")), (bytes) =>
   arpClaim(bytes, "10.77.0.100"),
+);
+fuzz("probes by ARP", mutatedBytes([arpProbe("02:fe:00:00:00:64", "10.77.0.100")]), (bytes) =>
+  arpWanted(bytes, "10.77.0.100"),
 );
 
 describe("signed statements", () => {

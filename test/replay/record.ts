@@ -12,6 +12,7 @@ import { recordCheckpoints } from "./record-checkpoints.js";
 import { recordDoubt } from "./record-doubt.js";
 import { recordLong } from "./record-long.js";
 import { recordSchedules } from "./record-schedules.js";
+import { recordSteps } from "./record-steps.js";
 import { Recorder } from "./recorder.js";
 
 const directory = process.argv[2];
@@ -199,6 +200,7 @@ try {
   await recordDoubt(recorder);
   await recordLong(recorder);
   await recordLost();
+  await recordSteps(recorder);
 } finally {
   await stage.down();
 }

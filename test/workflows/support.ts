@@ -46,8 +46,15 @@ export const specOf = (name: string): WorkloadSpec => ({
   dir: "/data",
   user: "root",
   limits: {},
-  network: { ip: "10.77.0.100/24", mac: "02:fe:0a:4d:00:64" },
+  network: { ip: `${addressOf(name)}/8`, mac: "02:fe:0a:4d:00:64" },
 });
+
+/** Its own: of two workloads with one address the second is refused. */
+function addressOf(name: string): string {
+  let sum = 0x811c9dc5;
+  for (const char of name) sum = Math.imul(sum ^ (char.codePointAt(0) ?? 0), 0x01000193) >>> 0;
+  return ["10", sum >>> 24, (sum >>> 16) % 256, 1 + ((sum >>> 8) % 254)].join(".");
+}
 
 export class Stage {
   readonly world: SimulatedWorld;

@@ -7,6 +7,7 @@ import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
 import { RECOVERY } from "../../model/names.js";
+import type { NodeFacts } from "../../model/node.js";
 import { isOpen } from "../../model/ownership.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
@@ -129,6 +130,14 @@ export function specOf(context: NodeContext, workload: string): WorkloadSpec {
     throw ferryError("E_WORKLOAD_UNKNOWN", `node ${context.config.node} knows no workload ${workload}`, { workload });
   return spec;
 }
+
+/** What this node says that it has: every hold that is open, with the address that goes with it. */
+export const heldHere = ({ book }: Pick<NodeContext, "book">): NodeFacts["workloads"] =>
+  book.workloads().flatMap((name) => {
+    const hold = book.holds(name).findLast((h) => isOpen(h.state));
+    const ip = book.spec(name)?.network.ip;
+    return hold === undefined ? [] : [{ name, epoch: hold.epoch, state: hold.state, ...(ip !== undefined && { ip }) }];
+  });
 
 /**
  * This node's word that it owns what the operation brought, once its journal says so (of a recovery, or a restore: that it has

@@ -10,7 +10,7 @@
  */
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { probeAddress } from "../../host/announce.js";
+import { AddressClaim } from "../../host/address-claim.js";
 import type { CheckpointSource } from "../../model/checkpoints.js";
 import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
@@ -47,6 +47,8 @@ export class Restoring {
   private readonly epoch: number;
   private readonly dirs: RestoreDirs;
   private readonly files: RestoredFiles;
+  /** Held from before its files are brought until its own link is up. */
+  private address: AddressClaim | undefined;
 
   constructor(context: NodeContext, what: RestoreWhat) {
     this.context = context;
@@ -66,6 +68,14 @@ export class Restoring {
    * success: it runs, every page is in place; `done` once that is journaled. failure: nothing of it is left but files.
    */
   async run(): Promise<{ pid: number; done: () => Promise<void> }> {
+    try {
+      return await this.bring();
+    } finally {
+      this.address?.close();
+    }
+  }
+
+  private async bring(): ReturnType<Restoring["run"]> {
     let { incarnation }: { incarnation: Incarnation } = this.what;
     const before = await this.runs();
     if (!before) {
@@ -116,18 +126,8 @@ export class Restoring {
     const reader = await store.read(of, checkpoint);
     try {
       const before = await demandRestorable(store, reader, config.node, incarnation.spec);
-      const address = ip.split("/")[0] ?? ip;
-      const taken = await probeAddress(config.bridge, address);
-      if (taken !== undefined) {
-        throw ferryError(
-          "E_IP_CONFLICT",
-          `${this.name} was not restored: its address ${address} is in use by ${taken}`,
-          {
-            workload: this.name,
-            remedy: "give another address with --ip, or stop what uses this one",
-          },
-        );
-      }
+      this.address = await AddressClaim.take(config.bridge, ip.split("/")[0] ?? ip);
+      this.demandAddress();
       const clone = of !== this.name || before.network.ip !== ip;
       this.log("info", "its files are brought back", { of, clone });
       await this.files.bring(reader);
@@ -136,6 +136,20 @@ export class Restoring {
     } finally {
       await reader.close();
     }
+  }
+
+  private demandAddress(): void {
+    const taken = this.address?.takenBy;
+    if (taken === undefined) return;
+    const { ip } = this.what.incarnation.spec.network;
+    throw ferryError(
+      "E_IP_CONFLICT",
+      `${this.name} was not restored: its address ${ip.split("/")[0]} is in use by ${taken}`,
+      {
+        workload: this.name,
+        remedy: "give another address with --ip, or stop what uses this one",
+      },
+    );
   }
 
   private startMovers(): Promise<RestoreMovers> {
@@ -192,6 +206,7 @@ export class Restoring {
     }
     // From here on nobody can say that nothing of it has run.
     this.context.book.record({ ...hold, letRun: true });
+    this.demandAddress();
     writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
     await failpoint("destination.resume");
     const { resumedAt } = await this.context.runtime.release(incarnation, this.dirs.mover);
@@ -202,6 +217,7 @@ export class Restoring {
   private async drain({ mover, broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
     const { runtime } = this.context;
     await runtime.openNetwork(incarnation);
+    this.address?.close();
     await failpoint("destination.drain");
     for (;;) {
       try {

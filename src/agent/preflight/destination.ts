@@ -8,6 +8,7 @@ import { elfBuildId } from "../../host/elf.js";
 import { cpuFlags } from "../../host/facts.js";
 import { parseMountinfo, readProc, shown } from "../../host/procfs.js";
 import { userfaultfdProblem } from "../../host/userfaultfd-probe.js";
+import { addressProblem } from "../../model/address-holder.js";
 import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
@@ -334,6 +335,7 @@ export async function preflightDestination(ctx: DestinationContext): Promise<Fin
   ]);
   // The bridge's own finding, or that of the tools, says more than the failure of an arping that can't work.
   const noBridge = bridgeFindings.some((finding) => finding.level === "block" && finding.check === "bridge");
+  const holder = addressProblem(facts.spec, node.node, node.workloads);
   const noArping = tools.some((finding) => finding.message.includes("arping"));
   return [
     ...checkCompatible(node, facts, ref, flags),
@@ -343,6 +345,7 @@ export async function preflightDestination(ctx: DestinationContext): Promise<Fin
     ...tools,
     ...bridgeFindings,
     ...(noBridge || noArping ? [] : address),
+    ...(holder === undefined ? [] : [block("ip address", holder.message, holder.remedy ?? "")]),
     ...files,
     ...user,
     ...room,

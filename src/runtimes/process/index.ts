@@ -1,13 +1,15 @@
 /** The process runtime: a tree of processes in namespaces of its own, moved by criu. */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync, existsSync } from "node:fs";
 import { z } from "zod";
-import { Announcer, probeAddress } from "../../host/announce.js";
+import { AddressClaim } from "../../host/address-claim.js";
+import { Announcer } from "../../host/announce.js";
 import { childCgroups } from "../../host/cgroup.js";
 import { frameAddress, FrameSocket } from "../../host/frame-socket.js";
 import { FrameKeeper as KeptFrames } from "../../host/kept-frames.js";
 import { createNetwork, listNetworks, removeNetwork, setLink } from "../../host/netns.js";
 import { killGroup } from "../../host/proc.js";
 import { ferryError } from "../../model/failure.js";
+import type { WorkloadSpec } from "../../model/workload.js";
 import type { EngineHandle, FrameDoor, FrameKeeper, Incarnation, OperationDirs, Runtime } from "../runtime.js";
 import { Engine } from "./engine.js";
 import { dumpDir, freeze, takeBack } from "./freeze.js";
@@ -29,6 +31,18 @@ interface Name {
   epoch: number;
 }
 
+function demandFree({ takenBy }: AddressClaim, { name, network }: WorkloadSpec): void {
+  if (takenBy === undefined) return;
+  throw ferryError(
+    "E_START",
+    `${name} did not start: its address ${network.ip.split("/")[0]} is in use by ${takenBy}`,
+    {
+      workload: name,
+      remedy: "give another address with --ip, or stop what uses this one",
+    },
+  );
+}
+
 /** Throws E_TOOL when the machine has no cgroup v2 tree. */
 export const createProcessRuntime = (config: ProcessRuntimeConfig): Runtime => new ProcessRuntime(config);
 
@@ -47,20 +61,27 @@ class ProcessRuntime implements Runtime {
       throw ferryError("E_STATE", `${spec.name} of epoch ${epoch} has processes already`, { workload: spec.name });
     }
     const address = spec.network.ip.split("/")[0] ?? spec.network.ip;
-    const taken = await probeAddress(this.places.config.bridge, address);
-    if (taken !== undefined) {
-      throw ferryError("E_START", `${spec.name} did not start: its address ${address} is in use by ${taken}`, {
-        workload: spec.name,
-        remedy: "give another address with --ip, or stop what uses this one",
-      });
+    const claim = await AddressClaim.take(this.places.config.bridge, address);
+    try {
+      demandFree(claim, spec);
+      return await this.startAt(incarnation, parts, claim);
+    } finally {
+      claim.close();
     }
+  }
+
+  /** The address is held until the workload's own link is up. */
+  private async startAt(incarnation: Incarnation, parts: Parts, claim: AddressClaim): ReturnType<Runtime["start"]> {
+    const { spec, epoch } = incarnation;
     const fresh = !existsSync(parts.volume.data);
     try {
       mkdirSync(parts.dir, { recursive: true, mode: 0o700 });
       parts.cgroup.create(spec.limits);
       await createNetwork(parts.network, spec.network, this.places.config.bridge, this.places.hook("netns.sh"));
+      demandFree(claim, spec);
       // Up before the program starts: it may want the network at once.
       await setLink(parts.network.link, "up");
+      claim.close();
       const started = await launch(this.places, parts, spec);
       this.announcer(incarnation, parts).announce();
       return started;

@@ -10,7 +10,7 @@ import type {
   Step,
 } from "../../model/contract.js";
 import { FerryError, ferryError, type Side } from "../../model/failure.js";
-import { forget, holdsOf, isOpen, mayRefuse, mayRun, runningHold } from "../../model/ownership.js";
+import { forget, holdsOf, isOpen, mayRefuse, mayRun, openHold, runningHold } from "../../model/ownership.js";
 import { RECOVERY } from "../../model/names.js";
 import { maybeWentHome } from "../../model/settlement.js";
 import type { NodeFacts } from "../../model/node.js";
@@ -122,8 +122,11 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     diskAvailableBytes: 2 ** 30,
     bootId: "simulated",
     workloads: [...node.ledger.keys()].flatMap((workload) => {
-      const hold = runningHold(node.ledger, workload);
-      return hold === undefined ? [] : [{ name: workload, epoch: hold.epoch, state: hold.state }];
+      const hold = openHold(holdsOf(node.ledger, workload));
+      const ip = node.specs.get(workload)?.network.ip;
+      return hold === undefined
+        ? []
+        : [{ name: workload, epoch: hold.epoch, state: hold.state, ...(ip !== undefined && { ip }) }];
     }),
   });
 
