@@ -11,6 +11,7 @@ import { toFailure, type FailureData } from "../model/failure.js";
 import { letGoWith } from "../model/let-go.js";
 import type { Restored, Tuning } from "../model/messages.js";
 import { operationId, operationWorkflowId } from "../model/names.js";
+import type { Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, startProblem } from "../model/settlement.js";
 import type { WorkloadSpec } from "../model/workload.js";
 import { askEach, askForCopies, failure, patiently, shortly, tryAsk, type Copies } from "./calls.js";

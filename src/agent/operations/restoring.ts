@@ -204,9 +204,9 @@ export class Restoring {
         `epoch ${this.epoch} of ${this.name} is ${hold?.state ?? "unknown"}: it is not let run`,
       );
     }
+    this.demandAddress();
     // From here on nobody can say that nothing of it has run.
     this.context.book.record({ ...hold, letRun: true });
-    this.demandAddress();
     writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
     await failpoint("destination.resume");
     const { resumedAt } = await this.context.runtime.release(incarnation, this.dirs.mover);

@@ -10,7 +10,7 @@ import type {
   Step,
 } from "../../model/contract.js";
 import { FerryError, ferryError, type Side } from "../../model/failure.js";
-import { forget, holdsOf, isOpen, mayRefuse, mayRun, openHold, runningHold } from "../../model/ownership.js";
+import { forget, holdsOf, isOpen, mayRefuse, mayRun, openHold } from "../../model/ownership.js";
 import { RECOVERY } from "../../model/names.js";
 import { maybeWentHome } from "../../model/settlement.js";
 import type { NodeFacts } from "../../model/node.js";
