@@ -1,19 +1,12 @@
 /** What a tick of a schedule does: it asks the workload's entity like any client, and waits for the end. See ScheduleSteps. */
 import { Context } from "@temporalio/activity";
-import {
-  ScheduleNotFoundError,
-  WorkflowNotFoundError,
-  WorkflowUpdateFailedError,
-  type Client,
-} from "@temporalio/client";
+import { ScheduleNotFoundError, WorkflowNotFoundError, type Client } from "@temporalio/client";
 import { ApplicationFailure, defineSearchAttributeKey } from "@temporalio/common";
 import type { CheckpointReport } from "../model/checkpoint-report.js";
 import type { ListedCheckpoint } from "../model/checkpoints.js";
-import type { FailureData } from "../model/failure.js";
 import {
   QUERY,
   UPDATE,
-  isFailureData,
   type AskRequest,
   type CheckpointRequest,
   type OperationStarted,
@@ -24,6 +17,7 @@ import { nodeWorkflowId, workloadWorkflowId } from "../model/names.js";
 import { prunable } from "../model/retention.js";
 import { SCHEDULE_KINDS, scheduleId, type ScheduleSteps, type Stepped } from "../model/schedules.js";
 import type { WorkloadStatus } from "../model/workload.js";
+import { refusalOf } from "./refusals.js";
 import { sleep } from "./sleep.js";
 
 const BEAT_MS = 1_000;
@@ -74,12 +68,19 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         }
         const { checkpoint, failure, node } = report;
         if (checkpoint === undefined) {
+          if (options.ifQuiet === true && failure?.code === "E_BUSY") {
+            return { outcome: "active", message: `${operation}: ${failure.message}`, node };
+          }
           return { outcome: "failed", message: `${operation}: ${failure?.message ?? "no checkpoint was made"}`, node };
         }
         const made = { checkpoint: checkpoint.id, node };
         if (!options.stop) return { outcome: "saved", message: `${operation}: ${checkpoint.id}`, ...made };
-        return report.state === "checkpointed"
-          ? { outcome: "checkpointed", message: `${operation}: let go, saved as ${checkpoint.id}`, ...made }
+        return report.state === "checkpointed" || report.state === "sleeping"
+          ? {
+              outcome: "checkpointed",
+              message: `${operation}: ${letGo(report.state)}, saved as ${checkpoint.id}`,
+              ...made,
+            }
           : {
               outcome: "failed",
               message: `${operation}: saved as ${checkpoint.id}, and it is ${report.state}`,
@@ -93,7 +94,12 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         if (seen.refused) return seen.refused;
         const { state } = seen.answer;
         // The answer to an earlier try of this one was lost: the entity gives it again.
-        if (state !== "checkpointed" && state !== "restoring" && Context.current().info.attempt === 1) {
+        if (
+          state !== "checkpointed" &&
+          state !== "sleeping" &&
+          state !== "restoring" &&
+          Context.current().info.attempt === 1
+        ) {
           return { outcome: "skipped", message: `${workload} is ${state}: only what was checkpointed is woken` };
         }
         const asked = await answered(workload, () =>
@@ -106,6 +112,15 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         const { message, checkpoint, node } = asked.answer;
         return { outcome: "restored", message, checkpoint, node };
       }),
+
+    lookNow: async ({ workload }) => {
+      const seen = await answered(workload, () => entityOf(workload).query<WorkloadStatus>(QUERY.status));
+      if (seen.refused) return { ended: seen.refused };
+      const { state, node, epoch, operation } = seen.answer;
+      if (state === "running" && operation === undefined) return { running: { node, epoch } };
+      const why = operation === undefined ? `is ${state}` : `is busy: ${operation} is under way`;
+      return { ended: { outcome: "skipped", message: `${workload} ${why}` } };
+    },
 
     pruneNow: async ({ workload, node, retention }) => {
       const listed = await askNode<ListedCheckpoint[]>(node, { ask: "checkpoints", workload });
@@ -139,6 +154,8 @@ export function scheduleSteps(client: Client): ScheduleSteps {
     },
   };
 }
+
+const letGo = (state: "checkpointed" | "sleeping"): string => (state === "sleeping" ? "it sleeps" : "let go");
 
 /** A cancel would be the end of it: this is given to the next worker. */
 const detached = (): ApplicationFailure =>
@@ -193,10 +210,4 @@ async function answered<Result>(workload: string, ask: () => Promise<Result>): P
     const leftAlone = why.code === "E_BUSY" || why.code === "E_STATE" || why.code === "E_WORKLOAD_UNKNOWN";
     return { refused: { outcome: leftAlone ? "skipped" : "failed", message: why.message } };
   }
-}
-
-function refusalOf(error: unknown): FailureData | undefined {
-  if (!(error instanceof WorkflowUpdateFailedError) || !(error.cause instanceof ApplicationFailure)) return undefined;
-  const data = error.cause.details?.[0];
-  return isFailureData(data) ? data : undefined;
 }

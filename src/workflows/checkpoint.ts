@@ -18,7 +18,7 @@ import {
   sleep,
   workflowInfo,
 } from "@temporalio/workflow";
-import { journalSays, type CheckpointReport, type StateAfter } from "../model/checkpoint-report.js";
+import { journalSays, letGoAs, type CheckpointReport, type StateAfter } from "../model/checkpoint-report.js";
 import { byAge, isBroken } from "../model/checkpoint-choice.js";
 import type { StoredCheckpoint } from "../model/checkpoints.js";
 import type { NodeActivities, Saved } from "../model/contract.js";
@@ -37,11 +37,9 @@ const ROUNDS = 3;
 const DAY_MS = 24 * 3_600_000;
 const LONGEST_PAUSE_MS = 600_000;
 
-const AFTER: Partial<Record<Saved["state"], StateAfter>> = { OWNER: "running", STOPPED: "checkpointed" };
-
 /** It does not run, and nobody can show a checkpoint of it: it was stopped, or lost with its machine's power. */
 const withoutOne = (state: StateAfter, made?: StoredCheckpoint): StateAfter =>
-  state === "checkpointed" && made === undefined ? "stopped" : state;
+  (state === "checkpointed" || state === "sleeping") && made === undefined ? "stopped" : state;
 
 export async function checkpoint(input: CheckpointInput): Promise<CheckpointReport> {
   acceptInput("checkpoint", input);
@@ -136,7 +134,7 @@ class Making {
     });
     for (let round = 0; ; round += 1) {
       const said = await tryAsk(node, () => waiting.observeWorkload({ schema, workload }));
-      const verdict = said.answer && journalSays(ref, options.stop, said.answer.holds);
+      const verdict = said.answer && journalSays(ref, options, said.answer.holds);
       if (verdict !== undefined) {
         const report = await this.fromJournal(verdict);
         await CancellationScope.nonCancellable(() => this.news({ state: "done", checkpoint: report }));
@@ -175,8 +173,9 @@ class Making {
     if (epoch !== this.input.ref.epoch) {
       reasons.push(`criu was lost while it was frozen: it was restored on its node and runs on under epoch ${epoch}`);
     }
+    const after = state === "OWNER" ? "running" : state === "STOPPED" ? letGoAs(this.input.options) : "unknown";
     return {
-      ...this.report(made === undefined ? "failed" : "saved", withoutOne(AFTER[state] ?? "unknown", made), reasons),
+      ...this.report(made === undefined ? "failed" : "saved", withoutOne(after, made), reasons),
       epoch,
       phases,
       rounds,
@@ -193,7 +192,7 @@ class Making {
     const seen = await tryAsk(node, () =>
       shortly(node, tuning, "what its journal says").observeWorkload({ schema, workload }),
     );
-    const verdict = seen.answer && journalSays(ref, options.stop, seen.answer.holds);
+    const verdict = seen.answer && journalSays(ref, options, seen.answer.holds);
     const { state, epoch } = verdict ?? { state: "unknown" as const, epoch: ref.epoch };
     return { ...this.report("failed", withoutOne(state), []), epoch, failure: why };
   }

@@ -6,7 +6,7 @@ import type { ListedCheckpoint, StoredCheckpoint } from "../model/checkpoints.js
 import { chooseCheckpoint, type Wanted } from "../model/checkpoint-choice.js";
 import { CONTRACT_SCHEMA, type OperationRef } from "../model/contract.js";
 import { toFailure } from "../model/failure.js";
-import type { Restored, Tuning } from "../model/messages.js";
+import type { Restored, Sleep, Tuning } from "../model/messages.js";
 import { operationId, operationWorkflowId } from "../model/names.js";
 import type { Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, startProblem } from "../model/settlement.js";
@@ -31,6 +31,9 @@ export interface RestoreOn extends Attempts {
   highest: number;
   sequence: number;
   off: readonly string[];
+  /** Its address is held there. It is let go before anything begins elsewhere: `sleepsNoMore`. */
+  sleep?: Sleep;
+  sleepsNoMore: () => void;
   dryRun: boolean;
   tuning: Tuning;
   /** It may run there from now on. */
@@ -82,6 +85,7 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
     sequence,
   });
   if (dryRun) return said("would run");
+  await letAddressGo(ask);
   ask.begins(ref);
   const started = await tryAsk(node, () =>
     patiently(node, tuning, "restore").restoreWorkload({ ref, spec, checkpoint: checkpoint.id, of }),
@@ -91,6 +95,21 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
   const stale = ask.attempted.map((attempt) => staleOf(ref, attempt));
   await tellStale(operationWorkflowId(workload, "restore", sequence), stale, tuning);
   return said("runs");
+}
+
+/** Two that answer for one address are worse than none. A node that is off answers for nothing; when it is back it asks first. */
+async function letAddressGo({ spec, node, off, tuning, sleep, sleepsNoMore }: RestoreOn): Promise<void> {
+  if (sleep === undefined || sleep.node === node) return;
+  const told = await tryAsk(sleep.node, () =>
+    shortly(sleep.node, tuning, "let its address go").stopWorkload({
+      schema: CONTRACT_SCHEMA,
+      workload: spec.name,
+      epoch: sleep.epoch,
+      graceMs: 0,
+    }),
+  );
+  if (told.failure !== undefined && !off.includes(sleep.node)) throw failure(told.failure);
+  sleepsNoMore();
 }
 
 const asBefore = ({ operation, destination, workload, to }: OperationRef): Restored => ({

@@ -45,6 +45,8 @@ export class Restoring {
   private readonly epoch: number;
   private readonly dirs: RestoreDirs;
   private readonly files: RestoredFiles;
+  /** It was let go here to sleep, and nothing has run since. */
+  private slept = false;
 
   constructor(context: NodeContext, what: RestoreWhat) {
     this.context = context;
@@ -79,7 +81,12 @@ export class Restoring {
         }
         await this.drain(movers, incarnation);
         const { pid } = await this.context.runtime.observe({ name: this.name, epoch: this.epoch });
-        return { pid: pid ?? 0, done: () => movers.end() };
+        const done = async (): Promise<void> => {
+          await movers.end();
+          // One that has only slept: what was here is what is in the checkpoint, and would pile up with every night.
+          if (this.slept) await this.files.forget();
+        };
+        return { pid: pid ?? 0, done };
       } catch (error) {
         movers.stop();
         const failure = toFailure(error, "E_RESTORE");
@@ -131,6 +138,8 @@ export class Restoring {
       await this.files.bring(reader);
       // Else whoever was connected then has heard of what came later, and is not connected any more.
       const didNothingLater = reader.manifest.stopped === true && reader.manifest.epoch === last;
+      const asleep = this.context.book.sleepers().some(({ workload, epoch }) => workload === of && epoch === last);
+      this.slept = asleep && didNothingLater && !clone;
       return { ...incarnation, closeConnections: clone || !didNothingLater };
     } finally {
       await reader.close();
@@ -192,6 +201,7 @@ export class Restoring {
   private async drain({ mover, broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
     const { runtime } = this.context;
     await runtime.openNetwork(incarnation);
+    this.context.sleepers.deliver(this.name, () => runtime.frameDoor(incarnation));
     await failpoint("destination.drain");
     for (;;) {
       try {
