@@ -118,6 +118,8 @@ export function scheduleSteps(client: Client): ScheduleSteps {
       if (seen.refused) return { ended: seen.refused };
       const { state, node, epoch, operation } = seen.answer;
       if (state === "running" && operation === undefined) return { running: { node, epoch } };
+      // Its workflow has ended, and can still be asked.
+      if (state === "removed") return { ended: noSuch(workload) };
       const why = operation === undefined ? `is ${state}` : `is busy: ${operation} is under way`;
       return { ended: { outcome: "skipped", message: `${workload} ${why}` } };
     },
@@ -195,6 +197,11 @@ async function beating<Result>(step: () => Promise<Result>): Promise<Result> {
   }
 }
 
+const noSuch = (workload: string): Stepped => ({
+  outcome: "gone",
+  message: `there is no workload ${workload} any more`,
+});
+
 type Answered<Result> = { answer: Result; refused?: never } | { answer?: never; refused: Stepped };
 
 /** What the entity says no to is an outcome. Anything else, like a server that is away, is tried again. */
@@ -203,7 +210,7 @@ async function answered<Result>(workload: string, ask: () => Promise<Result>): P
     return { answer: await ask() };
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) {
-      return { refused: { outcome: "gone", message: `there is no workload ${workload} any more` } };
+      return { refused: noSuch(workload) };
     }
     const why = refusalOf(error);
     if (why === undefined) throw error;

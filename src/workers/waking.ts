@@ -81,7 +81,9 @@ class Waking {
 
   look(sleepers: readonly Sleeper[]): void {
     const there = new Set(sleepers.map(keyOf));
-    for (const [key, { doubt }] of this.known) if (!doubt && !there.has(key)) this.known.delete(key);
+    for (const [key, { doubt }] of this.known) {
+      if (!doubt && !there.has(key) && !this.underWay.has(key)) this.known.delete(key);
+    }
     const now = performance.now();
     const doubtful = [...this.known].flatMap(([key, { sleeper }]) =>
       there.has(key) ? [] : [{ ...sleeper, wanted: true }],

@@ -36,6 +36,8 @@ async function until(what: string, holds: () => boolean): Promise<void> {
 }
 
 await run("mount", ["-t", "tmpfs", "none", "/run"]);
+// What it says of links is that of the namespace in which it was mounted.
+await run("mount", ["-t", "sysfs", "none", "/sys"]);
 const ip = (input: string): Promise<unknown> => run("ip", ["-batch", "-"], { input });
 await ip("netns add w\nnetns add c\nlink set lo up\nlink add br0 type bridge stp_state 0 forward_delay 0\n");
 await ip("link add cl0 type veth peer name eth0 netns c\naddr add 10.9.0.254/24 dev br0\nlink set br0 up\n");

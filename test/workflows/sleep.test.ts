@@ -43,13 +43,16 @@ describe("sleep and wake", { skip: skipWithoutTemporal }, () => {
   });
 
   let ticks = 0;
-  const tick = async (subject: Subject, more: Partial<IdleScaleInput> = {}): Promise<TickReport> => {
+  const tickOnly = (subject: Subject, more: Partial<IdleScaleInput> = {}): Promise<TickReport> => {
     const input = { workload: subject.name, idleMs: 60_000, cpuPercent: 1, wakeOnTraffic: true, ...more };
-    const report = await stage.client.workflow.execute<(input: IdleScaleInput) => Promise<TickReport>>(WORKFLOW.idle, {
+    return stage.client.workflow.execute<(input: IdleScaleInput) => Promise<TickReport>>(WORKFLOW.idle, {
       workflowId: `${subject.name}/idle-${(ticks += 1)}`,
       taskQueue: WORKFLOW_TASK_QUEUE,
       args: [input],
     });
+  };
+  const tick = async (subject: Subject, more: Partial<IdleScaleInput> = {}): Promise<TickReport> => {
+    const report = await tickOnly(subject, more);
     if (report.outcome !== "gone") await subject.settled();
     return report;
   };
@@ -145,14 +148,11 @@ describe("sleep and wake", { skip: skipWithoutTemporal }, () => {
     await restore(subject);
     const go = stage.hold("save:frozen", subject.name);
     const handle = await ferry.workloads.get(subject.name).checkpoint();
-    const report = tick(subject);
-    await until(
-      () => stage.world.calls.length,
-      () => true,
-    );
+    const busy = await tickOnly(subject);
+    assert.deepEqual([busy.outcome, /is busy: .*checkpoint/.test(busy.message)], ["skipped", true], busy.message);
     go();
     await handle.result();
-    assert.equal((await report).outcome, "skipped", (await report).message);
+    await subject.settled();
     stage.world.order({ node: "node-a", verb: "idleWorkload", when: "before", times: 1, workload: subject.name });
     assert.equal((await tick(subject)).outcome, "unknown");
     await subject.handle.executeUpdate(UPDATE.remove, { args: [{ force: true, graceMs: 0 }] });
@@ -195,7 +195,7 @@ describe("sleep and wake", { skip: skipWithoutTemporal }, () => {
   test("its node does not let go: not restored elsewhere, it sleeps on; the restore elsewhere fails: it sleeps no more", async () => {
     const subject = await stage.run();
     await sleepNow(subject);
-    stage.world.order({ node: "node-a", verb: "stopWorkload", when: "before", times: 1, workload: subject.name });
+    stage.world.order({ node: "node-a", verb: "stopWorkload", when: "before", times: 3, workload: subject.name });
     assert.equal((await refusal(() => restore(subject, { node: "node-b" }))).code, "E_AGENT_DOWN");
     assert.equal((await subject.status()).state, "sleeping");
     const failure = { code: "E_RESTORE", message: "criu could not" } as const;
