@@ -85,7 +85,7 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
     sequence,
   });
   if (dryRun) return said("would run");
-  await letAddressGo(ask);
+  await letAddressGo(ask, seen);
   ask.begins(ref);
   const started = await tryAsk(node, () =>
     patiently(node, tuning, "restore").restoreWorkload({ ref, spec, checkpoint: checkpoint.id, of }),
@@ -98,17 +98,22 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
 }
 
 /** Two that answer for one address are worse than none. A node that is off answers for nothing; when it is back it asks first. */
-async function letAddressGo({ spec, node, off, tuning, sleep, sleepsNoMore }: RestoreOn): Promise<void> {
+async function letAddressGo(ask: RestoreOn, seen: readonly { node: string }[]): Promise<void> {
+  const { spec, node, tuning, sleep, sleepsNoMore } = ask;
   if (sleep === undefined || sleep.node === node) return;
-  const told = await tryAsk(sleep.node, () =>
-    shortly(sleep.node, tuning, "let its address go").stopWorkload({
-      schema: CONTRACT_SCHEMA,
-      workload: spec.name,
-      epoch: sleep.epoch,
-      graceMs: 0,
-    }),
-  );
-  if (told.failure !== undefined && !off.includes(sleep.node)) throw failure(told.failure);
+  // Else a person has said that it is off: it has just been asked.
+  const there = seen.some((other) => other.node === sleep.node);
+  const told =
+    there &&
+    (await tryAsk(sleep.node, () =>
+      shortly(sleep.node, tuning, "let its address go").stopWorkload({
+        schema: CONTRACT_SCHEMA,
+        workload: spec.name,
+        epoch: sleep.epoch,
+        graceMs: 0,
+      }),
+    ));
+  if (told !== false && told.failure !== undefined) throw failure(told.failure);
   sleepsNoMore();
 }
 
