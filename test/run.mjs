@@ -1,6 +1,7 @@
 // Runs the compiled tests with node's own runner: without arguments all of them; with arguments those whose path contains one
 // of the words. One file after the other, since the machine's namespaces, cgroups and cores are shared. In the whole run those
-// that need none of these go first, as many at once as there are cores: most of them wait for a Temporal server.
+// that need none of these go first, as many at once as there are cores: most of them wait for a Temporal server; and those
+// with a lab of their own go last, two at once.
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -93,12 +94,22 @@ if (words.length > 0) {
   process.exit((await run(names, 1)).code);
 }
 const light = names.filter((name) => BESIDE_EACH_OTHER.some((room) => name.startsWith(room)));
-const first = await run(light, availableParallelism());
-const second = await run(
-  names.filter((name) => !light.includes(name)),
-  1,
-);
-// Both together, as the runner says it of one.
-for (const [name, count] of Object.entries(second.counts))
-  console.log(`# ${name} ${count + (first.counts[name] ?? 0)}`);
-process.exit(first.code === 0 ? second.code : first.code);
+const labs = names.filter((name) => name.startsWith("e2e/"));
+const alone = names.filter((name) => !light.includes(name) && !labs.includes(name));
+const cores = availableParallelism();
+// Each lab has its own namespaces, network and services, and waits most of the time, too.
+const groups = [
+  [light, cores],
+  [alone, 1],
+  [labs, Math.min(cores, 2)],
+];
+// All together, as the runner says it of one.
+const totals = {};
+let code = 0;
+for (const [some, atOnce] of groups) {
+  const ended = await run(some, atOnce);
+  for (const [name, count] of Object.entries(ended.counts)) totals[name] = count + (totals[name] ?? 0);
+  code ||= ended.code;
+}
+for (const [name, count] of Object.entries(totals)) console.log(`# ${name} ${count}`);
+process.exit(code);

@@ -4,10 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { labRun } from "../../deploy/lab/index.js";
 import { andRemove, moveAbout, wholeLog } from "./on-the-move.js";
 import { ipOf, keepBusy } from "./programs.js";
-import { PsqlSession, psql } from "./psql.js";
+import { amcheck, POSTGRES, psql, PsqlSession, untilPostgresAnswers } from "./psql.js";
 import { startLab, until, type E2eLab } from "./support.js";
 
 let e2e: E2eLab;
@@ -76,26 +75,17 @@ test("nginx: requests in sequence on connections that are kept alive", async () 
   });
 });
 
-const START_POSTGRES = `set -e
-PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
-initdb -D pg -A trust -U postgres --no-sync --no-instructions >/dev/null
-echo "host all all 0.0.0.0/0 trust" >>pg/pg_hba.conf
-exec postgres -D pg -c listen_addresses=* -c unix_socket_directories=/data -c shared_buffers=48MB`;
-
 test("PostgreSQL: a session inserts through the moves, another one is in the middle of a transaction", async () => {
   const workload = await e2e.client.workloads.run({
     name: "postgres",
     node: "node-a",
     user: "postgres",
-    command: ["sh", "-c", START_POSTGRES],
+    command: POSTGRES,
   });
   await andRemove(workload, async () => {
     const host = await ipOf(workload);
     const ask = (sql: string): Promise<string> => psql(e2e, host, sql);
-    await until("PostgreSQL answers", 60_000, async () => {
-      const { exitCode } = await labRun(e2e.state, "client", ["pg_isready", "-q", "-h", host], { allow: [1, 2] });
-      return exitCode === 0;
-    });
+    await untilPostgresAnswers(e2e, host);
     await ask(`CREATE TABLE rows (n bigint, backend int, filler text);
       CREATE INDEX ON rows (n);
       CREATE TABLE ballast AS SELECT i, md5(i::text) AS sum FROM generate_series(1, 200000) i;
@@ -134,24 +124,7 @@ test("PostgreSQL: a session inserts through the moves, another one is in the mid
         `${sent}|${sent}|1|${sent}|1`,
       );
       assert.equal(await ask("SELECT count(*) FROM rows WHERE n = -42"), "1");
-      await labRun(
-        e2e.state,
-        "client",
-        [
-          "sh",
-          "-c",
-          'exec /usr/lib/postgresql/*/bin/pg_amcheck "$@"',
-          "sh",
-          "--host",
-          host,
-          "--username",
-          "postgres",
-          "--install-missing",
-          "--heapallindexed",
-          "postgres",
-        ],
-        { timeoutMs: 120_000, doing: "looking for corruption in every table and index" },
-      );
+      await amcheck(e2e, host);
     } finally {
       inserting.kill();
       waiting.kill();

@@ -4,10 +4,12 @@
  *
  * Each cell runs in one of the modes that have its point, the next cell in the next; FERRY_MATRIX_MODES=all runs it in all of
  * them. FERRY_MATRIX=WORD runs the cells whose "point, fault, mode" contain the word, and writes nothing. Several labs work at
- * once, FERRY_MATRIX_LABS of them (as many as there are processors): most of a cell's time is waiting.
+ * once, FERRY_MATRIX_LABS of them (as many as there are processors): most of a cell's time is waiting. FERRY_MATRIX_KEEP=FILE
+ * keeps each cell's result there, a line of JSON each; what has passed there is not run again but is in the table, so that a
+ * matrix of more than an hour may be run in pieces.
  */
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { availableParallelism } from "node:os";
 import { after, before, describe, test } from "node:test";
@@ -18,7 +20,7 @@ import type { Mode } from "../../src/model/plan.js";
 import { Scene, settled } from "../e2e/scene.js";
 import { clearFailpoints, describeReport as why, withClocks } from "../e2e/support.js";
 import { INJECTIONS, type Heal, type Injection } from "./injections.js";
-import { renderMatrix, type Cell } from "./table.js";
+import { CellSchema, renderMatrix, type Cell } from "./table.js";
 
 const POINTS = [
   ...["arm", "presync", "precopy", "freeze", "dump", "transfer", "switch", "release", "drain"].map(
@@ -36,6 +38,7 @@ function modesOf(point: string): readonly Mode[] {
 }
 const everyMode = process.env["FERRY_MATRIX_MODES"] === "all";
 const wanted = process.env["FERRY_MATRIX"];
+const keep = process.env["FERRY_MATRIX_KEEP"];
 const LIMIT = { timeout: 180_000 };
 /** A migration that has not answered by then hangs. */
 const ENDS_MS = 120_000;
@@ -56,6 +59,17 @@ const scenes = Array.from(
 /** Those that no cell has now. */
 const idle: Scene[] = [];
 const cells: Cell[] = [];
+/** Those of earlier runs that passed. */
+const kept = new Map(
+  (keep !== undefined && existsSync(keep) ? readFileSync(keep, "utf8").split("\n") : [])
+    .filter((line) => line !== "")
+    .map((line) => CellSchema.parse(JSON.parse(line)))
+    .filter(({ outcome }) => outcome !== "failed")
+    .map((cell) => [nameOf(cell), cell]),
+);
+function nameOf({ point, fault, mode }: Pick<Cell, "point" | "fault" | "mode">): string {
+  return `${point}, ${fault}, ${mode}`;
+}
 before(async () => {
   withClocks();
   for (const scene of scenes) await scene.up(MEGABYTES);
@@ -76,7 +90,7 @@ const planned = POINTS.flatMap((point, row) =>
       point,
       injection,
       mode,
-      name: `${point}, ${injection.name}, ${mode}`,
+      name: nameOf({ point, fault: injection.name, mode }),
     }));
   }),
 );
@@ -137,11 +151,20 @@ async function runCell(scene: Scene, injection: Injection, cell: Cell): Promise<
 describe("every phase x every fault", { concurrency: scenes.length }, () => {
   for (const { point, injection, mode, name } of planned) {
     if (wanted !== undefined && !name.includes(wanted)) continue;
+    const before = kept.get(name);
+    if (before !== undefined) {
+      cells.push(before);
+      continue;
+    }
     const missing = injection.missing?.();
     test(name, { ...LIMIT, skip: missing === undefined ? false : `this machine has no ${missing}` }, async () => {
       const cell: Cell = { point, fault: injection.name, mode, outcome: "failed" };
       cells.push(cell);
-      await withScene((scene) => runCell(scene, injection, cell));
+      try {
+        await withScene((scene) => runCell(scene, injection, cell));
+      } finally {
+        if (keep !== undefined) appendFileSync(keep, `${JSON.stringify(cell)}\n`);
+      }
     });
   }
 });

@@ -1,15 +1,17 @@
 /** docs/faults.md, from what the matrix saw. */
-import type { Mode } from "../../src/model/plan.js";
+import { z } from "zod";
+import { MODES } from "../../src/model/plan.js";
 import type { Injection } from "./injections.js";
 
-export interface Cell {
-  point: string;
-  fault: string;
-  mode: Mode;
-  outcome: "moved" | "rolled-back" | "failed";
+export const CellSchema = z.strictObject({
+  point: z.string(),
+  fault: z.string(),
+  mode: z.enum(MODES),
+  outcome: z.enum(["moved", "rolled-back", "failed"]),
   /** From the fault to the migration's answer. */
-  ms?: number;
-}
+  ms: z.number().optional(),
+});
+export type Cell = z.infer<typeof CellSchema>;
 
 const WORDS = { moved: "destination", "rolled-back": "source", failed: "**FAILED**" };
 const describe = ({ outcome, mode, ms }: Cell): string =>
@@ -49,8 +51,8 @@ how long after the fault the migration answered. In every cell that is no **FAIL
 rest, the keyspace and a file in /data had the same digests, and no process, directory or namespace of the operation was left; and
 through all of them each lab's one client, counting over one connection, saw every number once.
 
-${cells.length} cells, ${failed} failed. One mode each, in turn; \`FERRY_MATRIX_MODES=all npm run test:faults\` runs each in every mode that
-comes by its phase.
+${cells.length} cells, ${failed} failed. Without \`FERRY_MATRIX_MODES=all\` each cell runs in one mode, in turn; with it in every mode that comes by
+its phase. \`FERRY_MATRIX_KEEP=FILE\` lets it run in pieces.
 
 ${table("source")}
 

@@ -219,10 +219,15 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       call("preflightDestination", ref.workload, () => findings.filter((f) => f.side === "destination")),
     reserve: ({ ref, spec }) =>
       call("reserve", ref.workload, () => {
-        if (node.hold(ref.workload, ref.to)?.state === "TOMBSTONE") {
+        const state = node.hold(ref.workload, ref.to)?.state;
+        if (state === "TOMBSTONE") {
           throw ferryError("E_TOMBSTONED", `${name} has refused epoch ${ref.to}`, { node: name });
         }
-        if (node.hold(ref.workload, ref.to) === undefined) {
+        // One that comes late, when the hand-over has ended, begins nothing.
+        if (state !== undefined && state !== "RESERVED") {
+          throw ferryError("E_STALE_EPOCH", `epoch ${ref.to} is already ${state} on ${name}`, { node: name });
+        }
+        if (state === undefined) {
           node.journal({
             workload: ref.workload,
             epoch: ref.to,
