@@ -133,6 +133,7 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     verifyCheckpoint: (input) => beating(() => agent.verifyCheckpoint(input)),
     diffCheckpoints: (input) => ask(() => agent.diffCheckpoints(input)),
     observeWorkload: (input) => ask(() => agent.observeWorkload(input)),
+    idleWorkload: (input) => ask(() => agent.idleWorkload(input)),
     readLog: (input) => ask(() => agent.readLog(input)),
     preflightSource: (input) => ask(() => agent.preflightSource(input)),
     preflightDestination: (input) => ask(() => agent.preflightDestination(input)),

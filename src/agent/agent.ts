@@ -12,6 +12,8 @@ import type {
   DiffInput,
   Ending,
   HandOverInput,
+  IdleInput,
+  Idleness,
   Inquiry,
   LogChunk,
   LogsInput,
@@ -29,6 +31,7 @@ import type {
   Saved,
   SaveInput,
   SideOutcome,
+  Sleeper,
   SourceFacts,
   StartInput,
   Started,
@@ -46,6 +49,7 @@ import { hasRounds, type Finding } from "../model/plan.js";
 import { openWorkloadLog, workloadLogSize } from "../host/workload-log.js";
 import { tornStart, wholeEnd } from "./letters.js";
 import type { Steered } from "../model/steering.js";
+import { IdleWatch } from "./idleness.js";
 import { Beginnings } from "./beginnings.js";
 import { Endings } from "./endings.js";
 import type { ControlHub } from "./operations/control.js";
@@ -79,6 +83,7 @@ export class FerryAgent implements NodeAgent {
   private readonly settling: Settling;
   private readonly ends: Endings;
   private readonly beginnings: Beginnings;
+  private readonly idle: IdleWatch;
   /** One change at a time per workload: start, stop, remove. */
   private readonly locks = new Map<string, Promise<unknown>>();
 
@@ -92,6 +97,7 @@ export class FerryAgent implements NodeAgent {
       busy: (workload) => this.locks.has(workload) || this.handOvers.busy(workload) || this.checkpoints.busy(workload),
       locked: (workload, work) => this.locked(workload, work),
     });
+    this.idle = new IdleWatch(context);
     this.beginnings = new Beginnings(context, this.ends, (workload, work) => this.locked(workload, work));
   }
 
@@ -142,16 +148,25 @@ export class FerryAgent implements NodeAgent {
         this.handOvers.has(operation) || this.checkpoints.has(operation) || isUnfinished(this.context, operation),
     );
     this.ends.start();
+    this.context.sleepers.start();
   }
 
   /** Workloads and operations stay as they are. */
   close(): void {
     this.ends.stop();
+    this.idle.close();
+    this.context.sleepers.close();
     this.context.store.close();
   }
 
   endings(): Promise<Ending[]> {
     return Promise.resolve(this.ends.list());
+  }
+  sleepers({ waitMs }: { waitMs: number }): Promise<Sleeper[]> {
+    return this.context.sleepers.wait(waitMs);
+  }
+  idleWorkload(input: IdleInput): Promise<Idleness> {
+    return this.idle.ask(input);
   }
 
   // --- workloads --------------------------------------------------------------------------------------------------
@@ -242,6 +257,9 @@ export class FerryAgent implements NodeAgent {
           workload,
         });
       }
+      // It sleeps no more: its address may be another's from now on.
+      this.book.recordAwake(workload, epoch);
+      this.context.sleepers.look();
       await runtime.stop({ name: workload, epoch }, graceMs);
       await runtime.destroy({ name: workload, epoch });
       await sweepRestore(restoreDirs(this.context, workload, epoch));
@@ -269,6 +287,7 @@ export class FerryAgent implements NodeAgent {
       await rm(volumeDir(this.context.config, workload), { recursive: true, force: true });
       await rm(shadowDir(this.context.config, workload), { recursive: true, force: true });
       this.book.recordForget(workload);
+      this.context.sleepers.look();
     });
   }
 

@@ -57,6 +57,7 @@ export class Beginnings {
       const open = startProblem(spec.name, this.context.config.node, others);
       if (open !== undefined) throw new FerryError(open);
       await this.demandFit(spec);
+      this.demandOwnAddress(spec);
       book.demandRoom();
       // From the look to the entry nothing else of this node gets a turn.
       if (hold === undefined) this.demandItsAddress(spec);
@@ -83,6 +84,26 @@ export class Beginnings {
   private demandItsAddress(spec: WorkloadSpec): void {
     const taken = addressProblem(spec, this.context.config.node, heldHere(this.context));
     if (taken !== undefined) throw new FerryError(taken);
+  }
+
+  /** This node does not answer its own question who has an address: one that it holds for a sleeper looks free. */
+  private demandOwnAddress({ name, network }: WorkloadSpec): void {
+    const address = (ip: string): string => ip.split("/")[0] ?? ip;
+    const { book, config } = this.context;
+    const sleeper = book
+      .sleepers()
+      .map(({ workload }) => workload)
+      .find((other) => other !== name && address(book.spec(other)?.network.ip ?? "") === address(network.ip));
+    if (sleeper === undefined) return;
+    throw ferryError(
+      "E_IP_CONFLICT",
+      `${name} can't run on ${config.node}: its address ${address(network.ip)} is held for ${sleeper}, which sleeps here`,
+      {
+        workload: name,
+        node: config.node,
+        remedy: `give another address with --ip, or stop it: ferry stop ${sleeper}`,
+      },
+    );
   }
 
   /** An address that the node's bridge is not in would start something that nobody reaches. */

@@ -61,6 +61,8 @@ const bodySchema = z.discriminatedUnion("kind", [
     epoch: z.int(),
     exitCode: z.int().min(0).max(255).optional(),
   }),
+  z.strictObject({ kind: z.literal("asleep"), workload: z.string(), epoch: z.int(), digest: z.string() }),
+  z.strictObject({ kind: z.literal("awake"), workload: z.string() }),
   z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("save"), input: saveSchema, failure: failedSchema.optional() }),
@@ -83,6 +85,8 @@ export class Book {
   /** The last one of each workload. */
   private readonly saveRecords = new Map<string, SaveRecord>();
   private readonly ended = new Map<string, Ending>();
+  /** Under which epoch each was let go to sleep. */
+  private readonly asleep = new Map<string, number>();
   private readonly tokens = new Map<string, Token>();
   private readonly courses = new Map<string, KeptCourse>();
   private readonly words = new Map<string, Word>();
@@ -161,6 +165,10 @@ export class Book {
   endings(): Ending[] {
     return [...this.ended.values()];
   }
+  /** Workloads that were let go to sleep here, and have not been started since. */
+  sleepers(): { workload: string; epoch: number }[] {
+    return [...this.asleep].map(([workload, epoch]) => ({ workload, epoch }));
+  }
   operation(side: Side, operation: string): OperationRecord | undefined {
     return this.operationRecords.get(key(side, operation));
   }
@@ -230,6 +238,14 @@ export class Book {
     }
     this.write({ kind: "ended", ...ending });
   }
+  /** Its checkpoint is there: STOPPED, in one entry with that it sleeps. */
+  recordAsleep(workload: string, epoch: number, digest: string): void {
+    if (this.hold(workload, epoch)?.state !== "STOPPED") this.write({ kind: "asleep", workload, epoch, digest });
+  }
+  /** What comes for it does not wake it any more. */
+  recordAwake(workload: string, epoch: number): void {
+    if (this.asleep.get(workload) === epoch) this.write({ kind: "awake", workload });
+  }
   recordOperation(record: OperationRecord): void {
     const { input, side } = record;
     if (JSON.stringify(this.operation(side, input.ref.operation)) === JSON.stringify(record)) return;
@@ -287,6 +303,7 @@ export class Book {
         return;
       case "started":
         this.startedEpochs.add(`${body.workload} ${body.epoch}`);
+        this.asleep.delete(body.workload);
         return;
       case "ended": {
         const { workload, epoch, exitCode } = body;
@@ -294,6 +311,18 @@ export class Book {
         this.ended.set(workload, { workload, epoch, ...(exitCode === undefined ? {} : { exitCode }) });
         return;
       }
+      case "asleep":
+        this.state = applyMove(this.state, {
+          workload: body.workload,
+          epoch: body.epoch,
+          state: "STOPPED",
+          digest: body.digest,
+        });
+        this.asleep.set(body.workload, body.epoch);
+        return;
+      case "awake":
+        this.asleep.delete(body.workload);
+        return;
       case "source":
         this.operationRecords.set(key("source", body.input.ref.operation), {
           side: "source",
@@ -332,6 +361,7 @@ export class Book {
         this.specs.delete(body.workload);
         this.saveRecords.delete(body.workload);
         this.ended.delete(body.workload);
+        this.asleep.delete(body.workload);
         for (const [name, record] of this.operationRecords) {
           if (record.input.ref.workload !== body.workload) continue;
           this.operationRecords.delete(name);

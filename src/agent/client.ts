@@ -84,6 +84,8 @@ export function createAgentClient(socketPath: string, options: AgentClientOption
   return {
     describeNode: () => call("describeNode"),
     endings: () => call("endings"),
+    sleepers: (input) => call("sleepers", input, input.waitMs),
+    idleWorkload: (input) => call("idleWorkload", input),
     startWorkload: (input) => call("startWorkload", input),
     // Silent for as long as the workload takes to end.
     stopWorkload: (input) => call("stopWorkload", input, input.graceMs),

@@ -15,6 +15,7 @@ import { parseAgentConfig, type AgentConfig } from "./config.js";
 import type { Log, NodeContext } from "./operations/node-context.js";
 import { storedCheckpoints } from "./operations/restoring.js";
 import { journalLoss, quarantined } from "./quarantine.js";
+import { Sleepers } from "./sleepers.js";
 import { prepareRunDirs, serveAgent, type ServeOptions } from "./server.js";
 
 function makeLog(config: AgentConfig): Log {
@@ -83,7 +84,8 @@ export async function runAgent(raw: unknown): Promise<void> {
   const costs = new CostBook(config.stateDir);
   const store = new NodeStore({ node: config.node, file: config.storeFile, log });
   const checkpoints = config.storeFile === undefined ? noCheckpoints(config.node) : storedCheckpoints(() => context);
-  const context: NodeContext = { config, book, runtime, checkpoints, store, identity, log, costs };
+  const sleepers = new Sleepers({ book, bridge: config.bridge, log });
+  const context: NodeContext = { config, book, runtime, checkpoints, store, identity, log, costs, sleepers };
   const agent = new FerryAgent(context);
   await agent.boot();
   await agent.hub.listen();

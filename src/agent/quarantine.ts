@@ -29,6 +29,8 @@ export function quarantined(failure: FailureData): NodeAgent {
   return {
     describeNode: refuse,
     endings: refuse,
+    sleepers: refuse,
+    idleWorkload: refuse,
     startWorkload: refuse,
     stopWorkload: refuse,
     removeWorkload: refuse,

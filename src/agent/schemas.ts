@@ -8,6 +8,7 @@ import { isNodeName, isOperationId, isWorkloadName, nameProblem } from "../model
 import { HOLD_STATES } from "../model/ownership.js";
 import { ASKED_MODES, MODES } from "../model/plan.js";
 import { MAX_GRACE_MS } from "../model/request-check.js";
+import { MAX_IDLE_CPU_PERCENT } from "../model/schedules.js";
 import { specProblems } from "../model/spec-check.js";
 import { MAX_VOLUMES } from "../model/volumes.js";
 import type { WorkloadSpec } from "../model/workload.js";
@@ -155,6 +156,8 @@ export const saveSchema = z.strictObject({
     requestedBy: z.string().max(200),
     labels,
     maxBlackoutMs: z.number().positive(),
+    wakeOnTraffic: z.exactOptional(z.boolean()),
+    ifQuiet: z.exactOptional(z.boolean()),
   }),
   request: z.string().regex(/^[A-Za-z0-9-]{1,64}$/),
 });
@@ -174,6 +177,12 @@ export const stopSchema = z.strictObject({
   workload: workloadName,
   epoch,
   graceMs: z.int().min(0).max(MAX_GRACE_MS),
+});
+export const idleSchema = z.strictObject({
+  schema,
+  workload: workloadName,
+  epoch,
+  cpuPercent: z.number().min(0).max(MAX_IDLE_CPU_PERCENT),
 });
 export const workloadRefSchema = z.strictObject({ schema, workload: workloadName });
 export const logsSchema = z.strictObject({

@@ -8,6 +8,7 @@ import {
   diffSchema,
   emptySchema,
   handOverSchema,
+  idleSchema,
   logsSchema,
   pinSchema,
   preflightDestinationSchema,
@@ -30,6 +31,8 @@ const waitMs = z.number().min(0).max(30_000);
 export const VERBS = {
   describeNode: emptySchema,
   endings: emptySchema,
+  sleepers: z.strictObject({ waitMs }),
+  idleWorkload: idleSchema,
   startWorkload: startSchema,
   stopWorkload: stopSchema,
   removeWorkload: workloadRefSchema,

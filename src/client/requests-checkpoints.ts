@@ -21,8 +21,9 @@ const plain = (max: number) =>
 const id = z.string().refine(isCheckpointId, { error: (issue) => `${shown(issue.input)} is not a checkpoint's id` });
 const moment = z.date().refine((at) => at.getTime() >= 0, "is before 1970");
 
-const saveSchema = z.strictObject({
+const saveFields = z.strictObject({
   stop: z.boolean().default(false),
+  wakeOnTraffic: z.exactOptional(z.boolean()),
   reason: plain(MAX_REASON).default(""),
   requestedBy: plain(MAX_REQUESTED_BY).default("sdk"),
   labels: z
@@ -33,6 +34,11 @@ const saveSchema = z.strictObject({
     .default({}),
   maxBlackoutMs: z.int().min(100, "at least 100 ms").max(3_600_000, "at most an hour").default(DEFAULT_MAX_BLACKOUT_MS),
 });
+
+const saveSchema = saveFields.refine(
+  ({ stop, wakeOnTraffic }) => stop || wakeOnTraffic !== true,
+  "only what is let go sleeps: wakeOnTraffic needs stop",
+);
 
 const off = z.array(z.string()).max(1000).optional();
 const restoreSchema = z

@@ -4,7 +4,10 @@ import { FerryError } from "../model/failure.js";
 import { DEFAULT_MAX_BLACKOUT_MS } from "../model/plan.js";
 import {
   MAX_EVERY_MS,
+  MAX_IDLE_CPU_PERCENT,
+  MAX_IDLE_MS,
   MIN_EVERY_MS,
+  MIN_IDLE_MS,
   cronProblem,
   ofScheduleId,
   timezoneProblem,
@@ -39,11 +42,17 @@ const checked = (problemOf: (value: unknown) => string | undefined) =>
     const message = problemOf(value);
     if (message !== undefined) ctx.addIssue({ code: "custom", message });
   });
-const scaleDownSchema = z.strictObject({
-  cron: checked(cronProblem),
-  wake: checked(cronProblem).optional(),
-  timezone: checked(timezoneProblem).default("UTC"),
-});
+const scaleDownSchema = z
+  .strictObject({
+    cron: checked(cronProblem).optional(),
+    idleMs: z.int().min(MIN_IDLE_MS, "at least 10 s").max(MAX_IDLE_MS, "at most 31 days").optional(),
+    cpuPercent: z.number().min(0).max(MAX_IDLE_CPU_PERCENT, `at most ${MAX_IDLE_CPU_PERCENT}`).optional(),
+    wakeOnTraffic: z.boolean().default(false),
+    wake: checked(cronProblem).optional(),
+    timezone: checked(timezoneProblem).default("UTC"),
+  })
+  .refine(({ cron, idleMs }) => cron !== undefined || idleMs !== undefined, "one of cron and idleMs is needed")
+  .refine(({ cpuPercent, idleMs }) => cpuPercent === undefined || idleMs !== undefined, "cpuPercent needs idleMs");
 
 export function checkProtect(workload: string, request: ProtectRequest): ProtectInput {
   checkName("workload", workload);
@@ -68,7 +77,7 @@ export function checkScheduleId(id: unknown): { id: string; kind: ScheduleKind; 
   throw new FerryError({
     code: "E_REQUEST",
     message: `${shown(typeof id === "string" ? cut(id, 60) : id)} is not the id of a schedule`,
-    remedy: "write it like protect/web, scale-down/web or wake/web; see: ferry schedule ls",
+    remedy: "write it like protect/web, scale-down/web, idle/web or wake/web; see: ferry schedule ls",
   });
 }
 

@@ -13,13 +13,17 @@ import { QUERY, WORKFLOW } from "../model/messages.js";
 import { WORKFLOW_TASK_QUEUE, workloadWorkflowId } from "../model/names.js";
 import type { Retention } from "../model/retention.js";
 import {
+  DEFAULT_IDLE_CPU_PERCENT,
   SCHEDULE_KINDS,
   everyText,
+  idleEveryMs,
+  idleScaleInputProblems,
   ofScheduleId,
   protectInputProblems,
   scaleInputProblems,
   scheduleId,
   tickWorkflowId,
+  type IdleScaleInput,
   type ProtectInput,
   type ScaleInput,
   type ScheduleKind,
@@ -34,9 +38,19 @@ import type { ScheduleChange, ScheduleListing, SchedulesClient } from "./types.j
 const ASK_MS = 10_000;
 const GRPC_INVALID_ARGUMENT = 3;
 /** A tick that was missed while Temporal was away is made up for if it is not older than that. */
-const CATCH_UP = { protect: "1 minute", "scale-down": "10 minutes", wake: "10 minutes" } as const;
+const CATCH_UP = { protect: "1 minute", idle: "1 minute", "scale-down": "10 minutes", wake: "10 minutes" } as const;
 
-type Wanted = { kind: "protect"; input: ProtectInput } | { kind: "scale-down" | "wake"; input: ScaleInput };
+type Input = ProtectInput | ScaleInput | IdleScaleInput;
+type Wanted =
+  | { kind: "protect"; input: ProtectInput }
+  | { kind: "idle"; input: IdleScaleInput }
+  | { kind: "scale-down" | "wake"; input: ScaleInput };
+const TICKS = {
+  protect: WORKFLOW.protect,
+  idle: WORKFLOW.idle,
+  "scale-down": WORKFLOW.scale,
+  wake: WORKFLOW.scale,
+} as const;
 
 /** All of them have their own instant in the interval: not everything is frozen and read at once. */
 function offsetOf(workload: string, everyMs: number): number {
@@ -47,8 +61,9 @@ function offsetOf(workload: string, everyMs: number): number {
 }
 
 function specOf({ kind, input }: Wanted): ScheduleSpec {
-  if (kind === "protect") {
-    return { intervals: [{ every: input.everyMs, offset: offsetOf(input.workload, input.everyMs) }] };
+  if (kind === "protect" || kind === "idle") {
+    const every = kind === "protect" ? input.everyMs : idleEveryMs(input.idleMs);
+    return { intervals: [{ every, offset: offsetOf(input.workload, every) }] };
   }
   return { cronExpressions: [input.cron], timezone: input.timezone };
 }
@@ -61,10 +76,10 @@ function optionsOf(wanted: Wanted) {
     spec: specOf(wanted),
     action: {
       type: "startWorkflow" as const,
-      workflowType: kind === "protect" ? WORKFLOW.protect : WORKFLOW.scale,
+      workflowType: TICKS[kind],
       taskQueue: WORKFLOW_TASK_QUEUE,
       workflowId: tickWorkflowId(kind, workload),
-      args: [input] as [ProtectInput | ScaleInput],
+      args: [input] as [Input],
       typedSearchAttributes,
       staticSummary: `${kind} ${workload}, ${whenText(input)}`,
     },
@@ -73,17 +88,34 @@ function optionsOf(wanted: Wanted) {
   };
 }
 
-const whenText = (input: ProtectInput | ScaleInput): string =>
-  "cron" in input ? `${input.cron} ${input.timezone}` : `every ${everyText(input.everyMs)}`;
+const whenText = (input: Input): string =>
+  "cron" in input
+    ? `${input.cron} ${input.timezone}`
+    : "idleMs" in input
+      ? `idle for ${everyText(input.idleMs)}`
+      : `every ${everyText(input.everyMs)}`;
+
+const yesNo = (value: boolean | undefined): string => (value === true ? "yes" : "no");
 
 /** Field by field, as a person reads it. */
-function differences(before: ScheduleListing, after: ProtectInput | ScaleInput): string[] {
+function differences(before: ScheduleListing, after: Input): string[] {
   type Value = string | number | undefined;
   const changed = (name: string, was: Value, is: Value, say: (value: string | number) => string = String): string[] =>
     was === is ? [] : [`${name}: ${is === undefined ? "none" : say(is)}, was ${was === undefined ? "none" : say(was)}`];
   const span = (value: string | number): string => (typeof value === "number" ? everyText(value) : value);
   if ("cron" in after) {
-    return [...changed("cron", before.cron, after.cron), ...changed("timezone", before.timezone, after.timezone)];
+    return [
+      ...changed("cron", before.cron, after.cron),
+      ...changed("timezone", before.timezone, after.timezone),
+      ...changed("wake on traffic", yesNo(before.wakeOnTraffic), yesNo(after.wakeOnTraffic)),
+    ];
+  }
+  if ("idleMs" in after) {
+    return [
+      ...changed("idle", before.idleMs, after.idleMs, span),
+      ...changed("cpu percent", before.cpuPercent, after.cpuPercent),
+      ...changed("wake on traffic", yesNo(before.wakeOnTraffic), yesNo(after.wakeOnTraffic)),
+    ];
   }
   const was: Retention = before.retention ?? {};
   const { everyMs, retention: is, maxBlackoutMs } = after;
@@ -141,8 +173,8 @@ export function schedulesOf(context: Context): SchedulesClient {
     const before = await find(id);
     if (before === undefined) {
       try {
-        // Not only from the next interval on: it is protected now.
-        const state = { triggerImmediately: wanted.kind === "protect" };
+        // Not only from the next interval on: it is protected, or looked at, now.
+        const state = { triggerImmediately: wanted.kind === "protect" || wanted.kind === "idle" };
         await understood(id, () => soon(() => client.schedule.create({ scheduleId: id, ...options, state })));
         return { schedule: await demand(id), outcome: "created", changes: [] };
       } catch (error) {
@@ -178,6 +210,17 @@ export function schedulesOf(context: Context): SchedulesClient {
     );
   };
 
+  /** True: there was one. */
+  const dropped = async (id: string): Promise<boolean> => {
+    try {
+      await soon(() => handleOf(context, id).delete());
+      return true;
+    } catch (error) {
+      if (error instanceof ScheduleNotFoundError) return false;
+      throw error;
+    }
+  };
+
   const change = async (verb: string, given: string, act: (id: string) => Promise<void>): Promise<void> => {
     const { id } = checkScheduleId(given);
     return doing(`${verb} schedule ${id}`, async () => {
@@ -196,21 +239,31 @@ export function schedulesOf(context: Context): SchedulesClient {
       return doing(`protect ${workload}`, () => put({ kind: "protect", input }));
     },
     scaleDown: async (workload, request) => {
-      const { cron, wake, timezone } = checkScaleDown(workload, request);
+      const { cron, idleMs, cpuPercent, wakeOnTraffic, wake, timezone } = checkScaleDown(workload, request);
       await demandWorkload(workload);
       return doing(`scale ${workload} down`, async () => {
-        const down = await put({ kind: "scale-down", input: { workload, to: "down", cron, timezone } });
-        if (wake !== undefined) {
-          return [down, await put({ kind: "wake", input: { workload, to: "up", cron: wake, timezone } })];
+        const times = { timezone, ...(wakeOnTraffic && { wakeOnTraffic }) };
+        const idle = { workload, cpuPercent: cpuPercent ?? DEFAULT_IDLE_CPU_PERCENT, wakeOnTraffic };
+        const all: [Wanted["kind"], Wanted | undefined][] = [
+          [
+            "scale-down",
+            cron === undefined ? undefined : { kind: "scale-down", input: { workload, to: "down", cron, ...times } },
+          ],
+          ["idle", idleMs === undefined ? undefined : { kind: "idle", input: { ...idle, idleMs } }],
+          [
+            "wake",
+            wake === undefined ? undefined : { kind: "wake", input: { workload, to: "up", cron: wake, timezone } },
+          ],
+        ];
+        const made: ScheduleChange[] = [];
+        for (const [, wanted] of all) if (wanted !== undefined) made.push(await put(wanted));
+        const [first] = made;
+        for (const [kind, wanted] of all) {
+          if (wanted !== undefined || !(await dropped(scheduleId(kind, workload))) || first === undefined) continue;
+          first.changes.push(`${kind}: none any more`);
+          if (first.outcome === "unchanged") first.outcome = "changed";
         }
-        try {
-          await soon(() => handleOf(context, scheduleId("wake", workload)).delete());
-          down.changes.push("wake: none any more");
-          if (down.outcome === "unchanged") down.outcome = "changed";
-        } catch (error) {
-          if (!(error instanceof ScheduleNotFoundError)) throw error;
-        }
-        return [down];
+        return made;
       });
     },
     list: (options) =>
@@ -260,6 +313,13 @@ function invalidArgument(error: unknown): string | undefined {
 const unknown = (id: string): FerryError =>
   refuse("E_STATE", `there is no schedule ${id}`, "see which there are: ferry schedule ls");
 
+const PROBLEMS = {
+  protect: protectInputProblems,
+  idle: idleScaleInputProblems,
+  "scale-down": scaleInputProblems,
+  wake: scaleInputProblems,
+} as const;
+
 function listing(kind: ScheduleKind, workload: string, { action, state, info }: ScheduleDescription): ScheduleListing {
   const [next] = info.nextActionTimes;
   const common = {
@@ -271,14 +331,18 @@ function listing(kind: ScheduleKind, workload: string, { action, state, info }: 
     ...(next !== undefined && !state.paused && { next }),
   };
   const input: unknown = action.args?.[0];
-  const problems = kind === "protect" ? protectInputProblems(input) : scaleInputProblems(input);
+  const problems = PROBLEMS[kind](input);
   if (problems.length > 0) return { ...common, problem: `not as Ferry makes them: ${problems.join("; ")}` };
   if (kind === "protect") {
     const { everyMs, retention, maxBlackoutMs } = input as ProtectInput;
     return { ...common, everyMs, retention, maxBlackoutMs };
   }
-  const { cron, timezone } = input as ScaleInput;
-  return { ...common, cron, timezone };
+  if (kind === "idle") {
+    const { idleMs, cpuPercent, wakeOnTraffic } = input as IdleScaleInput;
+    return { ...common, idleMs, cpuPercent, wakeOnTraffic };
+  }
+  const { cron, timezone, wakeOnTraffic } = input as ScaleInput;
+  return { ...common, cron, timezone, ...(wakeOnTraffic === true && { wakeOnTraffic }) };
 }
 
 /** How the last tick went, as far as Temporal keeps it. */

@@ -122,6 +122,8 @@ export interface CheckpointOptions {
   labels?: Record<string, string>;
   /** If it is to run on: longest it may be frozen. */
   maxBlackoutMs?: number;
+  /** With `stop`: it sleeps then. Its node holds its address, and restores it when something comes for it. */
+  wakeOnTraffic?: boolean;
 }
 
 /** One observation of a checkpoint that is being made. */
@@ -209,13 +211,19 @@ export interface ProtectRequest extends Retention {
   /** Longest it may be frozen for one. */
   maxBlackoutMs?: number;
 }
-/** `ferry schedule scale-down`. */
+/** `ferry schedule scale-down`. At least one of `cron` and `idleMs` is needed. */
 export interface ScaleDownRequest {
   /** When it is saved and let go, like "0 20 * * 1-5". */
-  cron: string;
-  /** When it runs again, if it was let go. Missing: when somebody restores it. */
+  cron?: string;
+  /** It is let go when no packet came or went, and it used little of the processor, for so long. At least 10 s. */
+  idleMs?: number;
+  /** Up to this much of one core is little; default: 1. */
+  cpuPercent?: number;
+  /** Once let go it sleeps: its node holds its address, and restores it when something comes for it. */
+  wakeOnTraffic?: boolean;
+  /** When it runs again, if it was let go. Missing: when somebody restores it, or something comes for it. */
   wake?: string;
-  /** Of both, like "Europe/Berlin"; default: UTC. */
+  /** Of the times, like "Europe/Berlin"; default: UTC. */
   timezone?: string;
 }
 export interface ScheduleListing {
@@ -227,9 +235,13 @@ export interface ScheduleListing {
   everyMs?: number;
   retention?: Retention;
   maxBlackoutMs?: number;
-  /** Of the others. */
+  /** Of those that let go and wake at certain times. */
   cron?: string;
   timezone?: string;
+  /** Of one that lets go what is idle. */
+  idleMs?: number;
+  cpuPercent?: number;
+  wakeOnTraffic?: boolean;
   paused: boolean;
   note?: string;
   /** The last tick. `outcome` is missing while it goes on. */
@@ -246,12 +258,12 @@ export interface ScheduleChange {
 }
 /**
  * What is done to workloads by the clock, as Temporal Schedules. A tick asks like a person: a workload that is busy or does not run
- * is left alone. `id`: "protect/web", "scale-down/web", "wake/web". @throws FerryError E_STATE: there is no such schedule
+ * is left alone. `id`: "protect/web", "scale-down/web", "idle/web", "wake/web". @throws FerryError E_STATE: there is no such schedule
  */
 export interface SchedulesClient {
   /** A checkpoint now and then, and older ones removed. Asked again it is changed. @throws FerryError E_WORKLOAD_UNKNOWN */
   protect(workload: string, request: ProtectRequest): Promise<ScheduleChange>;
-  /** Saved and let go, and woken again. Asked again it is changed; without `wake` none is left of an earlier one. */
+  /** Saved and let go, and woken again. Asked again it is changed: of what is left out, none is left of an earlier one. */
   scaleDown(workload: string, request: ScaleDownRequest): Promise<ScheduleChange[]>;
   list(options?: { workload?: string }): Promise<ScheduleListing[]>;
   get(id: string): Promise<ScheduleListing>;

@@ -86,5 +86,12 @@ export class AddressClaim {
   }
 }
 
+/** The MAC address of who has `ip` on `link` (or wants it), "this node", or undefined: nobody. Nothing is held. Throws E_TOOL. */
+export async function whoHas(link: string, ip: string): Promise<string | undefined> {
+  const claim = await AddressClaim.take(link, ip);
+  claim.close();
+  return claim.takenBy;
+}
+
 const hasIt = (ip: string): boolean =>
   Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === ip) === true);

@@ -209,6 +209,12 @@ export class Cgroup {
     return sum;
   }
 
+  /** Processor time that its processes have used so far, in milliseconds. 0 when it does not exist. */
+  cpuMs(): number {
+    const match = /^usage_usec (\d+)$/m.exec(this.read("cpu.stat"));
+    return match?.[1] === undefined ? 0 : Number(match[1]) / 1000;
+  }
+
   /** Lets it run again. Fine when it does not exist. */
   thaw(): void {
     if (this.exists) writeFileSync(join(this.dir, "cgroup.freeze"), "0");

@@ -83,6 +83,18 @@ export function arpWanted(frame: Buffer, ip: string): string | undefined {
   return frame.subarray(38, 42).equals(ipv4Bytes(ip)) ? senderOf(frame) : undefined;
 }
 
+/** The answer to an ARP request for `ip`, to whoever asks; undefined: this frame is none. */
+export function arpAnswer(frame: Buffer, mac: string, ip: string): Buffer | undefined {
+  if (frame.length < 42 || frame.readUInt16BE(12) !== ETH_P_ARP || frame.readUInt16BE(20) !== 1) return undefined;
+  const [own, address] = [macBytes(mac), ipv4Bytes(ip)];
+  const asker = frame.subarray(22, 28);
+  // One's own: it announces itself.
+  if (!frame.subarray(38, 42).equals(address) || asker.equals(own)) return undefined;
+  const answer = arp(2, own, address, asker, frame.subarray(28, 32));
+  asker.copy(answer, 0);
+  return answer;
+}
+
 function checksum(...parts: Buffer[]): number {
   const all = Buffer.concat(parts);
   let sum = 0;

@@ -34,8 +34,13 @@ export const labelsProblems = (labels: unknown): string[] =>
   });
 
 const saveProblems = (options: unknown): string[] =>
-  object("options", options, ({ stop, reason, requestedBy, labels, maxBlackoutMs }) => [
+  object("options", options, ({ stop, reason, requestedBy, labels, maxBlackoutMs, wakeOnTraffic, ifQuiet }) => [
     flag("stop", stop),
+    ...Object.entries({ wakeOnTraffic, ifQuiet }).map(([name, value]) =>
+      value === undefined
+        ? undefined
+        : (flag(name, value) ?? (value !== true || stop === true ? undefined : `${name} needs stop`)),
+    ),
     text("reason", reason, MAX_REASON),
     text("requestedBy", requestedBy, MAX_REQUESTED_BY),
     ...labelsProblems(labels),
@@ -52,7 +57,13 @@ export const checkpointIdProblem = (what: string, id: unknown): string | undefin
   isCheckpointId(id) ? undefined : `${what} ${shown(id)} is not a checkpoint's id`;
 
 export const restoreProblems = (ask: unknown): string[] =>
-  object("the request", ask, ({ node, checkpoint, at, clone, off, dryRun }) => [
+  object("the request", ask, ({ node, checkpoint, at, clone, off, dryRun, wake }) => [
+    ...(wake === undefined
+      ? []
+      : object("wake", wake, (sleeper) => [
+          nameProblem("node", sleeper["node"]),
+          whole("wake.epoch", sleeper["epoch"], 1, MAX_EPOCH),
+        ])),
     node === undefined ? undefined : nameProblem("node", node),
     checkpoint === undefined ? undefined : checkpointIdProblem("checkpoint", checkpoint),
     at === undefined ? undefined : whole("at", at, 0, 8_640_000_000_000_000),
@@ -83,7 +94,7 @@ export function storeAskProblems(fields: Fields): (string | undefined)[] | undef
 }
 
 const OUTCOMES: readonly unknown[] = ["saved", "failed", "unknown"];
-const STATES_AFTER: readonly unknown[] = ["running", "checkpointed", "stopped", "unknown"];
+const STATES_AFTER: readonly unknown[] = ["running", "checkpointed", "sleeping", "stopped", "unknown"];
 
 /** What the entity takes in of how a checkpoint ended. */
 export const reportProblems = (report: unknown): string[] =>

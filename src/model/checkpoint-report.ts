@@ -1,6 +1,6 @@
 /** How a checkpoint ended: what its workflow returns, and what a journal says when nobody else did. Pure. */
 import type { OperationRef } from "./contract.js";
-import type { StoredCheckpoint } from "./checkpoints.js";
+import type { SaveOptions, StoredCheckpoint } from "./checkpoints.js";
 import type { FailureData } from "./failure.js";
 import type { Hold } from "./ownership.js";
 import type { PhaseTime } from "./report.js";
@@ -9,7 +9,11 @@ import { running } from "./settlement.js";
 /** saved: it is in the store. failed: it is not, the workload is in `state`. unknown: the node did not say. */
 export type CheckpointOutcome = "saved" | "failed" | "unknown";
 /** The workload afterwards. `stopped`: nobody asked for that, it was stopped or ended meanwhile. */
-export type StateAfter = "running" | "checkpointed" | "stopped" | "unknown";
+export type StateAfter = "running" | "checkpointed" | "sleeping" | "stopped" | "unknown";
+
+/** What one that was let go is then. */
+export const letGoAs = ({ wakeOnTraffic }: Pick<SaveOptions, "wakeOnTraffic">): StateAfter =>
+  wakeOnTraffic === true ? "sleeping" : "checkpointed";
 
 export interface CheckpointReport {
   outcome: CheckpointOutcome;
@@ -39,7 +43,11 @@ export interface JournalVerdict {
 }
 
 /** What a node's journal says of a workload that was to be saved; undefined: it is still held, ask again. */
-export function journalSays(ref: OperationRef, stop: boolean, holds: readonly Hold[]): JournalVerdict | undefined {
+export function journalSays(
+  ref: OperationRef,
+  options: Pick<SaveOptions, "stop" | "wakeOnTraffic">,
+  holds: readonly Hold[],
+): JournalVerdict | undefined {
   const runs = running(holds);
   if (runs !== undefined) return { state: "running", epoch: runs.epoch };
   const hold = holds.find(({ epoch }) => epoch === ref.epoch);
@@ -48,9 +56,9 @@ export function journalSays(ref: OperationRef, stop: boolean, holds: readonly Ho
   if (hold.state === "STOPPED") {
     const { digest } = hold;
     return {
-      state: stop ? "checkpointed" : "stopped",
+      state: options.stop ? letGoAs(options) : "stopped",
       epoch: ref.epoch,
-      ...(stop && digest !== undefined && { letGoWith: digest }),
+      ...(options.stop && digest !== undefined && { letGoWith: digest }),
     };
   }
   return undefined;

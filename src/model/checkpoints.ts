@@ -111,6 +111,10 @@ export interface SaveOptions {
   labels: Record<string, string>;
   /** If it is to run on: longest it may be frozen, in milliseconds. */
   maxBlackoutMs: number;
+  /** With `stop`: it sleeps then. Its node holds its address, and what comes for it has it restored. */
+  wakeOnTraffic?: boolean;
+  /** With `stop`: only if nothing comes for it, or from it, until all of it is gathered. Else it runs on. */
+  ifQuiet?: boolean;
 }
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;

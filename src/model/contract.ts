@@ -47,6 +47,31 @@ export interface Ending {
   exitCode?: number;
 }
 
+/** A workload that sleeps on this node: what comes for its address is kept, and has it restored. */
+export interface Sleeper {
+  workload: string;
+  /** Under which it was let go. */
+  epoch: number;
+  /** Something came for it, or a restore of it was begun and is not over. */
+  wanted: boolean;
+  /** Somebody else answers for its address, so it is not held: does it still sleep here? */
+  disputed: boolean;
+}
+
+/** Since when nothing was going on in a workload, as far as its node has looked: it looks from the first question on. */
+export interface IdleInput {
+  schema: number;
+  workload: string;
+  epoch: number;
+  /** More than this much of one core, over some seconds, is no idling. */
+  cpuPercent: number;
+}
+/** Milliseconds since the last packet to or from it, and since it last used more than that much of a core. */
+export interface Idleness {
+  packetsMs: number;
+  cpuMs: number;
+}
+
 export interface RecoverInput {
   /** source and epoch: of the node that was lost; destination and to: of this one. */
   ref: OperationRef;
@@ -346,6 +371,8 @@ export interface NodeActivities {
   stopWorkload(input: StopInput): Promise<Observation>;
   removeWorkload(input: WorkloadRef): Promise<void>;
   observeWorkload(input: WorkloadRef): Promise<Observation>;
+  /** For how long it has been idle. Packets: unicast, not to itself. E_STATE when it does not run here under that epoch. */
+  idleWorkload(input: IdleInput): Promise<Idleness>;
   /** The newest checkpoint that this node could run it from; null: there is none. E_NO_CHECKPOINT: none are kept. */
   newestCheckpoint(input: WorkloadRef): Promise<Checkpoint | null>;
   /**
@@ -419,4 +446,6 @@ export interface NodeAgent extends Omit<
   saveCheckpoint(input: SaveInput, waitMs: number): Promise<Step<Saved>>;
   /** Workloads that ended by themselves and were not started again: a level, read by the worker again and again. */
   endings(): Promise<Ending[]>;
+  /** Workloads that sleep here: a level. Answers when one of them is wanted, or after `waitMs`. */
+  sleepers(input: { waitMs: number }): Promise<Sleeper[]>;
 }

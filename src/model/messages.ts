@@ -26,6 +26,7 @@ export const WORKFLOW = {
   /** One tick of a schedule. */
   protect: "protect",
   scale: "scale",
+  idle: "idle",
   node: "node",
 } as const;
 
@@ -126,6 +127,8 @@ export interface CarriedWorkload {
   unanswered?: Unanswered;
   /** Id of the checkpoint that it was let go with; nothing was begun since. */
   letGo?: string;
+  /** Where it slept when an attempt to restore it was begun. */
+  sleep?: Sleep;
 }
 /** A checkpoint whose node did not say how it ended: its workflow waits for that node, nothing else begins meanwhile. */
 export interface Unanswered {
@@ -190,6 +193,13 @@ export interface RestoreRequest {
   off?: string[];
   /** Say what would be done, change nothing. */
   dryRun?: boolean;
+  /** Something came for it: only if it still sleeps there, under this epoch. */
+  wake?: Sleep;
+}
+/** Where a workload sleeps, and the epoch that it had. */
+export interface Sleep {
+  node: string;
+  epoch: number;
 }
 /** What came of it, or would. */
 export interface Restored {
@@ -390,7 +400,12 @@ export type StoreRequest =
 
 /** States in which nothing of the workload runs. */
 export const isDown = (state: WorkloadState): boolean =>
-  state === "stopped" || state === "checkpointed" || state === "exited" || state === "failed" || state === "removed";
+  state === "stopped" ||
+  state === "checkpointed" ||
+  state === "sleeping" ||
+  state === "exited" ||
+  state === "failed" ||
+  state === "removed";
 
 /** The failure as it crosses Temporal: the type of an ApplicationFailure is the code, its first detail is the data. */
 export const isFailureData = (value: unknown): value is FailureData =>

@@ -11,7 +11,7 @@ import { ASKED_MODES, MODES } from "./plan.js";
 import { checkpointInputProblems, reportProblems, storeAskProblems } from "./checkpoint-check.js";
 import { flag, list, object, oneOf, whole, within, type Fields } from "./fields.js";
 import { MAX_EPOCH, refProblems, tuningProblems } from "./ref-check.js";
-import { protectInputProblems, scaleInputProblems } from "./schedules.js";
+import { idleScaleInputProblems, protectInputProblems, scaleInputProblems } from "./schedules.js";
 import { watchProblems } from "./presence.js";
 import { specProblems } from "./spec-check.js";
 import { shown } from "./words.js";
@@ -192,6 +192,7 @@ export const INPUT_PROBLEMS = {
   checkpoint: checkpointInputProblems,
   protect: protectInputProblems,
   scale: scaleInputProblems,
+  idle: idleScaleInputProblems,
   node: (input: unknown): string[] =>
     object("the input", input, ({ node, watch }) => [
       nameProblem("node", node),

@@ -1,15 +1,15 @@
 /**
- * What is done to a workload by the clock: protect it (a checkpoint now and then), let it go at night, wake it in the morning.
- * Temporal's Schedules start the workflows `protect` and `scale`, one run a tick; this is what they carry, and whether it is a
+ * What is done to a workload by the clock: protect it (a checkpoint now and then), let it go at night or when it is idle, wake it in
+ * the morning. Temporal's Schedules start the workflows `protect`, `scale` and `idle`, one run a tick; this is what they carry, and whether it is a
  * message of ours. Pure.
  */
 import type { SaveOptions } from "./checkpoints.js";
-import { object, oneOf, whole, within } from "./fields.js";
+import { flag, object, oneOf, whole, within } from "./fields.js";
 import { nameProblem } from "./names.js";
 import type { Retention } from "./retention.js";
 import { shown } from "./words.js";
 
-export const SCHEDULE_KINDS = ["protect", "scale-down", "wake"] as const;
+export const SCHEDULE_KINDS = ["protect", "scale-down", "idle", "wake"] as const;
 export type ScheduleKind = (typeof SCHEDULE_KINDS)[number];
 
 export const scheduleId = (kind: ScheduleKind, workload: string): string => `${kind}/${workload}`;
@@ -37,6 +37,14 @@ export function everyText(ms: number): string {
 
 export const MIN_EVERY_MS = 10_000;
 export const MAX_EVERY_MS = 31 * 86_400_000;
+export const MIN_IDLE_MS = 10_000;
+export const MAX_IDLE_MS = 31 * 86_400_000;
+export const DEFAULT_IDLE_CPU_PERCENT = 1;
+/** One core is 100. */
+export const MAX_IDLE_CPU_PERCENT = 10_000;
+/** How often it is looked whether a workload is idle: late by a quarter at the most, and by a minute. */
+export const idleEveryMs = (idleMs: number): number =>
+  Math.min(60_000, Math.max(5_000, Math.floor(idleMs / 4_000) * 1_000));
 /** Whether it means anything is for Temporal to say. */
 const CRON = /^[0-9A-Za-z*,/?#@ -]{1,100}$/;
 const TIMEZONE = /^[A-Za-z0-9_+/-]{1,64}$/;
@@ -57,15 +65,34 @@ export interface ScaleInput {
   /** When, as it was asked for: what the server makes of it can't be read back. */
   cron: string;
   timezone: string;
+  /** Down: what comes for it wakes it. */
+  wakeOnTraffic?: boolean;
+}
+/** Input of the workflow `idle`. */
+export interface IdleScaleInput {
+  workload: string;
+  /** Let go when nothing came or went, and it used less of a core, for so long. */
+  idleMs: number;
+  cpuPercent: number;
+  wakeOnTraffic: boolean;
 }
 
-export const TICK_OUTCOMES = ["saved", "checkpointed", "restored", "skipped", "failed", "unknown", "gone"] as const;
+export const TICK_OUTCOMES = [
+  "saved",
+  "checkpointed",
+  "restored",
+  "active",
+  "skipped",
+  "failed",
+  "unknown",
+  "gone",
+] as const;
 /**
- * `skipped`: there was nothing to do, or it was busy. `failed`: it runs on as before. `unknown`: its node does not answer.
+ * `active`: it is not idle, or not yet for long enough. `skipped`: there was nothing to do, or it was busy. `failed`: it runs on as before. `unknown`: its node does not answer.
  * `gone`: there is no such workload any more, and so no schedule of it.
  */
 export type TickOutcome = (typeof TICK_OUTCOMES)[number];
-/** How a tick ended: result of the workflows `protect` and `scale`. */
+/** How a tick ended: result of the workflows `protect`, `scale` and `idle`. */
 export interface TickReport {
   workload: string;
   outcome: TickOutcome;
@@ -91,6 +118,8 @@ export interface ScheduleSteps {
   /** `request`: the same for each try, so that the entity is asked once. */
   saveNow(step: { workload: string; request: string; options: SaveOptions }): Promise<Stepped>;
   wakeNow(step: { workload: string; request: string }): Promise<Stepped>;
+  /** Where it runs, or why the tick has nothing to do. */
+  lookNow(step: { workload: string }): Promise<{ running: { node: string; epoch: number } } | { ended: Stepped }>;
   pruneNow(step: {
     workload: string;
     node: string;
@@ -133,9 +162,21 @@ export const protectInputProblems = (input: unknown): string[] =>
   ]);
 
 export const scaleInputProblems = (input: unknown): string[] =>
-  object("the input", input, ({ workload, to, cron, timezone }) => [
+  object("the input", input, ({ workload, to, cron, timezone, wakeOnTraffic }) => [
     nameProblem("workload", workload),
+    wakeOnTraffic === undefined ? undefined : flag("wakeOnTraffic", wakeOnTraffic),
     to === undefined ? "to is missing: down or up" : oneOf("to", to, ["down", "up"]),
     cronProblem(cron),
     timezoneProblem(timezone),
+  ]);
+
+export const idleProblem = (idleMs: unknown): string | undefined => whole("idleMs", idleMs, MIN_IDLE_MS, MAX_IDLE_MS);
+
+export const idleScaleInputProblems = (input: unknown): string[] =>
+  object("the input", input, ({ workload, idleMs, cpuPercent, wakeOnTraffic }) => [
+    nameProblem("workload", workload),
+    idleProblem(idleMs),
+    within("cpuPercent", cpuPercent, 0, MAX_IDLE_CPU_PERCENT),
+    cpuPercent === undefined ? "cpuPercent is missing" : undefined,
+    flag("wakeOnTraffic", wakeOnTraffic),
   ]);

@@ -44,7 +44,8 @@ export interface WorkloadSpec {
  *
  *   running -> checkpointing -> running          a checkpoint was made, or was not: it runs on
  *                            -> checkpointed     --stop: it is in the store, nothing runs, its files stay
- *   checkpointed | stopped | exited | failed | (nothing) -> restoring -> running
+ *                            -> sleeping         --stop --wake-on-traffic: the same, and what comes for its address restores it
+ *   checkpointed | sleeping | stopped | exited | failed | (nothing) -> restoring -> running
  *                                                         -> as before   refused, or it failed: nothing runs
  *   checkpointing | restoring -> in-doubt        the node did not say how it ended
  */
@@ -58,6 +59,7 @@ export const WORKLOAD_STATES = [
   "stopping",
   "stopped",
   "checkpointed",
+  "sleeping",
   "exited",
   "failed",
   "in-doubt",

@@ -61,6 +61,12 @@ export interface Runtime {
     epoch: number;
   }): Promise<{ processes: number; pid?: number; frozen: boolean; memoryBytes: number }>;
 
+  /**
+   * What it has done so far: unicast packets in and out, but for those to itself, and processor time. undefined: nothing of it
+   * is there. Both go up, and begin anew with an incarnation.
+   */
+  activity(incarnation: { name: string; epoch: number }): Promise<{ packets: number; cpuMs: number } | undefined>;
+
   /** Host pid by pid inside the namespace, for every process of the tree. */
   pids(incarnation: { name: string; epoch: number }): Promise<Record<string, number>>;
 

@@ -1,19 +1,12 @@
 /** What a tick of a schedule does: it asks the workload's entity like any client, and waits for the end. See ScheduleSteps. */
 import { Context } from "@temporalio/activity";
-import {
-  ScheduleNotFoundError,
-  WorkflowNotFoundError,
-  WorkflowUpdateFailedError,
-  type Client,
-} from "@temporalio/client";
+import { ScheduleNotFoundError, WorkflowNotFoundError, type Client } from "@temporalio/client";
 import { ApplicationFailure, defineSearchAttributeKey } from "@temporalio/common";
 import type { CheckpointReport } from "../model/checkpoint-report.js";
 import type { ListedCheckpoint } from "../model/checkpoints.js";
-import type { FailureData } from "../model/failure.js";
 import {
   QUERY,
   UPDATE,
-  isFailureData,
   type AskRequest,
   type CheckpointRequest,
   type OperationStarted,
@@ -24,6 +17,7 @@ import { nodeWorkflowId, workloadWorkflowId } from "../model/names.js";
 import { prunable } from "../model/retention.js";
 import { SCHEDULE_KINDS, scheduleId, type ScheduleSteps, type Stepped } from "../model/schedules.js";
 import type { WorkloadStatus } from "../model/workload.js";
+import { refusalOf } from "./refusals.js";
 import { sleep } from "./sleep.js";
 
 const BEAT_MS = 1_000;
@@ -74,12 +68,19 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         }
         const { checkpoint, failure, node } = report;
         if (checkpoint === undefined) {
+          if (options.ifQuiet === true && failure?.code === "E_BUSY") {
+            return { outcome: "active", message: `${operation}: ${failure.message}`, node };
+          }
           return { outcome: "failed", message: `${operation}: ${failure?.message ?? "no checkpoint was made"}`, node };
         }
         const made = { checkpoint: checkpoint.id, node };
         if (!options.stop) return { outcome: "saved", message: `${operation}: ${checkpoint.id}`, ...made };
-        return report.state === "checkpointed"
-          ? { outcome: "checkpointed", message: `${operation}: let go, saved as ${checkpoint.id}`, ...made }
+        return report.state === "checkpointed" || report.state === "sleeping"
+          ? {
+              outcome: "checkpointed",
+              message: `${operation}: ${letGo(report.state)}, saved as ${checkpoint.id}`,
+              ...made,
+            }
           : {
               outcome: "failed",
               message: `${operation}: saved as ${checkpoint.id}, and it is ${report.state}`,
@@ -93,7 +94,12 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         if (seen.refused) return seen.refused;
         const { state } = seen.answer;
         // The answer to an earlier try of this one was lost: the entity gives it again.
-        if (state !== "checkpointed" && state !== "restoring" && Context.current().info.attempt === 1) {
+        if (
+          state !== "checkpointed" &&
+          state !== "sleeping" &&
+          state !== "restoring" &&
+          Context.current().info.attempt === 1
+        ) {
           return { outcome: "skipped", message: `${workload} is ${state}: only what was checkpointed is woken` };
         }
         const asked = await answered(workload, () =>
@@ -105,6 +111,18 @@ export function scheduleSteps(client: Client): ScheduleSteps {
         if (asked.refused) return asked.refused;
         const { message, checkpoint, node } = asked.answer;
         return { outcome: "restored", message, checkpoint, node };
+      }),
+
+    lookNow: ({ workload }) =>
+      beating(async () => {
+        const seen = await answered(workload, () => entityOf(workload).query<WorkloadStatus>(QUERY.status));
+        if (seen.refused) return { ended: seen.refused };
+        const { state, node, epoch, operation } = seen.answer;
+        if (state === "running" && operation === undefined) return { running: { node, epoch } };
+        // Its workflow has ended, and can still be asked.
+        if (state === "removed") return { ended: noSuch(workload) };
+        const why = operation === undefined ? `is ${state}` : `is busy: ${operation} is under way`;
+        return { ended: { outcome: "skipped", message: `${workload} ${why}` } };
       }),
 
     pruneNow: ({ workload, node, retention }) =>
@@ -141,6 +159,8 @@ export function scheduleSteps(client: Client): ScheduleSteps {
       }),
   };
 }
+
+const letGo = (state: "checkpointed" | "sleeping"): string => (state === "sleeping" ? "it sleeps" : "let go");
 
 /** A cancel would be the end of it: this is given to the next worker. */
 const detached = (): ApplicationFailure =>
@@ -180,6 +200,11 @@ async function beating<Result>(step: () => Promise<Result>): Promise<Result> {
   }
 }
 
+const noSuch = (workload: string): Stepped => ({
+  outcome: "gone",
+  message: `there is no workload ${workload} any more`,
+});
+
 type Answered<Result> = { answer: Result; refused?: never } | { answer?: never; refused: Stepped };
 
 /** What the entity says no to is an outcome. Anything else, like a server that is away, is tried again. */
@@ -188,17 +213,11 @@ async function answered<Result>(workload: string, ask: () => Promise<Result>): P
     return { answer: await ask() };
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) {
-      return { refused: { outcome: "gone", message: `there is no workload ${workload} any more` } };
+      return { refused: noSuch(workload) };
     }
     const why = refusalOf(error);
     if (why === undefined) throw error;
     const leftAlone = why.code === "E_BUSY" || why.code === "E_STATE" || why.code === "E_WORKLOAD_UNKNOWN";
     return { refused: { outcome: leftAlone ? "skipped" : "failed", message: why.message } };
   }
-}
-
-function refusalOf(error: unknown): FailureData | undefined {
-  if (!(error instanceof WorkflowUpdateFailedError) || !(error.cause instanceof ApplicationFailure)) return undefined;
-  const data = error.cause.details?.[0];
-  return isFailureData(data) ? data : undefined;
 }

@@ -26,6 +26,7 @@ import { ensureSearchAttributes, registerNode, registryOf, signOff } from "./reg
 import { scheduleSteps } from "./schedule-steps.js";
 import { sleep } from "./sleep.js";
 import { versioned } from "./versioning.js";
+import { wakeSleepers } from "./waking.js";
 
 export { parseWorkerConfig, type WorkerConfig, type WorkerConfigInput } from "./config.js";
 
@@ -129,6 +130,7 @@ async function serve(config: WorkerConfig, agent: NodeAgent, log: Pino, stop: Ab
       else {
         registerNode(client, agent, config, stop, log);
         void tellEndings(client, agent, node, over.signal, log);
+        void wakeSleepers(client, agent, node, over.signal, log);
         if (config.metrics !== undefined) void tellStates(client, over.signal, log);
       }
       const ended = await Promise.allSettled(running);

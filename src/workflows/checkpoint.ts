@@ -19,6 +19,7 @@ import {
 } from "@temporalio/workflow";
 import {
   journalSays,
+  letGoAs,
   type CheckpointReport,
   type JournalVerdict,
   type StateAfter,
@@ -41,11 +42,9 @@ const ROUNDS = 3;
 const DAY_MS = 24 * 3_600_000;
 const LONGEST_PAUSE_MS = 600_000;
 
-const AFTER: Partial<Record<Saved["state"], StateAfter>> = { OWNER: "running", STOPPED: "checkpointed" };
-
 /** It does not run, and nobody can show a checkpoint of it: it was stopped, or lost with its machine's power. */
 const withoutOne = (state: StateAfter, made?: StoredCheckpoint): StateAfter =>
-  state === "checkpointed" && made === undefined ? "stopped" : state;
+  (state === "checkpointed" || state === "sleeping") && made === undefined ? "stopped" : state;
 
 export async function checkpoint(input: CheckpointInput): Promise<CheckpointReport> {
   acceptInput("checkpoint", input);
@@ -140,7 +139,7 @@ class Making {
     });
     for (let round = 0; ; round += 1) {
       const said = await tryAsk(node, () => waiting.observeWorkload({ schema, workload }));
-      const verdict = said.answer && journalSays(ref, options.stop, said.answer.holds);
+      const verdict = said.answer && journalSays(ref, options, said.answer.holds);
       if (verdict !== undefined) {
         const report = await this.fromJournal(verdict);
         await CancellationScope.nonCancellable(() => this.news({ state: "done", checkpoint: report }));
@@ -174,13 +173,14 @@ class Making {
     const { checkpoint: made, failure, frozenMs, phases, rounds, epoch, state } = saved;
     const reasons: string[] = [];
     const letGo = made !== undefined && state === "STOPPED" ? saved.letGo : undefined;
-    const after = letGo === false ? "stopped" : withoutOne(AFTER[state] ?? "unknown", made);
     if (this.root.consideredCancelled) {
       reasons.push("a cancel was asked for: a checkpoint is not called back, it was waited for until it was over");
     }
     if (epoch !== this.input.ref.epoch) {
       reasons.push(`criu was lost while it was frozen: it was restored on its node and runs on under epoch ${epoch}`);
     }
+    const now = state === "OWNER" ? "running" : state === "STOPPED" ? letGoAs(this.input.options) : "unknown";
+    const after = letGo === false ? "stopped" : withoutOne(now, made);
     return {
       ...this.report(made === undefined ? "failed" : "saved", after, reasons),
       epoch,
@@ -200,7 +200,7 @@ class Making {
     const seen = await tryAsk(node, () =>
       shortly(node, tuning, "what its journal says").observeWorkload({ schema, workload }),
     );
-    const verdict = seen.answer && journalSays(ref, options.stop, seen.answer.holds);
+    const verdict = seen.answer && journalSays(ref, options, seen.answer.holds);
     const { state, epoch } = verdict ?? { state: "unknown" as const, epoch: ref.epoch };
     return { ...this.report("failed", withoutOne(state), []), epoch, failure: why };
   }

@@ -11,14 +11,14 @@ const STATES: Partial<Record<CheckpointView["state"], string>> = {
   done: "done",
 };
 
-export const askedForCheckpoint = ({ stop, reason, requestedBy, labels, maxBlackoutMs }: SaveOptions): string =>
+export const askedForCheckpoint = ({ stop, wakeOnTraffic, ...asked }: SaveOptions): string =>
   [
     "| asked for | |",
     "|:---|:---|",
-    `| by | ${cell(requestedBy)} |`,
-    ...(reason === "" ? [] : [`| reason | ${cell(reason)} |`]),
-    `| afterwards | ${stop ? "it is let go" : `it runs on, frozen for ${formatMs(maxBlackoutMs)} at the most`} |`,
-    ...Object.entries(labels).map(([name, value]) => `| ${code(name)} | ${code(value)} |`),
+    `| by | ${cell(asked.requestedBy)} |`,
+    ...(asked.reason === "" ? [] : [`| reason | ${cell(asked.reason)} |`]),
+    `| afterwards | ${stop ? `it ${wakeOnTraffic === true ? "sleeps" : "is let go"}` : `it runs on, frozen for ${formatMs(asked.maxBlackoutMs)} at the most`} |`,
+    ...Object.entries(asked.labels).map(([name, value]) => `| ${code(name)} | ${code(value)} |`),
   ].join("\n");
 
 export function showCheckpoint(view: CheckpointView, options: SaveOptions): void {
@@ -36,6 +36,7 @@ export function showCheckpoint(view: CheckpointView, options: SaveOptions): void
 const AFTER: Record<CheckpointReport["state"], string> = {
   running: "It runs on",
   checkpointed: "Nothing of it runs; its files stay",
+  sleeping: "It sleeps: what comes for its address wakes it",
   stopped: "It was stopped meanwhile",
   unknown: "Nobody said what became of it",
 };

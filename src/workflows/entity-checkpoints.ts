@@ -16,6 +16,7 @@ import {
   type OperationStarted,
   type Restored,
   type RestoreRequest,
+  type Sleep,
   type Tuning,
   type Unanswered,
 } from "../model/messages.js";
@@ -52,6 +53,8 @@ export class Checkpoints {
   last: OperationStarted | undefined;
   /** A checkpoint whose node did not say how it ended. */
   unanswered: Unanswered | undefined;
+  /** Where it slept when the attempts to restore it were begun. */
+  private sleep: Sleep | undefined;
   /** It has ended after all, while something else was under way. */
   private late: CheckpointReport | undefined;
   /** Id of the checkpoint that it was let go with, until something of it is begun again. */
@@ -63,13 +66,15 @@ export class Checkpoints {
     this.last = carried?.lastCheckpoint;
     this.unanswered = carried?.unanswered;
     this.letGo = carried?.letGo;
+    this.sleep = carried?.sleep;
   }
 
-  carried(): Pick<CarriedWorkload, "lastCheckpoint" | "unanswered" | "letGo"> {
+  carried(): Pick<CarriedWorkload, "lastCheckpoint" | "unanswered" | "letGo" | "sleep"> {
     return {
       ...(this.last && { lastCheckpoint: this.last }),
       ...(this.unanswered && { unanswered: this.unanswered }),
       ...(this.letGo !== undefined && { letGo: this.letGo }),
+      ...(this.sleep && { sleep: this.sleep }),
     };
   }
 
@@ -214,7 +219,7 @@ export class Checkpoints {
 
   private apply(report: CheckpointReport): void {
     const { state, epoch, checkpoint: made, operation, failure: why, outcome, letGo } = report;
-    this.letGo = state === "checkpointed" && letGo === true ? made?.id : undefined;
+    this.letGo = (state === "checkpointed" || state === "sleeping") && letGo === true ? made?.id : undefined;
     this.desk.done({
       state: state === "unknown" ? "running" : state,
       epoch,
@@ -244,6 +249,8 @@ export class Checkpoints {
     const announced = (before?.sequence ?? 0) + 1;
     const dryRun = ask.dryRun === true;
     if (!dryRun) {
+      if (before?.state === "sleeping") this.sleep = { node: before.node, epoch: before.epoch };
+      else if (before?.state !== "in-doubt") this.sleep = undefined;
       desk.become({
         name: desk.name,
         runtime: spec.runtime,
@@ -273,7 +280,12 @@ export class Checkpoints {
         sequence: announced,
         attempted: desk.attempted,
         off: ask.off ?? [],
-        ...(before?.state === "checkpointed" && this.letGo !== undefined && { letGo: this.letGo }),
+        ...((before?.state === "checkpointed" || before?.state === "sleeping") &&
+          this.letGo !== undefined && { letGo: this.letGo }),
+        ...(this.sleep && !dryRun && { sleep: this.sleep }),
+        sleepsNoMore: () => {
+          this.sleep = undefined;
+        },
         dryRun,
         tuning: desk.tuning,
         begins: (ref) => {
@@ -289,6 +301,7 @@ export class Checkpoints {
     }
     if (answer !== undefined) {
       desk.attempted = [];
+      this.sleep = undefined;
       desk.visit(answer.node);
       const { sequence, ...restored } = answer;
       desk.done({ state: "running", node: answer.node, epoch: answer.epoch, sequence });
@@ -313,7 +326,10 @@ export class Checkpoints {
     if (before !== undefined) {
       desk.become({ ...before, sequence: now.sequence });
       // It was in doubt because of attempts that are settled now: none of them runs.
-      const down = before.state === "in-doubt" ? (before.epoch > 0 ? "stopped" : "failed") : before.state;
+      const slept = before.state === "sleeping" ? "checkpointed" : "stopped";
+      const was = before.state === "in-doubt" && before.epoch === 0 ? "failed" : slept;
+      const gone = before.state === "in-doubt" || before.state === "sleeping";
+      const down = this.sleep !== undefined ? "sleeping" : gone ? was : before.state;
       desk.done({ state: inDoubt ? "in-doubt" : down, problem });
       return;
     }

@@ -317,7 +317,7 @@ export class Entity implements Desk {
     const status = may.known(this.name, this.status);
     const sequence = status.sequence + 1;
     this.tell({ operation: operationId(this.name, "remove", sequence), sequence });
-    const down = status.state === "stopped" || status.state === "checkpointed";
+    const down = status.state === "stopped" || status.state === "checkpointed" || status.state === "sleeping";
     if (force && !down && status.epoch > 0) {
       this.tell({ state: "stopping" });
       const why = await this.stopOnNode(status.node, status.epoch, graceMs);

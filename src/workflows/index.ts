@@ -5,5 +5,5 @@ export { settle } from "./orphan.js";
 export { sweep } from "./settle.js";
 export { supersede } from "./recover.js";
 export { checkpoint } from "./checkpoint.js";
-export { protect, scale } from "./scheduled.js";
+export { idle, protect, scale } from "./scheduled.js";
 export { node } from "./node.js";

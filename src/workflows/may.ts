@@ -9,6 +9,7 @@ import {
   type RecoverRequest,
   type RemoveRequest,
   type RestoreRequest,
+  type Sleep,
   type StartRequest,
   type StopRequest,
   type Unanswered,
@@ -189,6 +190,7 @@ export function restore(name: string, status: Status, ask: RestoreRequest, open:
   if (clone !== undefined && status === undefined && ask.dryRun !== true) return;
   const sure = free(name, status, "restore");
   const again = open.attempted[0]?.operation.startsWith(`${name}.restore.`) === true;
+  if (ask.wake !== undefined) sleeps(name, sure, ask.wake, open.attempted[0]);
   if (clone !== undefined && !(sameSpec(clone.spec, sure.spec) && (again || sure.state === "failed"))) {
     refuse(name, {
       code: "E_WORKLOAD_EXISTS",
@@ -206,6 +208,17 @@ export function restore(name: string, status: Status, ask: RestoreRequest, open:
       remedy: `stop it first: ferry stop ${name}; or run a second one from it: ferry clone ${name} --as NAME`,
     });
   }
+}
+
+/** What came for it comes too late where it was woken, stopped or removed meanwhile; or its wake was begun, and nobody knows its end. */
+function sleeps(name: string, { state, node, epoch }: WorkloadStatus, wake: Sleep, attempt?: OperationRef): void {
+  if (state === "sleeping" && node === wake.node && epoch === wake.epoch) return;
+  if (state === "in-doubt" && attempt?.destination === wake.node && attempt.epoch === wake.epoch) return;
+  refuse(name, {
+    code: "E_STATE",
+    message: `${name} does not sleep on ${wake.node} under epoch ${wake.epoch}: it is ${state} on ${node}, epoch ${epoch}`,
+    node: wake.node,
+  });
 }
 
 export function cancel(name: string, status: Status): void {

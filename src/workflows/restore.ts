@@ -9,7 +9,7 @@ import { chooseCheckpoint, type Wanted } from "../model/checkpoint-choice.js";
 import { CONTRACT_SCHEMA, type OperationRef } from "../model/contract.js";
 import { toFailure, type FailureData } from "../model/failure.js";
 import { letGoWith } from "../model/let-go.js";
-import type { Restored, Tuning } from "../model/messages.js";
+import type { Restored, Sleep, Tuning } from "../model/messages.js";
 import { operationId, operationWorkflowId } from "../model/names.js";
 import type { Hold } from "../model/ownership.js";
 import { highestSequence, nextEpoch, startProblem } from "../model/settlement.js";
@@ -37,6 +37,9 @@ export interface RestoreOn extends Attempts {
   off: readonly string[];
   /** Id of the checkpoint that it was let go with, as its node said; nothing was begun since. */
   letGo?: string;
+  /** Its address is held there. It is let go before anything begins elsewhere: `sleepsNoMore`. */
+  sleep?: Sleep;
+  sleepsNoMore: () => void;
   dryRun: boolean;
   tuning: Tuning;
   /** It may run there from now on. */
@@ -99,6 +102,7 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
     sequence,
   });
   if (dryRun) return said("would run");
+  await letAddressGo(ask, seen);
   ask.begins(ref);
   const started = await tryAsk(node, () =>
     patiently(node, tuning, "restore").restoreWorkload({
@@ -115,6 +119,26 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
   for (const node of off) if (stale.every(({ source }) => source !== node)) stale.push({ ...ref, source: node });
   await tellStale(operationWorkflowId(workload, "restore", sequence), stale, tuning);
   return said("runs");
+}
+
+/** Two that answer for one address are worse than none. A node that is off answers for nothing; when it is back it asks first. */
+async function letAddressGo(ask: RestoreOn, seen: readonly { node: string }[]): Promise<void> {
+  const { spec, node, tuning, sleep, sleepsNoMore } = ask;
+  if (sleep === undefined || sleep.node === node) return;
+  // Else a person has said that it is off: it has just been asked.
+  const there = seen.some((other) => other.node === sleep.node);
+  const told =
+    there &&
+    (await tryAsk(sleep.node, () =>
+      shortly(sleep.node, tuning, "let its address go").stopWorkload({
+        schema: CONTRACT_SCHEMA,
+        workload: spec.name,
+        epoch: sleep.epoch,
+        graceMs: 0,
+      }),
+    ));
+  if (told !== false && told.failure !== undefined) throw failure(told.failure);
+  sleepsNoMore();
 }
 
 const asBefore = ({ operation, destination, workload, to }: OperationRef): Restored => ({

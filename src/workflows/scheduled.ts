@@ -1,5 +1,5 @@
 /**
- * Workflows `protect` and `scale`: one tick of a schedule. Each asks the workload's entity, as a person would, waits for the end and
+ * Workflows `protect`, `scale` and `idle`: one tick of a schedule. Each asks the workload's entity, as a person would, waits for the end and
  * says what came of it: nothing is forced, a workload that is busy or does not run is left alone until the next tick. They end
  * well whatever happened; the outcome is their FerryState.
  *
@@ -7,8 +7,11 @@
  * answer from an entity that is no more.
  */
 import { proxyActivities, upsertMemo, workflowInfo } from "@temporalio/workflow";
+import { CONTRACT_SCHEMA, type NodeActivities } from "../model/contract.js";
+import { nodeTaskQueue } from "../model/names.js";
 import {
   everyText,
+  type IdleScaleInput,
   type ProtectInput,
   type ScaleInput,
   type ScheduleSteps,
@@ -16,7 +19,7 @@ import {
   type TickReport,
 } from "../model/schedules.js";
 import { acceptInput } from "./accept.js";
-import { beaten, readFailure } from "./calls.js";
+import { beaten, isSilence, readFailure, tryAsk } from "./calls.js";
 import { attributes, show as details } from "./console.js";
 
 const RETRY = { initialInterval: "1 s", backoffCoefficient: 2, maximumInterval: "30 s", maximumAttempts: 6 } as const;
@@ -70,7 +73,7 @@ export async function protect(input: ProtectInput): Promise<TickReport> {
 
 export async function scale(input: ScaleInput): Promise<TickReport> {
   acceptInput("scale", input);
-  const { workload, to } = input;
+  const { workload, to, wakeOnTraffic } = input;
   const request = workflowInfo().firstExecutionRunId;
   const done = await attempt(() =>
     to === "up"
@@ -84,10 +87,59 @@ export async function scale(input: ScaleInput): Promise<TickReport> {
             requestedBy: `schedule scale-down/${workload}`,
             labels: {},
             maxBlackoutMs: 3_600_000,
+            ...(wakeOnTraffic === true && { wakeOnTraffic }),
           },
         }),
   );
   return finish(workload, done);
+}
+
+/** Its node says for how long it has been idle. What comes between that and the freeze calls it off: the node looks again. */
+export async function idle(input: IdleScaleInput): Promise<TickReport> {
+  acceptInput("idle", input);
+  return finish(input.workload, await attempt(() => letGoIfIdle(input)));
+}
+
+async function letGoIfIdle({ workload, idleMs, cpuPercent, wakeOnTraffic }: IdleScaleInput): Promise<Stepped> {
+  const seen = await short(`does ${workload} run?`).lookNow({ workload });
+  if ("ended" in seen) return seen.ended;
+  const { node, epoch } = seen.running;
+  const there = proxyActivities<NodeActivities>({
+    taskQueue: nodeTaskQueue(node),
+    summary: `is ${workload} idle? @ ${node}`,
+    scheduleToStartTimeout: "5 s",
+    startToCloseTimeout: "10 s",
+    retry: { maximumAttempts: 1 },
+  });
+  const said = await tryAsk(node, () => there.idleWorkload({ schema: CONTRACT_SCHEMA, workload, epoch, cpuPercent }));
+  if (said.failure !== undefined) {
+    const { code, message } = said.failure;
+    // It has gone on meanwhile.
+    const outcome = isSilence(said.failure) ? "unknown" : code === "E_STATE" ? "skipped" : "failed";
+    return { outcome, message, node };
+  }
+  const { packetsMs, cpuMs } = said.answer;
+  const ago = (ms: number): string => `${everyText(Math.floor(ms / 1_000) * 1_000)} ago`;
+  if (Math.min(packetsMs, cpuMs) < idleMs) {
+    const why =
+      packetsMs <= cpuMs
+        ? `its last packet was ${ago(packetsMs)}`
+        : `it used more than ${cpuPercent}% of a core ${ago(cpuMs)}`;
+    return { outcome: "active", message: `not idle for ${everyText(idleMs)}: ${why}, as far as was looked`, node };
+  }
+  return patient(`save ${workload} and let it go`).saveNow({
+    workload,
+    request: workflowInfo().firstExecutionRunId,
+    options: {
+      stop: true,
+      reason: `idle for ${everyText(idleMs)}`,
+      requestedBy: `schedule idle/${workload}`,
+      labels: {},
+      maxBlackoutMs: 3_600_000,
+      ifQuiet: true,
+      ...(wakeOnTraffic && { wakeOnTraffic }),
+    },
+  });
 }
 
 async function attempt(step: () => Promise<Stepped>): Promise<Stepped> {

@@ -173,3 +173,54 @@ test("what the destination has said is known after a restart; a journal without 
   assert.equal(book.heard("redis.migrate.1", 2), "owns", "never less than before");
   book.close();
 });
+
+test("asleep: one entry with the stop; over with a start, by word, or with the workload; not with a restore that failed", () => {
+  const dir = fresh();
+  let book = new Book(dir);
+  const again = (): void => {
+    book.close();
+    book = new Book(dir);
+  };
+  const asleep = (): unknown => book.sleepers();
+  book.record(hold(1, "OWNER"));
+  book.record(hold(1, "FROZEN", { to: 1 }));
+  const before = book.entries;
+  book.recordAsleep("redis", 1, "c1");
+  book.recordAsleep("redis", 1, "c1");
+  assert.equal(book.entries, before + 1);
+  again();
+  assert.equal(book.hold("redis", 1)?.state, "STOPPED");
+  assert.equal(book.hold("redis", 1)?.digest, "c1", "what it was let go with");
+  assert.deepEqual(asleep(), [{ workload: "redis", epoch: 1 }]);
+  book.record(hold(3, "OWNER", { operation: "redis.restore.2" }));
+  book.record(hold(3, "STOPPED", { operation: "redis.restore.2" }));
+  again();
+  assert.deepEqual(asleep(), [{ workload: "redis", epoch: 1 }], "the restore came to nothing");
+  book.record(hold(4, "OWNER", { operation: "redis.restore.3" }));
+  book.recordStarted("redis", 4);
+  again();
+  assert.deepEqual(asleep(), []);
+  book.record(hold(4, "FROZEN", { to: 4 }));
+  book.recordAsleep("redis", 4, "c4");
+  book.recordAwake("redis", 3);
+  assert.deepEqual(asleep(), [{ workload: "redis", epoch: 4 }], "a word about another epoch");
+  book.recordAwake("redis", 4);
+  again();
+  assert.deepEqual(asleep(), []);
+  book.record(hold(5, "OWNER"));
+  book.record(hold(5, "FROZEN", { to: 5 }));
+  book.recordAsleep("redis", 5, "c5");
+  book.recordForget("redis");
+  again();
+  assert.deepEqual(asleep(), []);
+  book.close();
+});
+
+test("what is stopped by a person does not sleep, whatever it was saved for before", () => {
+  const book = new Book(fresh());
+  book.record(hold(1, "OWNER"));
+  book.record(hold(1, "STOPPED"));
+  book.recordAsleep("redis", 1, "c1");
+  assert.deepEqual(book.sleepers(), []);
+  book.close();
+});

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { after, before, beforeEach, test } from "node:test";
 import { FerryAgent } from "../../src/agent/agent.js";
 import { Book } from "../../src/agent/book.js";
+import { Sleepers } from "../../src/agent/sleepers.js";
 import { parseAgentConfig } from "../../src/agent/config.js";
 import { CostBook } from "../../src/agent/costs.js";
 import type { NodeContext } from "../../src/agent/operations/node-context.js";
@@ -46,6 +47,7 @@ before(() => {
     identity,
     log: () => undefined,
     costs: new CostBook(dir),
+    sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
   });
 });
 after(() => {

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Book } from "../../src/agent/book.js";
+import { Sleepers } from "../../src/agent/sleepers.js";
 import { NodeStore } from "../../src/agent/checkpoints.js";
 import { parseAgentConfig } from "../../src/agent/config.js";
 import { CostBook } from "../../src/agent/costs.js";
@@ -91,6 +92,7 @@ async function node(operation = "web.start.1", again?: string) {
     identity: await pki.identity("node-a"),
     log: () => undefined,
     costs: new CostBook(join(dir, "state")),
+    sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
   };
   const frozenFor = (operation: string, to: number): void =>
     book.record({ workload: WORKLOAD, epoch: 1, state: "FROZEN", operation, peer: "node-a", to });

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { Book } from "../../src/agent/book.js";
+import { Sleepers } from "../../src/agent/sleepers.js";
 import { parseAgentConfig } from "../../src/agent/config.js";
 import { CostBook } from "../../src/agent/costs.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
@@ -35,6 +36,7 @@ test("it has not begun: refused for ever; it runs: said; of another node: an err
       identity: await pki.identity("node-a"),
       log: () => undefined,
       costs: new CostBook(stateDir),
+      sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
     };
     const settling = new Settling(context, new HandOvers(context));
     book.record({ workload: "web", epoch: 1, state: "OWNER", operation: "web.start.1" });

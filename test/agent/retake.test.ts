@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Book, type Word } from "../../src/agent/book.js";
+import { Sleepers } from "../../src/agent/sleepers.js";
 import { parseAgentConfig } from "../../src/agent/config.js";
 import { CostBook } from "../../src/agent/costs.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
@@ -84,6 +85,7 @@ async function restarted(word: Word | undefined) {
     identity: await pki.identity("node-a"),
     log: () => undefined,
     costs: new CostBook(join(dir, "state")),
+    sleepers: new Sleepers({ book: again, bridge: "none", log: () => undefined }),
   };
   const handOvers = new HandOvers(context);
   const settling = new Settling(context, handOvers);

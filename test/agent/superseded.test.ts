@@ -17,6 +17,7 @@ import type { Endings } from "../../src/agent/endings.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import type { NodeContext } from "../../src/agent/operations/node-context.js";
 import { Settling } from "../../src/agent/operations/settling.js";
+import { Sleepers } from "../../src/agent/sleepers.js";
 import { noCheckpoints } from "../../src/model/checkpoints.js";
 import type { OperationRef } from "../../src/model/contract.js";
 import { FerryError } from "../../src/model/failure.js";
@@ -54,6 +55,7 @@ async function node(name: string, again?: string) {
     identity: await pki.identity(name),
     log: () => undefined,
     costs: new CostBook(stateDir),
+    sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
   };
   const ends = { begun: () => undefined } as unknown as Endings;
   const beginnings = new Beginnings(context, ends, (_, work) => work());

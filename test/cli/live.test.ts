@@ -82,6 +82,12 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
       await good("schedule", "scale-down", "safe", "--cron", "0 20 1 1 *"),
       /scale-down\/safe created: 0 20 1 1 \* UTC/,
     );
+    assert.match(
+      await good("schedule", "scale-down", "safe", "--idle", "15m", "--wake-on-traffic"),
+      /idle\/safe created: idle for 15m, until traffic; next in .*\n +scale-down: none any more/,
+    );
+    assert.match(await good("inspect", "safe"), /when idle +idle for 15m, until traffic; last: /);
+    assert.match((await ferry("schedule", "scale-down", "safe")).stderr, /one of cron and idleMs is needed/);
     assert.equal(await good("schedule", "pause", "protect/safe"), "protect/safe is paused\n");
     assert.match(await good("schedule", "ls", "safe"), /^protect\/safe +every 2d .* paused$/m);
     assert.match(await good("protect", "rm", "safe"), /^removed protect\/safe/);

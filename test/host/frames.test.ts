@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import {
   announcements,
+  arpAnswer,
   arpClaim,
   arpDefence,
   arpProbe,
@@ -42,6 +43,19 @@ describe("frames that announce an address", () => {
     );
     assert.equal(arpClaim(answer, "10.77.0.100"), "02:fe:00:00:00:01");
     assert.equal(arpWanted(answer, "10.77.0.100"), undefined);
+  });
+
+  it("who asks for an address is answered; what is no question for it is not", () => {
+    const ask = arpProbe("02:fe:00:00:00:01", "10.77.0.100");
+    assert.equal(
+      arpAnswer(ask, MAC, "10.77.0.100")?.toString("hex"),
+      "02fe0000000102fe000000640806000108000604000202fe000000640a4d006402fe0000000100000000",
+    );
+    assert.equal(arpAnswer(ask, MAC, "10.77.0.101"), undefined);
+    const [own, reply] = gratuitousArp(MAC, "10.77.0.100");
+    for (const frame of [own, reply, ask.subarray(0, 41), Buffer.alloc(60)]) {
+      assert.equal(arpAnswer(frame ?? Buffer.alloc(0), MAC, "10.77.0.100"), undefined);
+    }
   });
 
   it("unsolicited neighbour advertisement with a checksum that adds up", () => {

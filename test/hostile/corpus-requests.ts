@@ -116,6 +116,13 @@ const CHECKPOINTS: Refused[] = [
     save({ maxBlackoutMs: "Infinity" }),
   ),
   update("stop: 1", "stop must be true or false", () => save({ stop: 1 })),
+  update("one that runs on and sleeps", "wakeOnTraffic needs stop", () => save({ wakeOnTraffic: true })),
+  update("a wake at epoch -1 of `..`", 'node name ".." is not valid', () =>
+    restoreProblems({ wake: { node: "..", epoch: -1 } }),
+  ),
+  refused("workflow: idle for ever, at NaN percent", "E_REQUEST", "idleMs must be a whole number", () =>
+    acceptInput("idle", { workload: "web", idleMs: Number.POSITIVE_INFINITY, cpuPercent: NaN, wakeOnTraffic: 1 }),
+  ),
   update("restore checkpoint `../../../etc/shadow`", "is not a checkpoint's id", () =>
     restoreProblems({ checkpoint: "../../../etc/shadow" }),
   ),

@@ -52,6 +52,7 @@ const MIGRATE = {
   tuning: TUNING,
 };
 const SAVE = { stop: false, reason: "r", requestedBy: "p", labels: { a: "b" }, maxBlackoutMs: 500 };
+const SLEEP = { ...SAVE, stop: true, wakeOnTraffic: true };
 const HAND_OVER = { ref: REF, options: OPTIONS, spec: SPEC };
 const INPUTS = {
   workload: { name: "redis-1", tuning: TUNING },
@@ -61,6 +62,7 @@ const INPUTS = {
   node: { node: "node-a" },
   protect: { workload: "web", everyMs: 300_000, retention: { keep: 12, maxBytes: 1 }, maxBlackoutMs: 30_000 },
   scale: { workload: "web", to: "down", cron: "0 20 * * 1-5", timezone: "Europe/Berlin" },
+  idle: { workload: "web", idleMs: 900_000, cpuPercent: 1, wakeOnTraffic: true },
   checkpoint: {
     ref: REF,
     runtime: "process",
@@ -80,13 +82,14 @@ const ASKS: [string, (ask: unknown) => string[], unknown[]][] = [
   ["fence", requests.fenceProblems, [{ evidence: "it is off" }]],
   ["remove", requests.removeProblems, [{ force: true, graceMs: 1 }]],
   ["ask", requests.askProblems, [{ ask: "log", workload: "web", offset: -1, maxBytes: 4 }, { ask: "describe" }]],
-  ["checkpoint", checkpointProblems, [{ options: SAVE }]],
+  ["checkpoint", checkpointProblems, [{ options: SAVE }, { options: { ...SLEEP, ifQuiet: true } }]],
   [
     "restore",
     restoreProblems,
     [
       { node: "node-a", checkpoint: "c-1", off: ["node-c"], dryRun: true },
       { node: "node-a", at: 5, clone: { spec: SPEC, of: "redis-1" } },
+      { wake: { node: "node-a", epoch: 3 } },
     ],
   ],
   [
@@ -133,7 +136,7 @@ fuzzJson("SDK: migrate", [{ to: "node-b", mode: "cold", maxBlackoutMs: 500 }], (
 fuzzJson("SDK: names", ["redis-1"], (name) => checkName("workload", name));
 fuzzJson(
   "SDK: checkpoint",
-  [SAVE],
+  [SAVE, SLEEP],
   (options) => checks.checkCheckpoint("redis-1", options as object),
   (options) => {
     assert.deepEqual(checkpointProblems({ options }), []);
@@ -194,10 +197,20 @@ const endpoint = { host: "127.0.0.1", port: 7400 };
 const BODIES: Record<Verb, unknown> = {
   describeNode: {},
   endings: {},
+  sleepers: { waitMs: 1 },
+  idleWorkload: { schema: 1, workload: "redis-1", epoch: 1, cpuPercent: 1 },
   saveCheckpoint: {
     input: {
       ref: REF,
-      options: { stop: false, reason: "r", requestedBy: "p", labels: { a: "b" }, maxBlackoutMs: 500 },
+      options: {
+        stop: true,
+        reason: "r",
+        requestedBy: "p",
+        labels: { a: "b" },
+        maxBlackoutMs: 500,
+        wakeOnTraffic: true,
+        ifQuiet: true,
+      },
       request: "r-1",
     },
     waitMs: 1,

@@ -85,6 +85,6 @@ test("a node that was silent: its journal says with which checkpoint it was let 
     source: "a",
     destination: "a",
   };
-  assert.deepEqual(journalSays(ref, true, [letGo]), { state: "checkpointed", epoch: 3, letGoWith: ID });
-  assert.deepEqual(journalSays(ref, false, [letGo]), { state: "stopped", epoch: 3 });
+  assert.deepEqual(journalSays(ref, { stop: true }, [letGo]), { state: "checkpointed", epoch: 3, letGoWith: ID });
+  assert.deepEqual(journalSays(ref, { stop: false }, [letGo]), { state: "stopped", epoch: 3 });
 });

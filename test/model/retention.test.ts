@@ -165,17 +165,21 @@ test("a journal: what is held is no answer, what runs wins, what was let go is c
   };
   for (const state of HOLD_STATES) {
     for (const stop of [true, false]) {
-      const said = journalSays(ref, stop, [{ workload: "web", epoch: 3, state }]);
+      const said = journalSays(ref, { stop }, [{ workload: "web", epoch: 3, state }]);
       if (state === "OWNER" || state === "ACTIVE" || state === "RUNNING") {
         assert.deepEqual(said, { state: "running", epoch: 3 });
       } else if (isOpen(state)) assert.equal(said, undefined, state);
-      else if (state === "STOPPED") assert.equal(said?.state, stop ? "checkpointed" : "stopped");
+      else if (state === "STOPPED") {
+        assert.equal(said?.state, stop ? "checkpointed" : "stopped");
+        const asleep = journalSays(ref, { stop, wakeOnTraffic: true }, [{ workload: "web", epoch: 3, state }]);
+        assert.equal(asleep?.state, stop ? "sleeping" : "stopped");
+      }
     }
   }
-  const local = journalSays(ref, false, [
+  const local = journalSays(ref, { stop: false }, [
     { workload: "web", epoch: 3, state: "FROZEN" },
     { workload: "web", epoch: 4, state: "OWNER" },
   ]);
   assert.deepEqual(local, { state: "running", epoch: 4 });
-  assert.equal(journalSays(ref, true, [])?.state, "unknown");
+  assert.equal(journalSays(ref, { stop: true }, [])?.state, "unknown");
 });

@@ -34,7 +34,8 @@ const PATHS = `
   checkpoint-saved checkpoint-stopped checkpoint-refused checkpoint-unanswered checkpoint-called-off
   checkpoint-long-1 checkpoint-long-2 workload-saved workload-restored workload-restored-off workload-cloned workload-recovered-unsaved node-store
   workload-address-taken workload-cloned-address-taken node-without-beats
-  protect-saved protect-pruned protect-skipped protect-failed protect-gone scale-down scale-up`;
+  protect-saved protect-pruned protect-skipped protect-failed protect-gone scale-down scale-up
+  idle-active idle-slept idle-skipped workload-slept`;
 
 interface Kept {
   /** Below `histories`, without .json. */

@@ -226,8 +226,10 @@ export class Checkpoint extends FreezingSide {
   // --- gathering ----------------------------------------------------------------------------------------------------
 
   private async gather(signal: AbortSignal): Promise<void> {
+    const quiet = await this.packets();
     await this.approach(signal);
     await this.rounds(signal);
+    await this.demandQuiet(quiet);
     await this.freeze(this.asked.ref.epoch, signal);
     await this.enter("transfer");
     const pids = (await this.frozen) ?? (await this.context.runtime.pids(this.name));
@@ -237,6 +239,21 @@ export class Checkpoint extends FreezingSide {
     if (got.images.digest === undefined || got.images.digest !== sent.images.digest) {
       throw ferryError("E_IMAGE_DIGEST", "the sink has other images than were sent", { side: "source" });
     }
+    await this.demandQuiet(quiet);
+  }
+
+  private async packets(): Promise<number | undefined> {
+    if (this.asked.options.ifQuiet !== true) return undefined;
+    return (await this.context.runtime.activity(this.name))?.packets;
+  }
+  /** It was to be let go because nothing came. To run on costs less than to be woken. */
+  private async demandQuiet(before: number | undefined): Promise<void> {
+    if (before === undefined || ((await this.packets()) === before && this.frames?.any !== true)) return;
+    throw ferryError("E_BUSY", "something came for it, or from it, meanwhile: it is not let go", {
+      workload: this.workload,
+      side: "source",
+      remedy: "it runs on; let it go whatever comes: ferry checkpoint --stop",
+    });
   }
 
   /** Both movers (those that an earlier agent has left go on), and the files while it runs. */
@@ -344,6 +361,13 @@ export class Checkpoint extends FreezingSide {
     }
   }
 
+  /** Its address is held from here on. What came since the freeze is kept for it, and has it woken. */
+  private fallAsleep(checkpoint: string): void {
+    const { sleepers, book } = this.context;
+    book.recordAsleep(this.workload, this.asked.ref.epoch, checkpoint);
+    sleepers.hold(this.workload, () => this.frames?.handOn() ?? []);
+  }
+
   /**
    * Its checkpoint is there, with all that it needs: STOPPED first, then the held tree goes. Its files stay. Throws, and
    * there is no checkpoint, when a part of it is missing: what is held is the only copy.
@@ -358,7 +382,8 @@ export class Checkpoint extends FreezingSide {
       throw notWhole(manifest, toFailure(error, "E_STORE"));
     }
     this.noteFrozen();
-    this.record("STOPPED", { digest: manifest.id });
+    if (this.asked.options.wakeOnTraffic === true) this.fallAsleep(manifest.id);
+    else this.record("STOPPED", { digest: manifest.id });
     await this.kill();
   }
 

@@ -68,6 +68,19 @@ export class SourceFrames {
     }
   }
 
+  /** Everything that has come by now, for whoever keeps it from now on. */
+  handOn(): readonly Buffer[] {
+    this.pass();
+    this.stop();
+    return this.list.frames;
+  }
+
+  /** Something came while the link is down. */
+  get any(): boolean {
+    this.pass();
+    return this.list.frames.length > 0;
+  }
+
   stop(): void {
     if (this.stopped) return;
     this.stopped = true;

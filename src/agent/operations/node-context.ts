@@ -16,6 +16,7 @@ import type { Book } from "../book.js";
 import type { NodeStore } from "../checkpoints.js";
 import type { AgentConfig } from "../config.js";
 import type { CostBook } from "../costs.js";
+import type { Sleepers } from "../sleepers.js";
 import type { SideDirs } from "./dirs.js";
 
 export type Log = (
@@ -36,6 +37,8 @@ export interface NodeContext {
   log: Log;
   /** What migrations from here have cost. */
   costs: CostBook;
+  /** Workloads that sleep here. */
+  sleepers: Sleepers;
 }
 
 /** Files of a workload on this node: data, log and its own layer of the root file system. */

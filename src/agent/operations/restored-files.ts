@@ -35,6 +35,11 @@ export class RestoredFiles {
     }
   }
 
+  /** What was kept aside is of no use to anybody. */
+  async forget(): Promise<void> {
+    await rm(this.aside, { recursive: true, force: true });
+  }
+
   /** Nothing has run on the restored ones. Again is harmless. */
   async putBack(): Promise<void> {
     await rm(this.dir, { recursive: true, force: true });

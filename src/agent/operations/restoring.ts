@@ -49,6 +49,8 @@ export class Restoring {
   private readonly files: RestoredFiles;
   /** Held from before its files are brought until its own link is up. */
   private address: AddressClaim | undefined;
+  /** It was let go here to sleep, and nothing has run since. */
+  private slept = false;
 
   constructor(context: NodeContext, what: RestoreWhat) {
     this.context = context;
@@ -91,7 +93,12 @@ export class Restoring {
         }
         await this.drain(movers, incarnation);
         const { pid } = await this.context.runtime.observe({ name: this.name, epoch: this.epoch });
-        return { pid: pid ?? 0, done: () => movers.end() };
+        const done = async (): Promise<void> => {
+          await movers.end();
+          // One that has only slept: what was here is what is in the checkpoint, and would pile up with every night.
+          if (this.slept) await this.files.forget();
+        };
+        return { pid: pid ?? 0, done };
       } catch (error) {
         movers.stop();
         const failure = toFailure(error, "E_RESTORE");
@@ -119,7 +126,7 @@ export class Restoring {
   }
 
   private async bringFiles(): Promise<Incarnation> {
-    const { incarnation, checkpoint, of } = this.what;
+    const { incarnation, checkpoint, of, last } = this.what;
     const { config } = this.context;
     const { ip } = incarnation.spec.network;
     const store = await this.context.store.open();
@@ -132,7 +139,10 @@ export class Restoring {
       this.log("info", "its files are brought back", { of, clone });
       await this.files.bring(reader);
       const holds = this.context.book.holds(this.name);
-      return { ...incarnation, closeConnections: clone || !didNothingLater(reader.manifest, this.what, holds) };
+      const goesOn = !clone && didNothingLater(reader.manifest, this.what, holds);
+      const asleep = this.context.book.sleepers().some(({ workload, epoch }) => workload === of && epoch === last);
+      this.slept = asleep && goesOn;
+      return { ...incarnation, closeConnections: !goesOn };
     } finally {
       await reader.close();
     }
@@ -218,6 +228,7 @@ export class Restoring {
     const { runtime } = this.context;
     await runtime.openNetwork(incarnation);
     this.address?.close();
+    this.context.sleepers.deliver(this.name, () => runtime.frameDoor(incarnation));
     await failpoint("destination.drain");
     for (;;) {
       try {

@@ -16,6 +16,7 @@ import { requestedBy } from "../user-name.js";
 
 interface CheckpointFlags extends ConnectionFlags {
   stop?: boolean;
+  wakeOnTraffic?: boolean;
   reason?: string;
   label?: Record<string, string>;
   maxBlackout?: number;
@@ -42,6 +43,7 @@ export function register(program: Command, context: CommandContext): void {
       "--stop",
       "let it go once the checkpoint is there; until then it stays frozen (bring it back: ferry restore)",
     )
+    .option("--wake-on-traffic", "with --stop: its node holds its address, and restores it when something comes for it")
     .option("--reason <text>", `why, at most ${MAX_REASON} characters`, parseReason)
     .option("--label <name=value>", "may be given again and again", parseLabel)
     .option(
@@ -62,6 +64,7 @@ Examples:
   ferry checkpoint redis
   ferry checkpoint redis --reason "before the upgrade" --label release=7
   ferry checkpoint redis --stop
+  ferry checkpoint redis --stop --wake-on-traffic
   ferry checkpoint redis --max-blackout 500ms --json | jq -r .checkpoint.id`,
     )
     .action(async (name: string, flags: CheckpointFlags) => {
@@ -71,6 +74,7 @@ Examples:
           const handle = await client.workloads.get(name).checkpoint({
             stop: flags.stop === true,
             requestedBy: requestedBy(),
+            ...(flags.wakeOnTraffic !== undefined && { wakeOnTraffic: flags.wakeOnTraffic }),
             ...(flags.reason !== undefined && { reason: flags.reason }),
             ...(flags.label !== undefined && { labels: flags.label }),
             ...(flags.maxBlackout !== undefined && { maxBlackoutMs: flags.maxBlackout }),

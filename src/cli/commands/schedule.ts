@@ -1,8 +1,8 @@
-/** `ferry schedule`: let workloads go at night and wake them in the morning; all schedules, also those of `ferry protect`. */
+/** `ferry schedule`: let workloads go at night, or when they are idle, and wake them in the morning, or when they are asked for; all schedules, also those of `ferry protect`. */
 import type { Command } from "commander";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
 import type { CommandContext } from "../io.js";
-import { parseCron, parseScheduleId, parseTimezone } from "../parse-schedules.js";
+import { parseCron, parseIdle, parsePercent, parseScheduleId, parseTimezone } from "../parse-schedules.js";
 import { parseWorkloadName } from "../parse.js";
 import { renderScheduleChange, renderSchedules } from "../render/schedules.js";
 
@@ -10,7 +10,10 @@ interface Flags extends ConnectionFlags {
   json?: boolean;
 }
 interface ScaleFlags extends Flags {
-  cron: string;
+  cron?: string;
+  idle?: number;
+  cpu?: number;
+  wakeOnTraffic?: boolean;
   wake?: string;
   timezone?: string;
 }
@@ -22,10 +25,11 @@ export function register(program: Command, context: CommandContext): void {
     .addHelpText(
       "after",
       `
-A schedule is called KIND/NAME: protect/redis, scale-down/redis, wake/redis.
+A schedule is called KIND/NAME: protect/redis, scale-down/redis, idle/redis, wake/redis.
 
 Examples:
   ferry schedule scale-down redis --cron '0 20 * * 1-5' --wake '0 7 * * 1-5' --timezone Europe/Berlin
+  ferry schedule scale-down redis --idle 15m --wake-on-traffic
   ferry schedule ls
   ferry schedule pause protect/redis
   ferry schedule trigger scale-down/redis`,
@@ -35,27 +39,36 @@ Examples:
 
   one(
     "scale-down",
-    "Save a workload at certain times and let it go: it needs no memory and no processor until it is woken.",
+    "Save a workload at certain times, or when it is idle, and let it go: it needs no memory and no processor until it is woken.",
   )
     .argument("<name>", "workload", parseWorkloadName)
-    .requiredOption("--cron <expression>", "when: minute, hour, day, month, weekday", parseCron)
+    .option("--cron <expression>", "when: minute, hour, day, month, weekday", parseCron)
+    .option("--idle <time>", "when no packet came or went for so long, and it used little of the processor", parseIdle)
+    .option("--cpu <percent>", "with --idle: up to this much of one core is little (default: 1%)", parsePercent)
+    .option("--wake-on-traffic", "its node holds its address, and restores it when something comes for it")
     .option("--wake <expression>", "when it runs again from that checkpoint, where it was (default: never)", parseCron)
-    .option("--timezone <zone>", "of both, like Europe/Berlin (default: UTC)", parseTimezone)
+    .option("--timezone <zone>", "of the times, like Europe/Berlin (default: UTC)", parseTimezone)
     .addHelpText(
       "after",
       `
 It is ferry checkpoint --stop, and ferry restore. What does not run is left alone; only what was checkpointed is woken, so what a
-person has stopped stays stopped. Again with other values: changed; without --wake an earlier one goes.
+person has stopped stays stopped. At least one of --cron and --idle is needed. Again with other values: changed; what is left
+out then, goes. With --wake-on-traffic the first packet for it brings it back, and is answered (docs/checkpoints.md, Sleep and wake).
 
 Examples:
+  ferry schedule scale-down redis --idle 15m --wake-on-traffic
+  ferry schedule scale-down redis --idle 1h --cpu 0.5%
   ferry schedule scale-down redis --cron '0 20 * * 1-5' --wake '0 7 * * 1-5'
   ferry schedule scale-down redis --cron '0 20 * * *' --timezone Europe/Berlin`,
     )
     .action(async (name: string, flags: ScaleFlags) => {
-      const { cron, wake, timezone } = flags;
+      const { cron, idle, cpu, wakeOnTraffic, wake, timezone } = flags;
       await withClient(context, flags, async (client) => {
         const changes = await client.schedules.scaleDown(name, {
-          cron,
+          ...(cron !== undefined && { cron }),
+          ...(idle !== undefined && { idleMs: idle }),
+          ...(cpu !== undefined && { cpuPercent: cpu }),
+          ...(wakeOnTraffic !== undefined && { wakeOnTraffic }),
           ...(wake !== undefined && { wake }),
           ...(timezone !== undefined && { timezone }),
         });
@@ -87,7 +100,7 @@ Examples:
   ] as const;
   for (const [word, description, said, verb] of verbs) {
     one(word, description)
-      .argument("<id>", "protect/NAME, scale-down/NAME or wake/NAME", parseScheduleId)
+      .argument("<id>", "protect/NAME, scale-down/NAME, idle/NAME or wake/NAME", parseScheduleId)
       .addHelpText("after", `\nExamples:\n  ferry schedule ${word} protect/redis`)
       .action(async (id: string, flags: Flags) => {
         await withClient(context, flags, async (client) => {

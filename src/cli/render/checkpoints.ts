@@ -46,6 +46,7 @@ export function renderCheckpointLive(progress: CheckpointProgress, style: Style)
 const AFTER: Record<CheckpointReport["state"], string> = {
   running: "it runs on",
   checkpointed: "nothing of it runs; its files stay",
+  sleeping: "it sleeps until something comes for its address",
   stopped: "it was stopped meanwhile",
   unknown: "nobody can say yet whether it runs",
 };

@@ -9,17 +9,18 @@ const OUTCOME_PAINT: Readonly<Record<string, Paint>> = {
   saved: "green",
   checkpointed: "green",
   restored: "green",
+  active: "green",
   skipped: "yellow",
   failed: "red",
   unknown: "red",
 };
 
-export const scheduleWhen = ({ everyMs, cron, timezone, problem }: ScheduleListing): string =>
-  everyMs !== undefined
-    ? `every ${everyText(everyMs)}`
-    : cron !== undefined
-      ? `${cron} ${timezone ?? "UTC"}`
-      : (problem ?? "?");
+export const scheduleWhen = ({ everyMs, cron, timezone, idleMs, wakeOnTraffic, problem }: ScheduleListing): string => {
+  const until = wakeOnTraffic === true ? ", until traffic" : "";
+  if (everyMs !== undefined) return `every ${everyText(everyMs)}`;
+  if (idleMs !== undefined) return `idle for ${everyText(idleMs)}${until}`;
+  return cron === undefined ? (problem ?? "?") : `${cron} ${timezone ?? "UTC"}${until}`;
+};
 
 const keeps = ({ retention }: ScheduleListing): string => {
   if (retention === undefined) return "-";

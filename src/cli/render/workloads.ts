@@ -16,6 +16,7 @@ const STATE_PAINT: Partial<Record<WorkloadState, Paint>> = {
   checkpointing: "cyan",
   restoring: "cyan",
   checkpointed: "yellow",
+  sleeping: "yellow",
   starting: "cyan",
   stopping: "cyan",
   exited: "yellow",
@@ -128,7 +129,7 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
 const pair = (style: Style, key: string, value: string): string =>
   `  ${paint(style, "dim", padEnd(key, 10))} ${printable(value)}`;
 
-const BY_THE_CLOCK = { protect: "protected", "scale-down": "let go", wake: "woken" } as const;
+const BY_THE_CLOCK = { protect: "protected", "scale-down": "let go", idle: "when idle", wake: "woken" } as const;
 
 export function renderInspection(
   { status, observation, problem, schedules = [] }: WorkloadInspection,

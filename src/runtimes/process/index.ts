@@ -7,6 +7,7 @@ import { childCgroups } from "../../host/cgroup.js";
 import { frameAddress, FrameSocket } from "../../host/frame-socket.js";
 import { FrameKeeper as KeptFrames } from "../../host/kept-frames.js";
 import { createNetwork, listNetworks, removeNetwork, setLink } from "../../host/netns.js";
+import { packetsOf } from "../../host/net-counters.js";
 import { killGroup } from "../../host/proc.js";
 import { ferryError } from "../../model/failure.js";
 import type { WorkloadSpec } from "../../model/workload.js";
@@ -105,6 +106,13 @@ class ProcessRuntime implements Runtime {
       frozen: parts.cgroup.frozen,
       memoryBytes: parts.cgroup.memoryBytes(),
     });
+  }
+
+  activity({ name, epoch }: Name): Promise<{ packets: number; cpuMs: number } | undefined> {
+    const parts = this.places.parts(name, epoch);
+    const pid = rootPid(parts);
+    const packets = pid === undefined ? undefined : packetsOf(pid);
+    return Promise.resolve(packets === undefined ? undefined : { packets, cpuMs: parts.cgroup.cpuMs() });
   }
 
   pids({ name, epoch }: Name): Promise<Record<string, number>> {

@@ -139,6 +139,21 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
       for (const save of node.saves.values()) pumpSave(world, node, save);
     },
     endings: () => call("endings", undefined, () => []),
+    sleepers: async ({ waitMs }) => {
+      const wanted = (): boolean => [...node.asleep.values()].some((each) => each.wanted);
+      for (const until = Date.now() + waitMs; node.up && !wanted() && Date.now() < until;) await pause(5);
+      return call("sleepers", undefined, () =>
+        [...node.asleep].map(([workload, each]) => ({ workload, disputed: false, ...each })),
+      );
+    },
+    idleWorkload: ({ workload, epoch }) =>
+      call("idleWorkload", workload, () => {
+        if (node.hold(workload, epoch)?.state !== "OWNER") {
+          throw ferryError("E_STATE", `${workload} does not run on ${name} under epoch ${epoch}`, { node: name });
+        }
+        const idleMs = node.idleMs.get(workload) ?? 0;
+        return { packetsMs: idleMs, cpuMs: idleMs };
+      }),
     describeNode: () => call("describeNode", undefined, facts),
     startWorkload: ({ spec, epoch, operation }) =>
       call("startWorkload", spec.name, () => {
@@ -166,6 +181,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
     stopWorkload: ({ workload, epoch }) =>
       call("stopWorkload", workload, () => {
         if (node.hold(workload, epoch)?.state === "OWNER") node.journal({ workload, epoch, state: "STOPPED" });
+        if (node.asleep.get(workload)?.epoch === epoch) node.asleep.delete(workload);
         world.drop(node, workload, epoch);
         return observation(workload);
       }),
@@ -175,6 +191,7 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
           throw ferryError("E_STATE", `${workload} runs on ${name}`, { node: name });
         }
         node.ledger = forget(node.ledger, workload);
+        node.asleep.delete(workload);
         node.specs.delete(workload);
       }),
     observeWorkload: ({ workload }) => call("observeWorkload", workload, () => observation(workload)),

@@ -117,6 +117,13 @@ async function saveLoop(world: SimulatedWorld, node: SimulatedNode, save: Simula
   await world.reach("save:frozen", workload);
   await pause(world.phaseMs);
   if (!alive()) return;
+  if (options.ifQuiet === true && node.disturbed.has(workload)) {
+    node.journal({ workload, epoch: to, state: "BURNED", operation, peer: node.name });
+    node.journal({ workload, epoch, state: "OWNER" });
+    world.set(node, { workload, epoch, state: "running" });
+    end("OWNER", { failure: { code: "E_BUSY", message: "something came for it", node: node.name } });
+    return;
+  }
   const checkpoint = (save.made ??= commit(world, node, save.input));
   await world.reach("save:stored", workload);
   if (!alive()) return;
@@ -126,6 +133,7 @@ async function saveLoop(world: SimulatedWorld, node: SimulatedNode, save: Simula
   node.journal({ workload, epoch, state: "OWNER" });
   if (options.stop) {
     node.journal({ workload, epoch, state: "STOPPED", digest: checkpoint.id });
+    if (options.wakeOnTraffic === true) node.asleep.set(workload, { epoch, wanted: node.disturbed.has(workload) });
     world.drop(node, workload, epoch);
     end("STOPPED", { checkpoint, letGo: true });
   } else {
@@ -202,6 +210,7 @@ function restoreHere(
   }
   node.journal({ workload, epoch, state: "OWNER", operation, peer, digest: id, letRun: true });
   node.specs.set(workload, spec);
+  node.asleep.delete(workload);
   world.set(node, { workload, epoch, state: "running" });
   return { pid: 1, epoch };
 }

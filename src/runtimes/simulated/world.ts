@@ -20,6 +20,8 @@ export interface Tree {
 export type Verb =
   | "describeNode"
   | "endings"
+  | "sleepers"
+  | "idleWorkload"
   | "startWorkload"
   | "stopWorkload"
   | "removeWorkload"
@@ -105,6 +107,12 @@ export class SimulatedNode {
   /** Checkpoints by operation. */
   readonly saves = new Map<string, SimulatedSave>();
   hasStore = true;
+  /** Workloads that sleep here, and whether something came for them. */
+  readonly asleep = new Map<string, { epoch: number; wanted: boolean }>();
+  /** For how long each has been idle, in milliseconds; others are not. */
+  readonly idleMs = new Map<string, number>();
+  /** Something comes for these as soon as they are frozen. */
+  readonly disturbed = new Set<string>();
   /** Raised by every crash: what an older life still had in mind is void. */
   life = 1;
   up = true;
