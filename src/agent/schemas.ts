@@ -162,6 +162,7 @@ export const restoreSchema = z.strictObject({
   spec: specSchema,
   checkpoint: checkpointId,
   of: workloadName,
+  lazy: z.boolean().optional(),
 });
 export const checkpointsSchema = z.strictObject({ schema, workload: workloadName.optional() });
 export const checkpointRefSchema = z.strictObject({ schema, workload: workloadName, checkpoint: checkpointId });
@@ -172,6 +173,7 @@ export const stopSchema = z.strictObject({
   workload: workloadName,
   epoch,
   graceMs: z.int().min(0).max(MAX_GRACE_MS),
+  callOff: z.boolean().optional(),
 });
 export const workloadRefSchema = z.strictObject({ schema, workload: workloadName });
 export const logsSchema = z.strictObject({

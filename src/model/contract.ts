@@ -86,6 +86,8 @@ export interface RestoreInput {
   /** Id, and whose it is: of another workload for a clone. */
   checkpoint: string;
   of: string;
+  /** It runs at once, and its pages follow. Missing: they come first. */
+  lazy?: boolean;
 }
 
 export interface CheckpointsInput {
@@ -112,6 +114,8 @@ export interface StopInput {
   epoch: number;
   /** SIGTERM first, SIGKILL after this long. */
   graceMs: number;
+  /** Only if it is still being restored: the restore fails then. Throws E_STATE when it is not. */
+  callOff?: boolean;
 }
 
 export interface WorkloadRef {
@@ -130,6 +134,8 @@ export interface Observation {
   logBytes: number;
   /** The node's own copy of the spec: lets a new entity adopt what runs there. */
   spec?: WorkloadSpec;
+  /** It is being restored: how many of its pages are in place, and whether it runs already. */
+  pages?: { total: number; inPlace: number; runs: boolean };
 }
 
 /** What the source finds out before the freeze, for the destination to compare with. */

@@ -31,6 +31,7 @@ export interface RestoreOn extends Attempts {
   highest: number;
   sequence: number;
   off: readonly string[];
+  lazy: boolean;
   dryRun: boolean;
   tuning: Tuning;
   /** It may run there from now on. */
@@ -40,13 +41,14 @@ export interface RestoreOn extends Attempts {
 /** Throws what stands against it: as long as `begins` was not called, nothing has been started anywhere. */
 export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: number }> {
   const { spec, node, of, tuning, dryRun } = ask;
+  const lazy = ask.lazy ? { lazy: true } : {};
   const workload = spec.name;
   if (!dryRun) {
     const begun = await settleAttempts(ask, async (silent) => void (await demandOff(ask, silent)));
     if (begun !== undefined) {
       const { ref, checkpoint } = begun;
       const there = patiently(ref.destination, tuning, "go on with the restore");
-      await goesOn(ask, ref, () => there.restoreWorkload({ ref, spec, checkpoint, of }));
+      await goesOn(ask, ref, () => there.restoreWorkload({ ref, spec, checkpoint, of, ...lazy }));
       return { ...asBefore(ref), sequence: ask.sequence };
     }
   }
@@ -84,7 +86,7 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
   if (dryRun) return said("would run");
   ask.begins(ref);
   const started = await tryAsk(node, () =>
-    patiently(node, tuning, "restore").restoreWorkload({ ref, spec, checkpoint: checkpoint.id, of }),
+    patiently(node, tuning, "restore").restoreWorkload({ ref, spec, checkpoint: checkpoint.id, of, ...lazy }),
   );
   if (started.failure) throw failure(started.failure);
   // Nodes that were asked before, fell silent and were fenced: whatever was said of them, one may run it when it is back.

@@ -267,6 +267,9 @@ export function storeVerbs(world: SimulatedWorld, node: SimulatedNode, call: Cal
         if (!node.up || node.life !== life) {
           throw ferryError("E_AGENT_DOWN", `the agent of ${node.name} was killed`, { node: node.name });
         }
+        if (node.calledOff.delete(input.ref.workload)) {
+          throw ferryError("E_CANCELLED", `the restore of ${input.ref.workload} was called off`, { node: node.name });
+        }
         return restoreHere(world, node, input);
       }),
     listCheckpoints: ({ workload }) =>

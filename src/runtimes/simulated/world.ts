@@ -104,6 +104,8 @@ export class SimulatedNode {
   readonly records = new Map<string, SideRecord>();
   /** Checkpoints by operation. */
   readonly saves = new Map<string, SimulatedSave>();
+  /** Restores that are to fail. */
+  readonly calledOff = new Set<string>();
   hasStore = true;
   /** Raised by every crash: what an older life still had in mind is void. */
   life = 1;
