@@ -126,7 +126,10 @@ const machineOf = (stage: Stage): BenchResult["machine"] => ({
 
 /** Checkpoints and restores, without everything else. */
 async function mainStore(): Promise<void> {
-  const { sizes, repeats } = withOptions({ ...(values.quick ? QUICK : FULL), sizes: values.quick ? [256] : [1024, 2048] });
+  const { sizes, repeats } = withOptions({
+    ...(values.quick ? QUICK : FULL),
+    sizes: values.quick ? [256] : [1024, 2048],
+  });
   const startedAt = new Date().toISOString();
   const stage = await openStage({ pin: !values["no-pin"], log: say });
   try {

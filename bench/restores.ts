@@ -42,7 +42,9 @@ export interface StoreRun {
 
 const KEYS_PER_MIB = 890;
 const COMMAND = [
-  ..."redis-server --appendonly no --protected-mode no --bind 0.0.0.0 --dir /data --enable-debug-command yes".split(" "),
+  ..."redis-server --appendonly no --protected-mode no --bind 0.0.0.0 --dir /data --enable-debug-command yes".split(
+    " ",
+  ),
   "--save",
   "",
 ];
@@ -105,7 +107,14 @@ const digest = async ({ place, mib }: Subject): Promise<string> =>
 async function firstAnswer({ stage, place, mib }: Subject, work: () => Promise<unknown>): Promise<Back> {
   const key = `key:${Math.floor(Math.random() * keysOf(mib))}`;
   const program = fileURLToPath(new URL("first-answer.js", import.meta.url));
-  const args = [`--net=/proc/${stage.clientPid}/ns/net`, "--", process.execPath, program, place.host, String(place.port)];
+  const args = [
+    `--net=/proc/${stage.clientPid}/ns/net`,
+    "--",
+    process.execPath,
+    program,
+    place.host,
+    String(place.port),
+  ];
   const startedAt = performance.timeOrigin + performance.now();
   const asking = run("nsenter", [...args, key, String(ANSWER_WITHIN_MS)], { timeoutMs: ANSWER_WITHIN_MS + 10_000 });
   asking.catch(() => undefined);

@@ -44,11 +44,7 @@ export async function whileAway<T>(work: () => Promise<T>, { away, isThere: ther
 /**
  * @throws FerryError E_STORE_CORRUPT when a task has pages to bring back and the checkpoint no memory of it
  */
-export function openMemory(
-  table: AreaTable,
-  reader: CheckpointReader,
-  patience: Patience,
-): PageReader {
+export function openMemory(table: AreaTable, reader: CheckpointReader, patience: Patience): PageReader {
   const known = new Set(reader.streams.filter(({ kind }) => kind === "memory").map(({ name }) => name));
   for (const { vpid } of table.areas) {
     if (known.has(memoryStream(vpid))) continue;

@@ -89,7 +89,7 @@ const LOOK_EVERY_MS = 500;
 const SAY_EVERY_MS = 5_000;
 
 /** Who waits for the end sees from when on it can be used. Says nothing that is not known; never rejects. */
-async function sayWhenItRuns(workload: WorkloadHandle, { err }: CommandContext, done: AbortSignal): Promise<void> {
+async function sayWhenItRuns(workload: WorkloadHandle, context: CommandContext, done: AbortSignal): Promise<void> {
   let saidAt: number | undefined;
   for (;;) {
     await sleep(LOOK_EVERY_MS, undefined, { signal: done }).catch(() => undefined);
@@ -99,6 +99,6 @@ async function sayWhenItRuns(workload: WorkloadHandle, { err }: CommandContext, 
     const now = performance.now();
     if (done.aborted || pages?.runs !== true || (saidAt !== undefined && now - saidAt < SAY_EVERY_MS)) continue;
     saidAt = now;
-    err(`${workload.name}: ${describePages(pages)}`);
+    context.err(`${workload.name}: ${describePages(pages)}`);
   }
 }
