@@ -131,7 +131,7 @@ async function mainStore(): Promise<void> {
     sizes: values.quick ? [256] : [1024, 2048],
   });
   const startedAt = new Date().toISOString();
-  const stage = await openStage({ pin: !values["no-pin"], log: say });
+  const stage = await openStage({ pin: !values["no-pin"], peers: false, log: say });
   try {
     const known = await versions(stage);
     const store: StoreRun[] = [];
@@ -166,7 +166,7 @@ async function main(): Promise<void> {
   const settings = withOptions(values.quick ? QUICK : FULL);
   if (values.systems !== undefined) delete settings.few;
   const startedAt = new Date().toISOString();
-  const stage = await openStage({ pin: !values["no-pin"], log: say });
+  const stage = await openStage({ pin: !values["no-pin"], peers: true, log: say });
   const interrupted = new AbortController();
   const stop = (): void => interrupted.abort();
   // Not once: who sends it to the process and to its group sends it twice.
