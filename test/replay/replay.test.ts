@@ -33,6 +33,7 @@ const PATHS = `
   node node-fenced node-forgotten node-watched node-1 node-2 workload-recovered supersede
   checkpoint-saved checkpoint-stopped checkpoint-refused checkpoint-unanswered checkpoint-called-off
   checkpoint-long-1 checkpoint-long-2 workload-saved workload-restored workload-cloned workload-recovered-unsaved node-store
+  workload-restore-called-off
   protect-saved protect-pruned protect-skipped protect-failed protect-gone scale-down scale-up`;
 
 interface Kept {
