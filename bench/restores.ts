@@ -22,6 +22,8 @@ export interface Taken {
   frozenMs?: number;
   /** criu's own part of that, by its log. */
   criuMs?: number;
+  /** How long each phase took. */
+  phases: Record<string, number>;
 }
 /** From asking until a client has its first answer, and until the command is done. */
 export interface Back {
@@ -95,6 +97,7 @@ async function taken({ stage, workload }: Subject): Promise<Taken & { id: string
     ms,
     newBytes,
     dataBytes,
+    phases: Object.fromEntries(report.phases.map(({ name, durationMs }) => [name, durationMs])),
     ...(report.frozenMs === undefined ? {} : { frozenMs: report.frozenMs }),
     ...(dumpMs === undefined ? {} : { criuMs: dumpMs }),
   };
