@@ -9,6 +9,7 @@ import { parseArgs } from "node:util";
 import { toPng } from "../deploy/demo/png.js";
 import { toSvg } from "../deploy/demo/svg.js";
 import { figures } from "./figures.js";
+import { measureStore, storeRatios, storeTable, type StoreRun } from "./restores.js";
 import { measure } from "./measure.js";
 import { SYSTEM_NAMES, SYSTEMS, type BenchResult, type Cell, type Run, type System, type Tracking } from "./model.js";
 import { FULL, planOf, QUICK, type Settings } from "./settings.js";
@@ -28,6 +29,7 @@ const { values } = parseArgs({
     links: { type: "string" },
     workloads: { type: "string" },
     repeat: { type: "string" },
+    only: { type: "string" },
     "no-pin": { type: "boolean", default: false },
     "no-warm": { type: "boolean", default: false },
     "no-tracking": { type: "boolean", default: false },
@@ -96,12 +98,14 @@ async function measureAll(
   return runs;
 }
 
+function writeJson(path: string, result: object): void {
+  mkdirSync(dirname(resolve(path)), { recursive: true });
+  writeFileSync(resolve(path), `${JSON.stringify(result)}\n`);
+}
+
 function write(result: BenchResult): void {
   const { json, plots } = values;
-  if (json !== undefined) {
-    mkdirSync(dirname(resolve(json)), { recursive: true });
-    writeFileSync(resolve(json), `${JSON.stringify(result)}\n`);
-  }
+  if (json !== undefined) writeJson(json, result);
   const folder = plots ?? (json === undefined ? undefined : join(dirname(resolve(json)), "plots"));
   if (folder === undefined) return;
   mkdirSync(resolve(folder), { recursive: true });
@@ -111,15 +115,58 @@ function write(result: BenchResult): void {
   }
 }
 
+const machineOf = (stage: Stage): BenchResult["machine"] => ({
+  // Not availableParallelism(): by now this process is on the client's processor only.
+  cpus: cpus().length,
+  memoryBytes: totalmem(),
+  kernel: release(),
+  loadAverage: loadavg(),
+  pinning: stage.pinning,
+});
+
+/** Checkpoints and restores, without everything else. */
+async function mainStore(): Promise<void> {
+  const { sizes, repeats } = withOptions({
+    ...(values.quick ? QUICK : FULL),
+    sizes: values.quick ? [256] : [1024, 2048],
+  });
+  const startedAt = new Date().toISOString();
+  const stage = await openStage({ pin: !values["no-pin"], peers: false, log: say });
+  try {
+    const known = await versions(stage);
+    const store: StoreRun[] = [];
+    for (const mib of sizes) {
+      store.push(await measureStore(stage, mib, repeats, (line) => say(`${mib} MiB, ${line}`)));
+      const result = {
+        schema: 1,
+        startedAt,
+        endedAt: new Date().toISOString(),
+        quick: values.quick,
+        machine: machineOf(stage),
+        versions: known,
+        settings: { repeats },
+        ...storeRatios(store),
+        store,
+      };
+      if (values.json !== undefined) writeJson(values.json, result);
+    }
+    process.stdout.write(`${storeTable(store)}\n${JSON.stringify(storeRatios(store), null, 2)}\n`);
+  } finally {
+    await stage.down();
+  }
+}
+
 async function main(): Promise<void> {
   if (values.help) {
     process.stdout.write(readFileSync(new URL("../../bench/README.md", import.meta.url), "utf8"));
     return;
   }
+  if (values.only === "store") return mainStore();
+  if (values.only !== undefined) throw new Error(`--only: there is no ${values.only}; use store`);
   const settings = withOptions(values.quick ? QUICK : FULL);
   if (values.systems !== undefined) delete settings.few;
   const startedAt = new Date().toISOString();
-  const stage = await openStage({ pin: !values["no-pin"], log: say });
+  const stage = await openStage({ pin: !values["no-pin"], peers: true, log: say });
   const interrupted = new AbortController();
   const stop = (): void => interrupted.abort();
   // Not once: who sends it to the process and to its group sends it twice.
@@ -136,14 +183,7 @@ async function main(): Promise<void> {
         startedAt,
         endedAt: new Date().toISOString(),
         quick: values.quick,
-        machine: {
-          // Not availableParallelism(): by now this process is on the client's processor only.
-          cpus: cpus().length,
-          memoryBytes: totalmem(),
-          kernel: release(),
-          loadAverage: loadavg(),
-          pinning: stage.pinning,
-        },
+        machine: machineOf(stage),
         versions: known,
         settings: { repeats: settings.repeats, warmMemory: !values["no-warm"] },
         ratios,

@@ -55,9 +55,9 @@ export function cpuPlan(count: number): Record<NodeName | "client", string> | un
   return { "node-a": range(0, half - 1), "node-b": range(half, count - 1), client: String(count - 1) };
 }
 
-export async function openStage(options: { pin: boolean; log: (line: string) => void }): Promise<Stage> {
+async function peersRootfs(log: (line: string) => void): Promise<string> {
   const cache = cacheDir();
-  options.log("root file system with the peers (the first time: a minute or two)");
+  log("root file system with the peers (the first time: a minute or two)");
   const mirror = process.env["FERRY_DEBIAN_MIRROR"];
   const build = [process.execPath, join(import.meta.dirname, "peers-rootfs.js")];
   await run("flock", [join(cache, "setup.lock"), ...build], {
@@ -65,6 +65,16 @@ export async function openStage(options: { pin: boolean; log: (line: string) => 
     timeoutMs: 20 * 60_000,
     env: { ...proxies(), FERRY_CACHE: cache, ...(mirror ? { FERRY_DEBIAN_MIRROR: mirror } : {}) },
   });
+  return rootfsPath(cache, PEER_PACKAGES);
+}
+
+/** `peers`: what Ferry is compared with is on the nodes, too. */
+export async function openStage(options: {
+  pin: boolean;
+  peers: boolean;
+  log: (line: string) => void;
+}): Promise<Stage> {
+  const rootfs = options.peers ? { rootfs: await peersRootfs(options.log) } : {};
   const dir = mkdtempSync(join(tmpdir(), "ferry-bench-"));
   const state = join(dir, "lab");
   process.env["FERRY_LAB_NODE_OPTIONS"] = "--import=/opt/ferry/dist/bench/loop-probe.js";
@@ -78,7 +88,7 @@ export async function openStage(options: { pin: boolean; log: (line: string) => 
   };
   try {
     writeFileSync(PIPE_MAX, String(Math.max(Number(pipeBefore), PIPE_BYTES)));
-    const lab = await labUp({ state, nodes: 2, rootfs: rootfsPath(cache, PEER_PACKAGES), log: options.log });
+    const lab = await labUp({ state, nodes: 2, ...rootfs, log: options.log });
     if (lab.address === undefined) throw new Error("the lab has no Temporal server");
     client = await connect({ address: lab.address });
     if (!(await untilNodesListed(client, [...NODES], 20_000))) throw new Error("the nodes did not register in 20 s");

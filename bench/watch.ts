@@ -27,7 +27,7 @@ interface Watched {
 }
 
 export interface Watch {
-  stop(): Promise<Pick<Move, "criu" | "cost" | "loops">>;
+  stop(): Promise<Pick<Move, "criu" | "cost" | "loops"> & { dumpMs?: number }>;
 }
 
 export async function watchFerry(stage: Stage, source: NodeName, destination: NodeName): Promise<Watch> {
@@ -74,6 +74,7 @@ export async function watchFerry(stage: Stage, source: NodeName, destination: No
       const worker = loopDelay([sides.source, sides.destination], "worker", startedAt);
       return {
         ...(criu === undefined ? {} : { criu }),
+        ...(dumpMs === undefined ? {} : { dumpMs }),
         cost: { source: await cost(sides.source), destination: await cost(sides.destination) },
         loops: { ...(agent === undefined ? {} : { agent }), ...(worker === undefined ? {} : { worker }) },
       };

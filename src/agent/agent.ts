@@ -68,7 +68,8 @@ import {
   type NodeContext,
 } from "./operations/node-context.js";
 import { restoreDirs, sweepRestore } from "./operations/restore-movers.js";
-import { isUnfinished, Restoring, sweepRestored } from "./operations/restoring.js";
+import { Restores } from "./operations/restores.js";
+import { isUnfinished, sweepRestored } from "./operations/restoring.js";
 import { Settling } from "./operations/settling.js";
 import { against, againstDestination } from "./gate.js";
 import { loadPolicy } from "./policy.js";
@@ -80,6 +81,7 @@ export class FerryAgent implements NodeAgent {
   private readonly context: NodeContext;
   private readonly handOvers: HandOvers;
   private readonly checkpoints: Checkpoints;
+  private readonly restores: Restores;
   private readonly settling: Settling;
   private readonly ends: Endings;
   private readonly beginnings: Beginnings;
@@ -91,6 +93,7 @@ export class FerryAgent implements NodeAgent {
     this.context = context;
     this.handOvers = new HandOvers(context);
     this.checkpoints = new Checkpoints(context, this.handOvers);
+    this.restores = new Restores(context);
     this.settling = new Settling(context, this.handOvers);
     this.ends = new Endings({
       context,
@@ -217,13 +220,12 @@ export class FerryAgent implements NodeAgent {
   saveCheckpoint(input: SaveInput, waitMs: number): Promise<Step<Saved>> {
     return this.checkpoints.save(input, waitMs);
   }
-  restoreWorkload({ ref, spec, checkpoint, of, letGoWith }: RestoreInput): Promise<Started> {
+  restoreWorkload({ ref, spec, checkpoint, of, letGoWith, lazy = false }: RestoreInput): Promise<Started> {
     mustBeHere(this.context, "destination", ref);
     const { workload, to: epoch, operation } = ref;
-    const what = { incarnation: { spec, epoch }, checkpoint, of, last: ref.epoch, letGoWith };
-    const restoring = new Restoring(this.context, what);
+    const what = { incarnation: { spec, epoch }, checkpoint, of, last: ref.epoch, letGoWith, lazy };
     const hold: Hold = { workload, epoch, state: "OWNER", operation, peer: ref.source, digest: checkpoint };
-    return this.beginnings.begin(hold, spec, () => restoring.run(), true);
+    return this.beginnings.begin(hold, spec, () => this.restores.run(what), true);
   }
   listCheckpoints(input: CheckpointsInput): Promise<ListedCheckpoint[]> {
     return this.context.store.list(input);
@@ -241,9 +243,10 @@ export class FerryAgent implements NodeAgent {
     return this.context.store.diff(input);
   }
 
-  stopWorkload(input: StopInput): Promise<Observation> {
+  async stopWorkload(input: StopInput): Promise<Observation> {
     const { workload, epoch, graceMs } = input;
     const { runtime } = this.context;
+    if (this.restores.callOff(input)) return this.observeWorkload({ schema: input.schema, workload });
     return this.locked(workload, async () => {
       const hold = this.book.hold(workload, epoch);
       if (hold === undefined)
@@ -297,7 +300,9 @@ export class FerryAgent implements NodeAgent {
     const running =
       runningHold(this.book.ledger, workload) ?? holds.findLast((h) => h.state === "FROZEN" || h.state === "RELEASED");
     const spec = this.book.spec(workload);
-    const known = { holds, logBytes: workloadLogSize(this.logPath(workload)), ...(spec === undefined ? {} : { spec }) };
+    const pages = this.restores.pages(workload);
+    const more = { ...(spec === undefined ? {} : { spec }), ...(pages === undefined ? {} : { pages }) };
+    const known = { holds, logBytes: workloadLogSize(this.logPath(workload)), ...more };
     if (running === undefined) return { ...known, processes: 0, memoryBytes: 0 };
     const seen = await this.context.runtime.observe({ name: workload, epoch: running.epoch });
     return {

@@ -167,6 +167,7 @@ export const restoreSchema = z.strictObject({
   checkpoint: checkpointId,
   of: workloadName,
   letGoWith: checkpointId.optional(),
+  lazy: z.boolean().optional(),
 });
 export const checkpointsSchema = z.strictObject({ schema, workload: workloadName.optional() });
 export const checkpointRefSchema = z.strictObject({ schema, workload: workloadName, checkpoint: checkpointId });
@@ -177,6 +178,7 @@ export const stopSchema = z.strictObject({
   workload: workloadName,
   epoch,
   graceMs: z.int().min(0).max(MAX_GRACE_MS),
+  callOff: z.boolean().optional(),
 });
 export const idleSchema = z.strictObject({
   schema,

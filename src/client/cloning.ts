@@ -46,7 +46,7 @@ export function clones(
 
   return async (request) => {
     const asked = checkClone(request);
-    const { of, names, ips = [], off } = asked;
+    const { of, names, ips = [], off, lazy } = asked;
     const source = await get(of).status();
     const node = asked.node ?? source.node;
     await demandNode(context, node);
@@ -71,7 +71,13 @@ export function clones(
       await Promise.all(
         specs.slice(from, from + AT_ONCE).map(async (spec) => {
           try {
-            await one(spec, node, { node, clone: { spec, of }, checkpoint: id, ...(off !== undefined && { off }) });
+            await one(spec, node, {
+              node,
+              clone: { spec, of },
+              checkpoint: id,
+              ...(off !== undefined && { off }),
+              ...(lazy !== undefined && { lazy }),
+            });
           } catch (error) {
             failed.set(spec.name, toFailure(error));
           }

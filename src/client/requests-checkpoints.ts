@@ -47,6 +47,7 @@ const restoreSchema = z
     at: moment.optional(),
     node: z.string().optional(),
     off,
+    lazy: z.boolean().optional(),
     dryRun: z.boolean().optional(),
   })
   .refine(({ checkpoint, at }) => checkpoint === undefined || at === undefined, "checkpoint and at don't go together");
@@ -70,6 +71,7 @@ const cloneSchema = z
     checkpoint: id.optional(),
     at: moment.optional(),
     off,
+    lazy: z.boolean().optional(),
   })
   .refine(({ checkpoint, at }) => checkpoint === undefined || at === undefined, "checkpoint and at don't go together")
   .refine(({ ips = [], count = 1 }) => ips.length <= count, "there are more addresses than clones");
@@ -104,6 +106,7 @@ export function checkRestore(name: string, options: RestoreOptions = {}): Restor
     ...(asked.at !== undefined && { at: asked.at.getTime() }),
     ...(asked.node !== undefined && { node: asked.node }),
     ...(asked.off !== undefined && { off: asked.off }),
+    ...(asked.lazy !== undefined && { lazy: asked.lazy }),
     ...(asked.dryRun !== undefined && { dryRun: asked.dryRun }),
   };
 }

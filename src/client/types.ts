@@ -157,6 +157,8 @@ export interface RestoreOptions {
   node?: string;
   /** Nodes that are switched off, were fenced, and stay off: their silence is no reason to refuse. */
   off?: string[];
+  /** It runs, and answers, before its memory is here: what it touches comes first. Resolves when all of it is in place. */
+  lazy?: boolean;
   /** Say what would be done, change nothing. */
   dryRun?: boolean;
 }
@@ -174,6 +176,8 @@ export interface CloneRequest {
   checkpoint?: string;
   at?: Date;
   off?: string[];
+  /** As for `restore`. */
+  lazy?: boolean;
 }
 
 export interface PruneOptions extends Retention {
@@ -313,6 +317,8 @@ export interface WorkloadHandle {
    * @throws FerryError E_STATE, E_NO_CHECKPOINT, E_CHECKPOINT_UNKNOWN, or why the node could not
    */
   restore(options?: RestoreOptions): Promise<Restored>;
+  /** The restore under way ends, also of one that runs already: what it did since is lost. @throws FerryError E_STATE */
+  cancelRestore(): Promise<void>;
   stop(options?: { graceMs?: number }): Promise<WorkloadStatus>;
   /** Stop it if asked, delete its files and forget it, and its schedules. */
   remove(options?: { force?: boolean }): Promise<void>;

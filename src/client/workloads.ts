@@ -210,6 +210,10 @@ function workloadHandle(context: Context, name: string): WorkloadHandle {
       if (request.node !== undefined) await demandNode(context, request.node);
       return update<Restored>("restore", UPDATE.restore, request, RESTORE_TIMEOUT_MS);
     },
+    cancelRestore: () =>
+      asking(asked("call off the restore of"), () =>
+        client.withDeadline(Date.now() + UPDATE_TIMEOUT_MS, () => handle.executeUpdate<void, []>(UPDATE.cancel)),
+      ),
     stop: async (options) => {
       const graceMs = checkGrace(options?.graceMs ?? DEFAULT_GRACE_MS);
       return update<WorkloadStatus>("stop", UPDATE.stop, { graceMs }, UPDATE_TIMEOUT_MS * 3 + graceMs);

@@ -57,7 +57,7 @@ export const checkpointIdProblem = (what: string, id: unknown): string | undefin
   isCheckpointId(id) ? undefined : `${what} ${shown(id)} is not a checkpoint's id`;
 
 export const restoreProblems = (ask: unknown): string[] =>
-  object("the request", ask, ({ node, checkpoint, at, clone, off, dryRun, wake }) => [
+  object("the request", ask, ({ node, checkpoint, at, clone, off, lazy, dryRun, wake }) => [
     ...(wake === undefined
       ? []
       : object("wake", wake, (sleeper) => [
@@ -68,6 +68,7 @@ export const restoreProblems = (ask: unknown): string[] =>
     checkpoint === undefined ? undefined : checkpointIdProblem("checkpoint", checkpoint),
     at === undefined ? undefined : whole("at", at, 0, 8_640_000_000_000_000),
     checkpoint !== undefined && at !== undefined ? "checkpoint and at don't go together" : undefined,
+    lazy === undefined ? undefined : flag("lazy", lazy),
     dryRun === undefined ? undefined : flag("dryRun", dryRun),
     ...(off === undefined
       ? []

@@ -118,6 +118,8 @@ export interface RestoreInput {
   of: string;
   /** Id of the checkpoint that it was let go with, if nothing of it has run since. Of that one connections go on; else they are closed. */
   letGoWith?: string;
+  /** It runs at once, and its pages follow. Missing: they come first. */
+  lazy?: boolean;
 }
 
 export interface CheckpointsInput {
@@ -144,6 +146,8 @@ export interface StopInput {
   epoch: number;
   /** SIGTERM first, SIGKILL after this long. */
   graceMs: number;
+  /** Only if it is still being restored: the restore fails then. Throws E_STATE when it is not. */
+  callOff?: boolean;
 }
 
 export interface WorkloadRef {
@@ -162,6 +166,8 @@ export interface Observation {
   logBytes: number;
   /** The node's own copy of the spec: lets a new entity adopt what runs there. */
   spec?: WorkloadSpec;
+  /** It is being restored: how many of its pages are in place, and whether it runs already. */
+  pages?: { total: number; inPlace: number; runs: boolean };
 }
 
 /** What the source finds out before the freeze, for the destination to compare with. */

@@ -191,6 +191,8 @@ export interface RestoreRequest {
   clone?: { spec: WorkloadSpec; of: string };
   /** Nodes that a person knows to be switched off: they need not say that they have no copy of it. */
   off?: string[];
+  /** It runs at once, and its pages follow. */
+  lazy?: boolean;
   /** Say what would be done, change nothing. */
   dryRun?: boolean;
   /** Something came for it: only if it still sleeps there, under this epoch. */

@@ -15,6 +15,7 @@ import { readManifest } from "./manifest.js";
 import { encodeObject } from "./objects.js";
 import { packKey } from "./pack-format.js";
 import type { Store } from "./store.js";
+import { dropWorkingSets } from "./working-set.js";
 
 export interface CollectOptions {
   /** How long something must be of no use before it goes. Default one hour; never under the time of a lease but in tests. */
@@ -53,6 +54,7 @@ export async function collect(store: Store, options: CollectOptions = {}): Promi
     const session = key.slice("sessions/".length, -".json".length);
     if (!atWork.has(session) && nowMs - modifiedMs >= graceMs) await backend.delete(key);
   }
+  await dropWorkingSets(store);
   await backend.sweep(Math.max(graceMs, leaseMs));
 
   const marks = new Map<string, number>();

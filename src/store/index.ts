@@ -16,3 +16,4 @@ export { Store, type BeginOptions, type Listed, type StoreOptions } from "./stor
 export type { StreamWriter } from "./stream-writer.js";
 export type { StreamKind, StreamMeta, TreeStream } from "./tree.js";
 export type { CheckpointWriter, StreamOptions } from "./writer.js";
+export { keepWorkingSet, readWorkingSet, type TouchedRun } from "./working-set.js";

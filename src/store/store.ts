@@ -24,6 +24,7 @@ import { PackList, PackQueue } from "./pack-queue.js";
 import { idAt, PackReader, type PackRef } from "./pack-reader.js";
 import { CheckpointReader } from "./reader.js";
 import { decodeTree, type Tree } from "./tree.js";
+import { workingSetKey } from "./working-set.js";
 import { CheckpointWriter } from "./writer.js";
 
 export interface StoreOptions {
@@ -228,6 +229,7 @@ export class Store {
     // In this order: the collector looks here first and there second, and always finds it in one of them.
     await this.backend.replace(trashKey(workload, id), body);
     await this.backend.delete(key);
+    await this.backend.delete(workingSetKey(workload, id));
   }
 
   async pin(workload: string, id: string): Promise<void> {

@@ -1,6 +1,7 @@
 /** The entity's checkpoints and restores: what it does with the answers, and with those that do not come. */
 import {
   ParentClosePolicy,
+  condition,
   getExternalWorkflowHandle,
   startChild,
   type ChildWorkflowHandle,
@@ -60,6 +61,8 @@ export class Checkpoints {
   /** Id of the checkpoint that it was let go with, until something of it is begun again. */
   private letGo: string | undefined;
   private readonly desk: Desk;
+  /** A restore that its node was asked for. */
+  private restoring: OperationRef | undefined;
 
   constructor(desk: Desk, carried: CarriedWorkload | undefined) {
     this.desk = desk;
@@ -286,15 +289,18 @@ export class Checkpoints {
         sleepsNoMore: () => {
           this.sleep = undefined;
         },
+        lazy: ask.lazy === true,
         dryRun,
         tuning: desk.tuning,
         begins: (ref) => {
           begun = ref;
           this.letGo = undefined;
+          this.restoring = ref;
           desk.given(ref.to);
         },
       }),
     );
+    if (!dryRun) this.restoring = undefined;
     if (dryRun) {
       if (answer === undefined) throw failure(why);
       return answer;
@@ -309,8 +315,36 @@ export class Checkpoints {
     }
     desk.visit(node);
     if (begun !== undefined && isSilence(why)) desk.attempted.push(begun);
-    await this.wentWrong(before, begun, `restore: ${why.message}`, isRefusal(why));
+    // What is called off may have begun.
+    const refused = isRefusal(why) && why.code !== "E_CANCELLED";
+    await this.wentWrong(before, begun, `restore: ${why.message}`, refused);
     throw failure(why);
+  }
+
+  /** The restore under way ends where it stands; resolves when the entity knows how. One that is done stays. */
+  async callOff(operation: string): Promise<void> {
+    const { desk } = this;
+    const ref = this.restoring;
+    if (ref === undefined) {
+      throw failure({
+        code: "E_STATE",
+        message: `the restore of ${desk.name} has not begun on its node, or has just ended`,
+        workload: desk.name,
+        remedy: `see its state: ferry inspect ${desk.name}`,
+      });
+    }
+    const { destination: node, to: epoch } = ref;
+    const asked = await tryAsk(node, () =>
+      shortly(node, desk.tuning, "call the restore off").stopWorkload({
+        schema: CONTRACT_SCHEMA,
+        workload: desk.name,
+        epoch,
+        graceMs: 0,
+        callOff: true,
+      }),
+    );
+    if (asked.failure) throw failure(asked.failure);
+    await condition(() => desk.status?.operation !== operation);
   }
 
   /** It is as it was before, unless it may run. What came to nothing leaves nothing. */

@@ -252,9 +252,10 @@ export class Entity implements Desk {
     this.tell({ state: "exited", ...(ending.exitCode !== undefined && { exitCode: ending.exitCode }) });
   }
 
-  /** Of the migration under way, which may be accepted and not started yet. */
+  /** Of the migration under way, which may be accepted and not started yet; or of a restore. */
   async cancel(): Promise<void> {
     const operation = this.status?.operation;
+    if (operation?.startsWith(`${this.name}.restore.`) === true) return this.checkpoints.callOff(operation);
     await condition(() => this.lastMigration?.operation === operation || this.status?.operation !== operation);
     if (this.lastMigration === undefined || this.lastMigration.operation !== operation) return;
     await getExternalWorkflowHandle(this.lastMigration.workflowId).cancel();

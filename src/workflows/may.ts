@@ -230,10 +230,11 @@ export function cancel(name: string, status: Status): void {
       remedy: `watch it: ferry inspect ${name}`,
     });
   }
+  if (sure.operation?.startsWith(`${name}.restore.`) === true) return;
   if (sure.operation?.startsWith(`${name}.migrate.`) !== true) {
     refuse(name, {
       code: "E_STATE",
-      message: `${name} has no migration under way that could be cancelled (it is ${sure.state})`,
+      message: `${name} has no migration or restore under way that could be cancelled (it is ${sure.state})`,
       remedy: `see its state: ferry inspect ${name}`,
     });
   }

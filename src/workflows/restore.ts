@@ -40,6 +40,7 @@ export interface RestoreOn extends Attempts {
   /** Its address is held there. It is let go before anything begins elsewhere: `sleepsNoMore`. */
   sleep?: Sleep;
   sleepsNoMore: () => void;
+  lazy: boolean;
   dryRun: boolean;
   tuning: Tuning;
   /** It may run there from now on. */
@@ -49,13 +50,14 @@ export interface RestoreOn extends Attempts {
 /** Throws what stands against it: as long as `begins` was not called, nothing has been started anywhere. */
 export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: number }> {
   const { spec, node, of, tuning, dryRun } = ask;
+  const lazy = ask.lazy ? { lazy: true } : {};
   const workload = spec.name;
   if (!dryRun) {
     const begun = await settleAttempts(ask, async (silent) => void (await demandOff(ask, silent)));
     if (begun !== undefined) {
       const { ref, checkpoint } = begun;
       const there = patiently(ref.destination, tuning, "go on with the restore");
-      await goesOn(ask, ref, () => there.restoreWorkload({ ref, spec, checkpoint, of }));
+      await goesOn(ask, ref, () => there.restoreWorkload({ ref, spec, checkpoint, of, ...lazy }));
       if (ask.attempted.length > 0 && patched("attempts elsewhere are told")) {
         const stale = ask.attempted.map((attempt) => staleOf(ref, attempt));
         await tellStale(operationWorkflowId(workload, "restore", ask.sequence), stale, tuning);
@@ -110,6 +112,7 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
       spec,
       checkpoint: checkpoint.id,
       of,
+      ...lazy,
       ...(letGo && { letGoWith: checkpoint.id }),
     }),
   );

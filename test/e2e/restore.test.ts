@@ -1,7 +1,7 @@
 /** A redis that is counted in comes back from a checkpoint: asked of the agents themselves, over their sockets. */
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
@@ -11,11 +11,11 @@ import { createAgentClient } from "../../src/agent/client.js";
 import { openStore, storeConfigSchema } from "../../src/checkpoints/store-config.js";
 import { networkNames } from "../../src/host/netns.js";
 import type { StoredCheckpoint } from "../../src/model/checkpoints.js";
-import type { OperationRef, RestoreInput, Saved, Started } from "../../src/model/contract.js";
+import type { Observation, OperationRef, RestoreInput, Saved, Started } from "../../src/model/contract.js";
 import { describeFailure, type FerryError, toFailure } from "../../src/model/failure.js";
 import type { WorkloadSpec } from "../../src/model/workload.js";
 import { armFailpoint, assertLives, copies, fired, killOn, reached, goOn, startLab } from "./support.js";
-import { startWitness, until, type E2eLab, type Witness } from "./support.js";
+import { signalService, startWitness, until, type E2eLab, type Witness } from "./support.js";
 
 let e2e: E2eLab;
 before(async () => {
@@ -284,6 +284,105 @@ for (const [point, who] of process.env["FERRY_FAULTS"] === "all" ? DEATHS : DEAT
     await labRun(e2e.state, "node-b", ["rm", "-rf", "/run/ferry-failpoints"], {});
   });
 }
+
+/** Before every page is here it runs, and the feed stands still, as it does when the store does not answer. */
+async function stalled(input: RestoreInput): Promise<{ restoring: Promise<Started>; pages: () => Promise<Pages> }> {
+  const { destination, workload } = input.ref;
+  const pages = async (): Promise<Pages> => {
+    const seen = await (await agentOf(destination)).observeWorkload({ schema: 1, workload });
+    return seen.pages ?? { total: 0, inPlace: 0, runs: false };
+  };
+  const restoring = restore({ ...input, lazy: true });
+  restoring.catch(() => undefined);
+  await until("it is known how many pages there are", 20_000, async () => (await pages()).total > 0);
+  // criu itself touches a page or two: it gets on a little at a time until it runs.
+  await until("it runs", 60_000, async () => {
+    await feedGoesOn(destination);
+    await labRun(e2e.state, destination, ["pkill", "-STOP", "-f", "ferry-feed"], {});
+    return (await pages()).runs;
+  });
+  return { restoring, pages };
+}
+type Pages = NonNullable<Observation["pages"]>;
+const feedGoesOn = (node: string) => labRun(e2e.state, node, ["pkill", "-CONT", "-f", "ferry-feed"], {});
+
+test("lazy: it runs before its pages are here; a store that is gone for a while", { timeout: 240_000 }, async (t) => {
+  const witness = await counted(t, "lazy", 300);
+  const digest = await witness.digest();
+  const { spec, epoch } = await witness.workload.status();
+  const checkpoint = await save(witness, "node-a", epoch, true);
+  const { restoring, pages } = await stalled(restoreInput(spec, checkpoint, "node-b"));
+  const then = await pages();
+  assert.ok(then.inPlace < then.total, JSON.stringify(then));
+  // Not mounted, say.
+  renameSync(storeDir(), `${storeDir()}.away`);
+  await feedGoesOn("node-b");
+  const log = `${await rootOf("node-b")}/run/ferry/ops/lazy.feed.${epoch + 1}/s/mover.log`;
+  await until("the feed misses the store", 20_000, () => readFileSync(log, "utf8").includes("the store is away"));
+  assert.equal((await copies(e2e))["node-b"], 1, "it is left alone");
+  const still = await pages();
+  assert.ok(still.inPlace < still.total, JSON.stringify(still));
+  renameSync(`${storeDir()}.away`, storeDir());
+  assert.equal((await restoring).epoch, epoch + 1);
+  await assertLives(e2e, witness, digest, "node-b", 5000);
+  const { end } = await witness.assertIntact();
+  assert.ok(end.answers > 0);
+  await nothingLeft("node-b");
+
+  // What it touched first is known now, and is no part of what is believed.
+  const known = join(storeDir(), "workingsets", "lazy", checkpoint.id);
+  await until("its working set is kept", 10_000, () => existsSync(known));
+  await stopAt("node-b", "lazy", epoch + 1);
+  await restore({ ...restoreInput(spec, checkpoint, "node-b", epoch + 1), lazy: true });
+  await untilRedisAnswers(witness.place, 5000);
+  await stopAt("node-b", "lazy", epoch + 2);
+  writeFileSync(known, "FERRYWS1 of somebody else");
+  await restore({ ...restoreInput(spec, checkpoint, "node-b", epoch + 2), lazy: true });
+  await untilRedisAnswers(witness.place, 5000);
+  await stopAt("node-b", "lazy", epoch + 3);
+});
+
+test("lazy: mover, agent and feed are killed while pages are missing", { timeout: 240_000 }, async (t) => {
+  const witness = await counted(t, "mortal", 300);
+  const digest = await witness.digest();
+  const { spec, epoch } = await witness.workload.status();
+  const checkpoint = await save(witness, "node-a", epoch, true);
+  const { restoring, pages } = await stalled(restoreInput(spec, checkpoint, "node-b"));
+  assert.ok((await killOn(e2e, "node-b", "ferry-mover-destination")) > 0);
+  await signalService(e2e, "node-b", "agent", "SIGKILL");
+  await killOn(e2e, "node-b", "ferry-feed");
+  assert.equal((await restoring).epoch, epoch + 1);
+  assert.equal((await pages()).total, 0, "nothing is under way any more");
+  await assertLives(e2e, witness, digest, "node-b", 5000);
+  await witness.assertIntact();
+  await nothingLeft("node-b");
+  await stopAt("node-b", "mortal", epoch + 1);
+});
+
+test(
+  "lazy: called off while pages are missing: nothing is left, and it can be restored",
+  { timeout: 240_000 },
+  async (t) => {
+    const witness = await counted(t, "off", 300);
+    const { spec, epoch } = await witness.workload.status();
+    const checkpoint = await save(witness, "node-a", epoch, true);
+    const { restoring } = await stalled(restoreInput(spec, checkpoint, "node-b"));
+    const agent = await agentOf("node-b");
+    const callOff = { schema: 1, workload: "off", epoch: epoch + 1, graceMs: 0, callOff: true };
+    await agent.stopWorkload(callOff);
+    await assert.rejects(restoring, (error: FerryError) => error.code === "E_CANCELLED");
+    assert.equal((await copies(e2e))["node-b"], 0);
+    await nothingLeft("node-b");
+    await assert.rejects(agent.stopWorkload(callOff), (error: FerryError) => error.code === "E_STATE");
+    await restore({ ...restoreInput(spec, checkpoint, "node-b", epoch + 1), lazy: true });
+    await untilRedisAnswers(witness.place, 5000);
+    // What is done is not called off.
+    const late = { ...callOff, epoch: epoch + 2 };
+    await assert.rejects(agent.stopWorkload(late), (error: FerryError) => error.code === "E_STATE");
+    assert.equal((await copies(e2e))["node-b"], 1);
+    await stopAt("node-b", "off", epoch + 2);
+  },
+);
 
 test(
   "a bit that is flipped in the store, and a manifest that lies: refused, nothing runs",

@@ -128,6 +128,7 @@ const CHECKPOINTS: Refused[] = [
   ),
   update("restore at 10^300", "at must be a whole number", () => restoreProblems({ at: 1e300 })),
   update("restore at NaN", "at must be a whole number", () => restoreProblems({ at: Number.NaN })),
+  update("restore lazily, perhaps", "lazy must be true or false", () => restoreProblems({ lazy: "perhaps" })),
   update("restore on a node with a slash", "node name", () => restoreProblems({ node: "a/b" })),
   update("a clone with OCI hooks", '"hooks" is not a known field', () =>
     restoreProblems({ node: "node-a", clone: { of: "web", spec: { ...SPEC, hooks: {} } } }),

@@ -5,7 +5,9 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { join } from "node:path";
 import { after } from "node:test";
 import * as fc from "fast-check";
+import { slotsOf } from "../../src/checkpoints/working-set.js";
 import { pagesOfEntries } from "../../src/host/pagemap.js";
+import { decodeRuns, encodeRuns } from "../../src/store/working-set.js";
 import { readImageSet } from "../../src/transfer/images/areas.js";
 import { parseInventory, parseMm, parsePagemap, parsePstree } from "../../src/transfer/images/criu.js";
 import { parseOwnAreas, parseSockets, parseTaskName } from "../../src/transfer/images/describe.js";
@@ -191,6 +193,8 @@ fuzz("regions of a peer tile the slots, and none is there twice", fc.array(regio
 
 const store = folder("store");
 writeTable(store, { areas: [{ vpid: 1, start: BigInt(BASE), pages: 8, slot: 0 }], slots: 512 });
+const tabled = folder("tabled");
+writeTable(tabled, { areas: [{ vpid: 1, start: BigInt(BASE), pages: 8, slot: 0 }], slots: 512 });
 const TABLE = Buffer.alloc(24 + 64);
 TABLE.writeUInt32LE(0x46415254, 0);
 TABLE.writeUInt32LE(1, 4);
@@ -211,6 +215,22 @@ fuzz(
   },
   checkTable,
   { share: 0.5 },
+);
+fuzz(
+  "a working set",
+  mutatedBytes([
+    encodeRuns([
+      { vpid: 1, page: BASE / 4096, pages: 16 },
+      { vpid: 7, page: 1, pages: 3 },
+    ]),
+  ]),
+  (data) => decodeRuns(data, "workingsets/web/x"),
+  (runs) => {
+    const table = readTable(tabled);
+    const slots = slotsOf(table, runs);
+    assert.ok(slots.every(({ slot, pages }) => pages > 0 && slot >= 0 && slot + pages <= table.slots));
+  },
+  { share: 0.2 },
 );
 const HOLDER = {
   daemon: { pid: 7, startedAt: "9" },

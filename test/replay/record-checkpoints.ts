@@ -100,6 +100,30 @@ export async function recordCheckpoints(recorder: Recorder): Promise<void> {
   }
   recorder.keep("node-store", nodeWorkflowId("node-b"));
 
+  const unwanted = await stage.run("unwanted");
+  await save(unwanted, true);
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let begun = false;
+  const hold = async (): Promise<void> => {
+    begun = true;
+    await held;
+  };
+  stage.world.at("restore:begun", hold, "unwanted");
+  const restoring = restore(unwanted, { node: "node-b", lazy: true }).catch(() => undefined);
+  await until(
+    () => begun,
+    (is) => is,
+  );
+  const calling = unwanted.handle.executeUpdate(UPDATE.cancel);
+  await until(
+    () => stage.world.node("node-b").calledOff.has("unwanted"),
+    (is) => is,
+  );
+  release();
+  await Promise.all([calling, restoring]);
+  recorder.keep("workload-restore-called-off", workloadWorkflowId("unwanted"));
+
   const away = await stage.run("unanswered");
   const unanswered = await saveAndLose(recorder, away, "node-a");
   await back("node-a");

@@ -72,8 +72,9 @@ function push(slots: number, sender = senderOf(slots)): Scene {
   };
 }
 
-const senderOf = (slots: number, areas: Sent[] = [{ slot: 0, pages: slots }]): PageSender =>
+const senderOf = (slots: number, areas: Sent[] = [{ slot: 0, pages: slots }], first: Sent[] = []): PageSender =>
   new PageSender({
+    first,
     reader: {
       areas,
       read: async (slot, pages, into) => {
@@ -275,6 +276,36 @@ test("pages that take a while to come: questions are answered beside each other,
   for (const go of waiting.splice(0)) go();
   await until(() => failures.length > 0);
   assert.deepEqual(failures, ["not there"]);
+  scene.bulk.cut();
+  await scene.pushing;
+});
+
+test("what was needed first the last time goes before everything else, in that order, and nothing goes twice", async () => {
+  const slots = 8 * 1024;
+  const first = [
+    { slot: 7000, pages: 16 },
+    { slot: 300, pages: 20 },
+    { slot: 5000, pages: 300 },
+  ];
+  const scene = push(slots, senderOf(slots, undefined, first));
+  // Two of them are there already.
+  await scene.answer(
+    [
+      [0, 7000],
+      [7002, slots - 7002],
+    ],
+    2,
+  );
+  await drain(scene, () => scene.sender.sent === slots);
+  const order = scene.bulk.sent.slice(0, 4);
+  assert.deepEqual(order, [
+    { slot: 7002, pages: 14 },
+    { slot: 300, pages: 20 },
+    { slot: 5000, pages: 256 },
+    { slot: 5256, pages: 44 },
+  ]);
+  const times = counts(slots, scene.bulk);
+  assert.ok(times.every((count, slot) => count === (slot === 7000 || slot === 7001 ? 0 : 1)));
   scene.bulk.cut();
   await scene.pushing;
 });

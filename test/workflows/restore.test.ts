@@ -67,6 +67,42 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     assert.deepEqual(stage.world.running(subject.name), [node]);
   };
 
+  test("called off: it is as it was before, and can be restored again", async () => {
+    const subject = await stage.run();
+    await save(subject, true);
+    const before = await subject.status();
+    assert.equal((await refusal(() => subject.handle.executeUpdate(UPDATE.cancel))).code, "E_STATE");
+    let go = (): void => undefined;
+    const gate = new Promise<void>((resolve) => (go = resolve));
+    let begun = false;
+    stage.world.at(
+      "restore:begun",
+      async () => {
+        begun = true;
+        await gate;
+      },
+      subject.name,
+    );
+    const restoring = refusal(() => restore(subject, { node: "node-b", lazy: true }));
+    await until(
+      () => begun,
+      (is) => is,
+    );
+    const calling = subject.handle.executeUpdate(UPDATE.cancel);
+    await until(
+      () => stage.world.node("node-b").calledOff.has(subject.name),
+      (is) => is,
+    );
+    go();
+    await calling;
+    assert.equal((await restoring).code, "E_CANCELLED");
+    const status = await subject.status();
+    assert.deepEqual([status.state, status.node, status.operation], ["checkpointed", before.node, undefined]);
+    assert.deepEqual(stage.world.running(subject.name), []);
+    assert.equal((await restore(subject, { node: "node-b" })).node, "node-b");
+    sound(subject, "node-b");
+  });
+
   test("where it was, and on another node: the newest, one by id, one by time", async () => {
     const subject = await stage.run();
     const [one, two] = [await save(subject), await save(subject, true)];

@@ -4,7 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { ferryError, toFailure } from "../../model/failure.js";
+import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
 import type {
   DestinationMoverRequest,
   DestinationMoverStatus,
@@ -12,7 +12,7 @@ import type {
   SourceMoverStatus,
 } from "../../model/mover.js";
 import { killMover, type Program } from "../../transfer/mover/client.js";
-import { destroyFaultService } from "../../transfer/pages/index.js";
+import { destroyFaultService, wantTouched } from "../../transfer/pages/index.js";
 import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
 import { MoverSide } from "./mover.js";
 import { writeMoverConfig, type NodeContext } from "./node-context.js";
@@ -81,6 +81,7 @@ export class RestoreMovers {
   ): Promise<RestoreMovers> {
     makeDirs(dirs.mover);
     makeDirs(dirs.feed);
+    wantTouched(dirs.mover.store);
     const program = { main: FEED, env: await context.store.environment() };
     const movers = new RestoreMovers(context, dirs, what, program);
     void movers.keepFeed();
@@ -91,7 +92,8 @@ export class RestoreMovers {
     const { signal } = this.over;
     while (!signal.aborted) {
       try {
-        const { port } = (await this.mover.ensure()).status();
+        const [mover] = await Promise.all([this.mover.ensure(), this.feed.ensure()]);
+        const { port } = mover.status();
         await this.feed.request({ verb: "connect", host: this.context.config.linkHost, port }, signal);
         await this.feed.request({ verb: "sendImages", pids: {} }, signal);
         await this.feed.wait(() => false, signal);
@@ -125,6 +127,11 @@ export class RestoreMovers {
     await this.feed.end();
     await this.mover.end();
     await sweepRestore(this.dirs);
+  }
+
+  /** Nothing is waited for any more. */
+  giveUp(why: FerryError): void {
+    this.failed.abort(why);
   }
 
   stop(): void {

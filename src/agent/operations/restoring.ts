@@ -2,6 +2,7 @@
  * Running a workload from a checkpoint. The journal owns it already; nothing else of it is open here.
  *
  *   files -> images -> restored, held in post-restore -> pages -> the hold is released -> link up -> every page in place
+ *   (lazy: the hold is released at once)
  *
  * An ordinary destination's mover takes in what the feed (checkpoints/feed) gives it from the store, as if that were the
  * source of a migration. It runs when every page is here and was checked, or after a while, if the store is slow: then what
@@ -20,8 +21,9 @@ import type { NodeContext } from "./node-context.js";
 import { demandRestorable, didNothingLater } from "./restore-check.js";
 import { RESTORE_KIND, restoreDirs, RestoreMovers, sweepRestore, type RestoreDirs } from "./restore-movers.js";
 import { RestoredFiles } from "./restored-files.js";
+import { keepTouched } from "./working-set.js";
 
-/** Pages that come within this time are all there, and checked, before it runs. */
+/** Pages that come within this time are all there, and checked, before it runs; not waited for where it is to run at once. */
 const PAGES_FIRST_MS = 5000;
 const RESTORE_MS = 600_000;
 const AGAIN_MS = 200;
@@ -38,6 +40,8 @@ export interface RestoreWhat {
   last?: number;
   /** The checkpoint that it was let go with, if nothing of it has run since, as the workflow knows it. */
   letGoWith?: string | undefined;
+  /** It runs before its pages are here: what it touches comes first. */
+  lazy?: boolean;
 }
 
 export class Restoring {
@@ -49,8 +53,13 @@ export class Restoring {
   private readonly files: RestoredFiles;
   /** Held from before its files are brought until its own link is up. */
   private address: AddressClaim | undefined;
+  private claiming: Promise<AddressClaim> | undefined;
   /** It was let go here to sleep, and nothing has run since. */
   private slept = false;
+  private movers: RestoreMovers | undefined;
+  private givenUp: FerryError | undefined;
+  /** Every page is in place. */
+  private isDone = false;
 
   constructor(context: NodeContext, what: RestoreWhat) {
     this.context = context;
@@ -73,6 +82,7 @@ export class Restoring {
     try {
       return await this.bring();
     } finally {
+      await this.claiming?.catch(() => undefined);
       this.address?.close();
     }
   }
@@ -80,18 +90,24 @@ export class Restoring {
   private async bring(): ReturnType<Restoring["run"]> {
     let { incarnation }: { incarnation: Incarnation } = this.what;
     const before = await this.runs();
-    if (!before) {
-      await this.sweep();
-      incarnation = await this.bringFiles();
-    }
+    if (!before) await this.sweep();
+    let brought = before;
     for (let attempt = 1; ; attempt += 1) {
+      // They open the checkpoint while its files are brought back.
       const movers = await this.startMovers();
       try {
+        if (!brought) {
+          incarnation = await this.bringFiles();
+          brought = true;
+        }
         if (!before) {
           await this.restoreHeld(movers, incarnation);
           await this.release(movers, incarnation);
         }
         await this.drain(movers, incarnation);
+        movers.broken.throwIfAborted();
+        this.isDone = true;
+        this.keepWorkingSet();
         const { pid } = await this.context.runtime.observe({ name: this.name, epoch: this.epoch });
         const done = async (): Promise<void> => {
           await movers.end();
@@ -104,15 +120,39 @@ export class Restoring {
         const failure = toFailure(error, "E_RESTORE");
         const ran = existsSync(join(this.dirs.mover.root, RELEASED));
         // One of the two has died before anything ran.
-        const again = !ran && attempt < ATTEMPTS && failure.code === "E_PAGES";
+        const again = !ran && brought && attempt < ATTEMPTS && failure.code === "E_PAGES";
         this.log("error", again ? "it is restored once more" : "it could not be restored", { failure });
         await this.sweep();
         if (again) continue;
-        // What it has written itself may be worth a look.
-        if (!ran) await this.files.putBack();
+        // What it has written itself may be worth a look. What was not replaced stays.
+        if (!ran && brought) await this.files.putBack();
         throw error;
       }
     }
+  }
+
+  /** How much of its memory is in place; undefined: nothing is known yet. */
+  get pages(): { total: number; inPlace: number; runs: boolean } | undefined {
+    const pages = this.movers?.mover.status?.pages;
+    if (pages === undefined) return undefined;
+    return { total: pages.total, inPlace: pages.filled, runs: existsSync(join(this.dirs.mover.root, RELEASED)) };
+  }
+
+  /** A person does not want it any more: it ends where it stands, and `run` fails. false: it is done, or another one. */
+  giveUp(epoch: number): boolean {
+    if (epoch !== this.epoch || this.isDone) return false;
+    this.givenUp = ferryError("E_CANCELLED", `the restore of ${this.name} was called off`, { workload: this.name });
+    this.movers?.giveUp(this.givenUp);
+    return true;
+  }
+
+  /** For the next time. Nobody waits for it. */
+  private keepWorkingSet(): void {
+    const { of, checkpoint } = this.what;
+    keepTouched(this.context, this.dirs.mover.store, of, checkpoint).then(
+      (runs) => this.log("info", "its working set is kept", { runs }),
+      (error: unknown) => this.log("warn", "its working set is not kept", { failure: toFailure(error) }),
+    );
   }
 
   /** An earlier attempt has let it run, and its agent has died. */
@@ -132,8 +172,12 @@ export class Restoring {
     const store = await this.context.store.open();
     const reader = await store.read(of, checkpoint);
     try {
-      const before = await demandRestorable(store, reader, config.node, incarnation.spec);
-      this.address = await AddressClaim.take(config.bridge, ip.split("/")[0] ?? ip);
+      const claiming = AddressClaim.take(config.bridge, ip.split("/")[0] ?? ip).then((claim) => (this.address = claim));
+      this.claiming = claiming;
+      const [before] = await Promise.all([
+        demandRestorable(store, reader, config.node, incarnation.spec),
+        claiming,
+      ]);
       this.demandAddress();
       const clone = of !== this.name || before.network.ip !== ip;
       this.log("info", "its files are brought back", { of, clone });
@@ -162,16 +206,20 @@ export class Restoring {
     );
   }
 
-  private startMovers(): Promise<RestoreMovers> {
+  private async startMovers(): Promise<RestoreMovers> {
     const { checkpoint, of } = this.what;
     const what = { workload: this.name, epoch: this.epoch, checkpoint: { workload: of, id: checkpoint } };
-    return RestoreMovers.start(this.context, this.dirs, what);
+    const movers = await RestoreMovers.start(this.context, this.dirs, what);
+    this.movers = movers;
+    if (this.givenUp !== undefined) movers.giveUp(this.givenUp);
+    return movers;
   }
 
   private async restoreHeld(movers: RestoreMovers, incarnation: Incarnation): Promise<void> {
     const { runtime } = this.context;
     const { mover, broken } = movers;
     const dirs = this.dirs.mover;
+    broken.throwIfAborted();
     await runtime.prepare(incarnation, dirs);
     const { images } = await mover.wait((status) => status.images.received, broken);
     if (images.digest === undefined) throw ferryError("E_IMAGE_INCOMPLETE", "the images came without a digest");
@@ -185,6 +233,7 @@ export class Restoring {
     if (status.reached["post-restore"] === undefined) throw await this.refused(engine);
     await unchanged;
     await mover.wait((now) => now.images.claimed, broken);
+    if (this.what.lazy === true) return;
     const late = AbortSignal.timeout(PAGES_FIRST_MS);
     try {
       await mover.wait((now) => now.pages.allReceived, AbortSignal.any([broken, late]));

@@ -7,6 +7,9 @@ import { isImageName, MAX_IMAGE_BYTES, MAX_IMAGE_FILES } from "../../transfer/im
 import { renameHost } from "../../transfer/images/host-name.js";
 import { IMAGES_PREFIX } from "../format.js";
 
+/** A store on the network answers each after a while. */
+const IMAGES_AT_ONCE = 8;
+
 /** Names of the images. @throws FerryError E_STORE_CORRUPT: a name that is no image's, or too much of them */
 export function imagesOf(reader: CheckpointReader): string[] {
   const streams = reader.streams.filter(({ kind }) => kind === "image");
@@ -25,12 +28,17 @@ export async function bringImages(reader: CheckpointReader, dir: string, hostNam
   const fresh = `${dir}.new`;
   rmSync(fresh, { recursive: true, force: true });
   mkdirSync(fresh, { recursive: true, mode: 0o700 });
-  for (const name of imagesOf(reader)) {
-    const content = await reader.content(`${IMAGES_PREFIX}${name}`);
-    writeFileSync(join(fresh, name), hostName === undefined ? content : renameHost(name, content, hostName), {
-      mode: 0o600,
-      flag: "wx",
-    });
+  const names = imagesOf(reader);
+  for (let from = 0; from < names.length; from += IMAGES_AT_ONCE) {
+    const some = names.slice(from, from + IMAGES_AT_ONCE);
+    const contents = await Promise.all(some.map((name) => reader.content(`${IMAGES_PREFIX}${name}`)));
+    for (const [at, name] of some.entries()) {
+      const content = contents[at] ?? Buffer.alloc(0);
+      writeFileSync(join(fresh, name), hostName === undefined ? content : renameHost(name, content, hostName), {
+        mode: 0o600,
+        flag: "wx",
+      });
+    }
   }
   for (const name of readdirSync(dir)) rmSync(join(dir, name), { recursive: true, force: true });
   rmSync(dir, { recursive: true, force: true });

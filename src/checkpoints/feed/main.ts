@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
 import { openStore, readStoreConfig } from "../store-config.js";
-import type { CheckpointReader, Store } from "../../store/index.js";
+import { readWorkingSet, type CheckpointReader, type Store, type TouchedRun } from "../../store/index.js";
 import { readImageSet, type ImageSet } from "../../transfer/images/areas.js";
 import { sendImages } from "../../transfer/images/send.js";
 import { credentialsOf, type Frame, type LinkSession } from "../../transfer/link/index.js";
@@ -19,8 +19,9 @@ import { isFrameType, sourceRequest } from "../../transfer/mover/messages.js";
 import { PageSender } from "../../transfer/mover/page-sender.js";
 import { parseMeta, startProcess } from "../../transfer/mover/process.js";
 import { tablePages } from "../../transfer/pages/api.js";
+import { slotsOf } from "../working-set.js";
 import { bringImages } from "./images.js";
-import { openMemory } from "./memory.js";
+import { isThere, openMemory } from "./memory.js";
 
 /** A peer that does not say goodbye is not waited for; the last answer gets this long to leave. In milliseconds. */
 const EXIT_PATIENCE_MS = 500;
@@ -140,25 +141,49 @@ async function open(): Promise<NonNullable<typeof load>> {
   // Held: it can be read to its end even if it is removed meanwhile.
   const reader = await store.read(checkpoint.workload, checkpoint.id);
   const another = checkpoint.workload === config.workload ? undefined : config.workload;
-  await bringImages(reader, config.imagesDir, another);
+  const [touched] = await Promise.all([
+    touchedBefore(store, checkpoint),
+    bringImages(reader, config.imagesDir, another),
+  ]);
   const set = readImageSet(config.imagesDir);
+  const first = slotsOf(set.table, touched);
   const away = (why: FailureData): void => log("warn", "the store is away; asking again", { failure: why });
   const pages = new PageSender({
-    reader: openMemory(set.table, reader, away),
+    reader: openMemory(set.table, reader, { away, isThere: () => isThere(store) }),
+    first,
     slots: set.table.slots,
     pages: tablePages(set.table),
     limiter,
     onChange: changed,
     onFailure: fail,
   });
-  log("info", "checkpoint opened", { checkpoint: checkpoint.id, tasks: set.tasks.length, pages: set.table.slots });
+  log("info", "checkpoint opened", {
+    checkpoint: checkpoint.id,
+    tasks: set.tasks.length,
+    pages: set.table.slots,
+    first: first.reduce((sum, run) => sum + run.pages, 0),
+  });
   return { store, reader, set, pages };
 }
 
-async function begin(): Promise<void> {
+/** What it needed first the last time. Only a hint: without it pages come in the order of addresses. */
+async function touchedBefore(store: Store, { workload, id }: { workload: string; id: string }): Promise<TouchedRun[]> {
+  try {
+    return (await readWorkingSet(store, workload, id))?.runs ?? [];
+  } catch (error) {
+    log("warn", "the working set can't be used", { failure: toFailure(error) });
+    return [];
+  }
+}
+
+function loaded(): NonNullable<typeof loading> {
   loading ??= open();
   loading.catch(() => (loading = undefined));
-  load = await loading;
+  return loading;
+}
+
+async function begin(): Promise<void> {
+  load = await loaded();
   for (;;) {
     const sessions = await links.ready();
     try {
@@ -206,3 +231,5 @@ function changed(urgent: boolean): void {
   control.changed(urgent);
 }
 log("info", "ready");
+// Before it is asked: then its peer waits for nothing but the images. What goes wrong is said when it is asked.
+void loaded();

@@ -1,7 +1,7 @@
 /** The memory of a checkpoint, by slot: what a frozen tree is to the source of a migration. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
-import type { CheckpointReader } from "../../store/index.js";
+import type { CheckpointReader, Store } from "../../store/index.js";
 import { PAGE_SIZE, type AreaTable } from "../../transfer/pages/api.js";
 import { areaIndex, type PageReader } from "../../transfer/pages/source.js";
 import { memoryStream } from "../format.js";
@@ -9,17 +9,32 @@ import { memoryStream } from "../format.js";
 const FIRST_PAUSE_MS = 200;
 const MAX_PAUSE_MS = 5000;
 
+export interface Patience {
+  away: (failure: FailureData) => void;
+  /** Is it the store, what is at its place? */
+  isThere: () => Promise<boolean>;
+}
+
+/** A directory that is not mounted lacks every object, as a damaged store lacks one: that one has its settings. */
+export async function isThere({ backend }: Store): Promise<boolean> {
+  try {
+    return (await backend.stat("store.json")) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Goes on asking a store that is away: a workload may run already that waits for what is in there. Only what can't become
  * right by itself is thrown.
  */
-export async function whileAway<T>(work: () => Promise<T>, away: (failure: FailureData) => void): Promise<T> {
+export async function whileAway<T>(work: () => Promise<T>, { away, isThere: there }: Patience): Promise<T> {
   for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(MAX_PAUSE_MS, pause * 2)) {
     try {
       return await work();
     } catch (error) {
       const failure = toFailure(error);
-      if (failure.code !== "E_STORE") throw error;
+      if (failure.code !== "E_STORE" && (failure.code !== "E_STORE_CORRUPT" || (await there()))) throw error;
       away(failure);
       await sleep(pause);
     }
@@ -29,11 +44,7 @@ export async function whileAway<T>(work: () => Promise<T>, away: (failure: Failu
 /**
  * @throws FerryError E_STORE_CORRUPT when a task has pages to bring back and the checkpoint no memory of it
  */
-export function openMemory(
-  table: AreaTable,
-  reader: CheckpointReader,
-  away: (failure: FailureData) => void,
-): PageReader {
+export function openMemory(table: AreaTable, reader: CheckpointReader, patience: Patience): PageReader {
   const known = new Set(reader.streams.filter(({ kind }) => kind === "memory").map(({ name }) => name));
   for (const { vpid } of table.areas) {
     if (known.has(memoryStream(vpid))) continue;
@@ -51,7 +62,7 @@ export function openMemory(
         const offset = Number(area.start) + (at - area.slot) * PAGE_SIZE;
         const place = (at - slot) * PAGE_SIZE;
         const read = () => reader.read(memoryStream(area.vpid), offset, count * PAGE_SIZE);
-        reads.push(whileAway(read, away).then((data) => void data.copy(into, place)));
+        reads.push(whileAway(read, patience).then((data) => void data.copy(into, place)));
         at += count;
       }
       await Promise.all(reads);

@@ -15,7 +15,7 @@ interface CancelFlags extends ConnectionFlags {
 export function register(program: Command, context: CommandContext): void {
   withConnection(program.command("cancel"))
     .description(
-      "Call back the migration under way. Until the source has handed over it rolls back and the workload goes on there;\nafter that it can only go forward, and the report says so.",
+      "Call back the migration under way. Until the source has handed over it rolls back and the workload goes on there;\nafter that it can only go forward, and the report says so.\nA restore under way ends: nothing of it runs afterwards, and its checkpoint stays.",
     )
     .argument("<name>", "workload", parseWorkloadName)
     .option("--no-wait", "ask, and don't wait for the end")
@@ -27,7 +27,15 @@ export function register(program: Command, context: CommandContext): void {
     .action(async (name: string, flags: CancelFlags) => {
       await withClient(context, flags, async (client) => {
         const workload = client.workloads.get(name);
-        const [status, migration] = [await workload.status(), await workload.migration()];
+        const status = await workload.status();
+        if (status.state === "restoring") {
+          await workload.cancelRestore();
+          const now = await workload.status();
+          if (flags.json === true) context.json(now);
+          else context.out(`the restore of ${name} was called off: it is ${now.state}`);
+          return;
+        }
+        const migration = await workload.migration();
         if (migration === undefined || status.operation === undefined) {
           throw ferryError("E_STATE", `no migration of ${name} is under way: it is ${status.state} on ${status.node}`, {
             workload: name,

@@ -14,6 +14,7 @@ interface CloneFlags extends ConnectionFlags {
   checkpoint?: string;
   at?: Date;
   off?: string[];
+  lazy?: boolean;
   json?: boolean;
 }
 
@@ -46,6 +47,7 @@ export function register(program: Command, context: CommandContext): void {
       "this node is switched off, was fenced, and stays off: its silence is no reason to refuse; may be given again and again",
       parseNodeNames,
     )
+    .option("--lazy", "each runs before its memory is read: what it touches comes first, the rest follows")
     .option("--json", "print the status of each as JSON")
     .addHelpText(
       "after",
@@ -74,6 +76,7 @@ Examples:
           ...(flags.checkpoint !== undefined && { checkpoint: flags.checkpoint }),
           ...(flags.at !== undefined && { at: flags.at }),
           ...(flags.off !== undefined && { off: flags.off }),
+          ...(flags.lazy === true && { lazy: true }),
         });
         const all = await Promise.all(clones.map((clone) => clone.status()));
         if (flags.json === true) context.json(all);

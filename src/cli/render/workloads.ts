@@ -1,6 +1,7 @@
 /** `ferry ps`, `ferry inspect` and `ferry nodes` in words. Pure: data in, lines out. */
 import type { NodeListing, WorkloadInspection, WorkloadListing } from "../../client/types.js";
 import { describeHold } from "./holds.js";
+import type { Observation } from "../../model/contract.js";
 import { isDown } from "../../model/messages.js";
 import type { Away, Presence } from "../../model/presence.js";
 import type { WorkloadState, WorkloadStatus } from "../../model/workload.js";
@@ -129,6 +130,13 @@ export function renderNodes(nodes: readonly NodeListing[], style: Style): string
 const pair = (style: Style, key: string, value: string): string =>
   `  ${paint(style, "dim", padEnd(key, 10))} ${printable(value)}`;
 
+/** Of a restore. */
+export function describePages({ total, inPlace, runs }: NonNullable<Observation["pages"]>): string {
+  const share = total === 0 ? 0 : Math.floor((100 * inPlace) / total);
+  const how = runs ? "it runs already, and needs the store until all are" : "it does not run yet";
+  return `${formatBytes(inPlace * 4096)} of ${formatBytes(total * 4096)} (${share} %) are in place: ${how}`;
+}
+
 const BY_THE_CLOCK = { protect: "protected", "scale-down": "let go", idle: "when idle", wake: "woken" } as const;
 
 export function renderInspection(
@@ -171,6 +179,7 @@ export function renderInspection(
       pair(style, "memory", formatBytes(observation.memoryBytes)),
       pair(style, "log", formatBytes(observation.logBytes)),
     );
+    if (observation.pages !== undefined) lines.push(pair(style, "pages", describePages(observation.pages)));
     if (observation.holds.length > 0) {
       lines.push(`  ${paint(style, "dim", `journal of ${status.node}`)}`);
       lines.push(...observation.holds.map((hold) => `    ${printable(describeHold(hold))}`));

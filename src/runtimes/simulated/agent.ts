@@ -178,8 +178,12 @@ export function createSimulatedAgent(world: SimulatedWorld, name: string): Simul
         return { ...(await checkpoints.restore(checkpoint, { spec, epoch })), epoch };
       }),
     ...storeVerbs(world, node, call),
-    stopWorkload: ({ workload, epoch }) =>
+    stopWorkload: ({ workload, epoch, callOff }) =>
       call("stopWorkload", workload, () => {
+        if (callOff === true) {
+          node.calledOff.add(workload);
+          return observation(workload);
+        }
         if (node.hold(workload, epoch)?.state === "OWNER") node.journal({ workload, epoch, state: "STOPPED" });
         if (node.asleep.get(workload)?.epoch === epoch) node.asleep.delete(workload);
         world.drop(node, workload, epoch);

@@ -278,6 +278,9 @@ export function storeVerbs(world: SimulatedWorld, node: SimulatedNode, call: Cal
           throw ferryError("E_AGENT_DOWN", `the agent of ${node.name} was killed`, { node: node.name });
         }
         world.restores.push(input);
+        if (node.calledOff.delete(input.ref.workload)) {
+          throw ferryError("E_CANCELLED", `the restore of ${input.ref.workload} was called off`, { node: node.name });
+        }
         return restoreHere(world, node, input);
       }),
     listCheckpoints: ({ workload }) =>

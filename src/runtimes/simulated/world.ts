@@ -106,6 +106,8 @@ export class SimulatedNode {
   readonly records = new Map<string, SideRecord>();
   /** Checkpoints by operation. */
   readonly saves = new Map<string, SimulatedSave>();
+  /** Restores that are to fail. */
+  readonly calledOff = new Set<string>();
   hasStore = true;
   /** Workloads that sleep here, and whether something came for them. */
   readonly asleep = new Map<string, { epoch: number; wanted: boolean }>();

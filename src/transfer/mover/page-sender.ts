@@ -55,7 +55,7 @@ const LACKING = 1;
 const CLAIMED = 2;
 const SENT = 3;
 
-interface Chunk {
+export interface Chunk {
   slot: number;
   pages: number;
 }
@@ -66,6 +66,8 @@ export interface PageSenderOptions {
   slots: number;
   /** Slots that have a page: the others are never asked for. */
   pages: number;
+  /** What goes before everything that nobody waits for, in this order. */
+  first?: readonly Chunk[];
   limiter: Limiter;
   onChange: (urgent: boolean) => void;
   /** A page can't be read: final. */
@@ -254,7 +256,7 @@ export class PageSender {
     this.#states.fill(UNKNOWN);
     for (const [slot, pages] of missing.runs) this.#states.fill(LACKING, slot, slot + pages);
     this.sent = missing.received;
-    if (!this.#begun) this.#small = smallAreas(this.#options.reader.areas);
+    if (!this.#begun) this.#small = [...(this.#options.first ?? []), ...smallAreas(this.#options.reader.areas)];
     this.#begun = true;
   }
 

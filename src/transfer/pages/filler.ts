@@ -24,6 +24,7 @@ import { DATA, MISSING, ZERO } from "./store.js";
 import { FIRST_WINDOW, Streams } from "./streams.js";
 import { PAGES_FILE, STATES_FILE } from "./table.js";
 import type { Task, TaskSet } from "./tasks.js";
+import { TouchedLog } from "./touched.js";
 import { copyPages, wake, zeroPages, type Placed } from "./uffd.js";
 
 /** done; again: events must be read first; memory: none left, wait; gone: the task has ended; broken: it said so. */
@@ -60,6 +61,7 @@ export class Filler {
   #chunk = MIN_CHUNK;
   #release = { slot: 0, pages: 0 };
   readonly #streams = new WeakMap<Task, Streams>();
+  readonly #touched: TouchedLog | undefined;
 
   constructor(dir: string, tasks: TaskSet, hooks: FillerHooks) {
     this.#tasks = tasks;
@@ -69,6 +71,7 @@ export class Filler {
     this.#source = mapFileAddress(this.#pagesFd, slots * PAGE_SIZE, PROT_READ);
     madvise(this.#source, slots * PAGE_SIZE, MADV_DONTFORK);
     this.#states = mapFile(openSync(join(dir, STATES_FILE), "r+"), slots).bytes;
+    this.#touched = TouchedLog.open(dir);
   }
 
   get hasWork(): boolean {
@@ -88,6 +91,7 @@ export class Filler {
 
   /** Everything in the store is to be looked at (again). */
   enqueueAll(): void {
+    this.#touched?.runs();
     this.#queue = [{ slot: 0, pages: this.#tasks.table.slots }];
   }
 
@@ -108,6 +112,7 @@ export class Filler {
     const run = task.pending.at(page);
     const state = run === undefined ? ZERO : (this.#states[run.slot] ?? MISSING);
     const likely = run === undefined ? 1 : Math.min(this.#likely(task, page), run.pages);
+    if (run !== undefined) this.#touched?.note(run.slot, likely);
     if (run !== undefined && state === MISSING) {
       task.waiting.set(page, run.slot);
       this.#ask(run.slot, likely);

@@ -8,3 +8,4 @@ export {
   type FaultServiceOptions,
 } from "./service.js";
 export { SpareDaemon } from "./spare.js";
+export { readTouched, wantTouched } from "./touched.js";
