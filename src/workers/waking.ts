@@ -132,7 +132,7 @@ class Waking {
   private async wake(sleeper: Sleeper, known: Known): Promise<boolean> {
     const { workload, epoch } = sleeper;
     const { node, log } = this;
-    const request: RestoreRequest = { wake: { node, epoch } };
+    const request: RestoreRequest = { wake: { node, epoch }, lazy: true };
     try {
       const { message } = await this.entity(workload).executeUpdate<Restored, [RestoreRequest]>(UPDATE.restore, {
         args: [request],
