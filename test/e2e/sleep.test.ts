@@ -4,13 +4,17 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { createInterface } from "node:readline";
 import { after, afterEach, before, test } from "node:test";
 import { redis, untilRedisAnswers, type Place } from "../../deploy/demo/clients.js";
 import { labNode, labRun, patience } from "../../deploy/lab/index.js";
+import { createAgentClient } from "../../src/agent/client.js";
 import type { WorkloadHandle } from "../../src/client/types.js";
+import type { Saved, SaveInput } from "../../src/model/contract.js";
 import type { WorkloadState } from "../../src/model/workload.js";
-import { clientPid, copies, REDIS, servicePid, signalService, startLab, until, type E2eLab } from "./support.js";
+import { armFailpoint, clientPid, copies, goOn, reached, REDIS, servicePid, signalService } from "./support.js";
+import { startLab, until, type E2eLab } from "./support.js";
 
 let e2e: E2eLab;
 before(async () => {
@@ -140,6 +144,34 @@ test("idle: it sleeps, and nothing of it is left but its address; who connects i
   );
   const files = await labRun(e2e.state, "node-a", ["sh", "-c", "ls /var/lib/ferry/superseded 2>/dev/null | wc -l"], {});
   assert.equal(files.stdout.trim(), "1", "files of a sleep do not pile up: only those of the restore by hand are kept");
+  await workload.remove({ force: true });
+});
+
+test("something comes while it is frozen to be let go for being idle: it runs on, and answers; nothing is stored", async () => {
+  const { workload, place } = await started("restless");
+  const say = await talk(place);
+  await say("PING");
+  const { name, epoch } = await workload.status();
+  const agent = createAgentClient(`/proc/${(await labNode(e2e.state, "node-a")).pid}/root/run/ferry/agent.sock`);
+  const operation = `${name}.checkpoint.2`;
+  const ref = { schema: 1, operation, workload: name, epoch, to: epoch + 1, source: "node-a", destination: "node-a" };
+  const options = { stop: true, reason: "test", requestedBy: "tests", labels: {}, maxBlackoutMs: 30_000 };
+  const input: SaveInput = { ref, options: { ...options, ifQuiet: true, wakeOnTraffic: true }, request: randomUUID() };
+  await armFailpoint(e2e, "node-a", "checkpoint.transfer", "pause");
+  const save = async (): Promise<Saved> => {
+    for (;;) {
+      const step = await agent.saveCheckpoint(input, 1_000);
+      if (step.done) return step.result;
+    }
+  };
+  const saving = save();
+  await reached(e2e, "node-a", "checkpoint.transfer");
+  const answer = say("PING");
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  await goOn(e2e, "node-a", "checkpoint.transfer");
+  const saved = await saving;
+  assert.deepEqual([saved.state, saved.failure?.code, saved.checkpoint], ["OWNER", "E_BUSY", undefined]);
+  assert.match((await answer).said, /PONG/);
   await workload.remove({ force: true });
 });
 
