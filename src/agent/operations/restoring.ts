@@ -174,10 +174,7 @@ export class Restoring {
     try {
       const claiming = AddressClaim.take(config.bridge, ip.split("/")[0] ?? ip).then((claim) => (this.address = claim));
       this.claiming = claiming;
-      const [before] = await Promise.all([
-        demandRestorable(store, reader, config.node, incarnation.spec),
-        claiming,
-      ]);
+      const [before] = await Promise.all([demandRestorable(store, reader, config.node, incarnation.spec), claiming]);
       this.demandAddress();
       const clone = of !== this.name || before.network.ip !== ip;
       this.log("info", "its files are brought back", { of, clone });
