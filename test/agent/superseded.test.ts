@@ -4,7 +4,7 @@
  * it in hands since.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -97,7 +97,11 @@ test("superseded before it arrived: the request that comes late is refused, also
   const { dir, book, done, settling } = await node("node-a");
   await assert.rejects(settling.supersede({ ref: stale, receipt: { ...receipt, epoch: 6 } }), failsWith("E_TOKEN"));
   assert.equal(book.hold(WORKLOAD, 4), undefined);
+  // Of files that it knows nothing of (a journal that was lost) none is removed.
+  const data = (place: string) => join(dir, "state", place, "data");
+  mkdirSync(data("volumes/web"), { recursive: true });
   const told = await settling.supersede({ ref: stale, receipt });
+  assert.deepEqual([existsSync(data("volumes/web")), existsSync(data("superseded/web-4"))], [false, true]);
   assert.equal(told.holds.find(({ epoch }) => epoch === 4)?.state, "TOMBSTONE");
   book.close();
   const later = await node("node-a", dir);

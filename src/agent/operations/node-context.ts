@@ -65,11 +65,12 @@ export async function removeSpentVolume({ book, config }: NodeContext, workload:
 /**
  * The files of a copy that was superseded, if they are still its own: nobody runs on them, and a person may want to look.
  * Again at boot, for an agent that died before it came to it.
+ * @param unknown epoch of one that this journal has never heard of
  */
-export async function keepAside({ config, book }: NodeContext, workload: string): Promise<void> {
+export async function keepAside({ config, book }: NodeContext, workload: string, unknown?: number): Promise<void> {
   const from = volumeDir(config, workload);
   const holds = book.holds(workload);
-  const epoch = holds.findLast(({ state }) => state === "SUPERSEDED")?.epoch;
+  const epoch = holds.findLast(({ state }) => state === "SUPERSEDED")?.epoch ?? unknown;
   // The directory is the workload's: a later epoch that came here, runs, or was stopped has it now.
   const taken = holds.some(({ state }) => isOpen(state) || state === "STOPPED");
   if (epoch === undefined || taken || !existsSync(from)) return;

@@ -253,6 +253,8 @@ export class Restoring {
 
   private async release({ broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
     broken.throwIfAborted();
+    writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
+    await failpoint("destination.resume");
     const hold = this.context.book.hold(this.name, this.epoch);
     if (hold?.state !== "OWNER") {
       throw ferryError(
@@ -263,8 +265,6 @@ export class Restoring {
     this.demandAddress();
     // From here on nobody can say that nothing of it has run.
     this.context.book.record({ ...hold, letRun: true });
-    writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
-    await failpoint("destination.resume");
     const { resumedAt } = await this.context.runtime.release(incarnation, this.dirs.mover);
     this.log("info", "it runs", { resumedAt });
   }

@@ -221,6 +221,8 @@ export class Settling {
         await within(Promise.resolve(this.handOvers.destination(by)?.superseded()), SETTLE_WAIT_MS);
     }
     if (hold === undefined) {
+      // Files that this journal knows nothing of are nobody's to remove.
+      await keepAside(this.context, workload, epoch);
       // What it was asked for then may still come: it never runs here.
       this.book.record({ workload, epoch, state: "TOMBSTONE", operation, peer: owner });
     }
