@@ -104,12 +104,17 @@ const watching = (answers: () => Promise<never[]>, stopping?: AbortSignal) =>
 
 test("a watch ends when the agent was there for as long as is asked for, without a break", async () => {
   let calls = 0;
+  let brokeAt = 0;
   const flapping = watching(() => {
     calls += 1;
-    return calls === 3 ? Promise.reject(ferryError("E_AGENT_DOWN", "away")) : Promise.resolve([]);
+    // The second one: a busy machine may be late for the third.
+    if (calls !== 2) return Promise.resolve([]);
+    brokeAt = performance.now();
+    return Promise.reject(ferryError("E_AGENT_DOWN", "away"));
   });
   await new MockActivityEnvironment().run(() => flapping.watchNode({ forMs: 40, everyMs: 10 }));
-  assert.ok(calls >= 3 + 4, `begun anew after the break: ${calls} calls`);
+  assert.ok(calls > 2, "it went on after the break");
+  assert.ok(performance.now() - brokeAt >= 40, "begun anew after the break");
 });
 
 test("a watch fails when the agent is away, or hangs, for too long; a refusal is a sign of life", async () => {
