@@ -185,10 +185,11 @@ test("asleep: one entry with the stop; over with a start, by word, or with the w
   book.record(hold(1, "OWNER"));
   book.record(hold(1, "FROZEN", { to: 1 }));
   const before = book.entries;
-  book.recordAsleep("redis", 1);
-  book.recordAsleep("redis", 1);
+  book.recordAsleep("redis", 1, "c-1");
+  book.recordAsleep("redis", 1, "c-1");
   assert.equal(book.entries, before + 1);
   again();
+  assert.equal(book.hold("redis", 1)?.digest, "c-1");
   assert.equal(book.hold("redis", 1)?.state, "STOPPED");
   assert.deepEqual(asleep(), [{ workload: "redis", epoch: 1 }]);
   book.record(hold(3, "OWNER", { operation: "redis.restore.2" }));

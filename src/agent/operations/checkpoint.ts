@@ -350,7 +350,7 @@ export class Checkpoint extends FreezingSide {
   /** Its address is held from here on. What came since the freeze is kept for it, and has it woken. */
   private fallAsleep(): void {
     const { sleepers, book } = this.context;
-    book.recordAsleep(this.workload, this.asked.ref.epoch);
+    book.recordAsleep(this.workload, this.asked.ref.epoch, this.manifest?.id);
     sleepers.hold(this.workload, () => this.frames?.handOn() ?? []);
   }
 
