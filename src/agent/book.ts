@@ -61,7 +61,12 @@ const bodySchema = z.discriminatedUnion("kind", [
     epoch: z.int(),
     exitCode: z.int().min(0).max(255).optional(),
   }),
-  z.strictObject({ kind: z.literal("asleep"), workload: z.string(), epoch: z.int(), digest: z.string() }),
+  z.strictObject({
+    kind: z.literal("asleep"),
+    workload: z.string(),
+    epoch: z.int(),
+    digest: z.string().max(128),
+  }),
   z.strictObject({ kind: z.literal("awake"), workload: z.string() }),
   z.strictObject({ kind: z.literal("source"), input: handOverSchema, local: z.boolean().optional() }),
   z.strictObject({ kind: z.literal("destination"), input: reserveSchema, local: z.boolean().optional() }),
@@ -238,7 +243,7 @@ export class Book {
     }
     this.write({ kind: "ended", ...ending });
   }
-  /** Its checkpoint is there: STOPPED, in one entry with that it sleeps. */
+  /** Its checkpoint is there (`digest`: its id): STOPPED, in one entry with that it sleeps. */
   recordAsleep(workload: string, epoch: number, digest: string): void {
     if (this.hold(workload, epoch)?.state !== "STOPPED") this.write({ kind: "asleep", workload, epoch, digest });
   }
@@ -311,15 +316,12 @@ export class Book {
         this.ended.set(workload, { workload, epoch, ...(exitCode === undefined ? {} : { exitCode }) });
         return;
       }
-      case "asleep":
-        this.state = applyMove(this.state, {
-          workload: body.workload,
-          epoch: body.epoch,
-          state: "STOPPED",
-          digest: body.digest,
-        });
+      case "asleep": {
+        const { kind: _, ...where } = body;
+        this.state = applyMove(this.state, { ...where, state: "STOPPED" });
         this.asleep.set(body.workload, body.epoch);
         return;
+      }
       case "awake":
         this.asleep.delete(body.workload);
         return;
