@@ -14,6 +14,7 @@ import type {
 import { killMover, type Program } from "../../transfer/mover/client.js";
 import { destroyFaultService, wantTouched } from "../../transfer/pages/index.js";
 import { makeDirs, removeDirs, sideDirs, type SideDirs } from "./dirs.js";
+import { orAbort } from "../level.js";
 import { MoverSide } from "./mover.js";
 import { writeMoverConfig, type NodeContext } from "./node-context.js";
 
@@ -56,6 +57,9 @@ export class RestoreMovers {
   private readonly dirs: RestoreDirs;
   private readonly failed = new AbortController();
   private readonly over = new AbortController();
+  private readonly awaited: Promise<void>;
+  /** Images may come: no sooner than criu stands by, which waits at the name of one. Again is harmless. */
+  readonly take: () => void;
 
   private constructor(
     context: NodeContext,
@@ -68,6 +72,9 @@ export class RestoreMovers {
     this.context = context;
     this.dirs = dirs;
     this.broken = this.failed.signal;
+    let take = (): void => undefined;
+    this.awaited = new Promise((resolve) => (take = resolve));
+    this.take = take;
     this.mover = new MoverSide(writeMoverConfig(context, dirs.mover, { ...common, side: "destination" }), dirs.mover);
     const config = writeMoverConfig(context, dirs.feed, { ...common, side: "source", checkpoint: what.checkpoint });
     this.feed = new MoverSide(config, dirs.feed, undefined, undefined, program);
@@ -95,6 +102,7 @@ export class RestoreMovers {
         const [mover] = await Promise.all([this.mover.ensure(), this.feed.ensure()]);
         const { port } = mover.status();
         await this.feed.request({ verb: "connect", host: this.context.config.linkHost, port }, signal);
+        await orAbort(this.awaited, signal);
         await this.feed.request({ verb: "sendImages", pids: {} }, signal);
         await this.feed.wait(() => false, signal);
       } catch (error) {

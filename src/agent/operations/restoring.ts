@@ -103,7 +103,7 @@ export class Restoring {
         if (!before) {
           await this.restoreHeld(movers, incarnation);
           await this.release(movers, incarnation);
-        }
+        } else movers.take();
         await this.drain(movers, incarnation);
         movers.broken.throwIfAborted();
         this.isDone = true;
@@ -218,6 +218,7 @@ export class Restoring {
     const dirs = this.dirs.mover;
     broken.throwIfAborted();
     await runtime.prepare(incarnation, dirs);
+    movers.take();
     const { images } = await mover.wait((status) => status.images.received, broken);
     if (images.digest === undefined) throw ferryError("E_IMAGE_INCOMPLETE", "the images came without a digest");
     await failpoint("destination.restore");
