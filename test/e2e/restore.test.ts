@@ -317,7 +317,7 @@ test("lazy: it runs before its pages are here; a store that is gone for a while"
   const digest = await witness.digest();
   const { spec, epoch } = await witness.workload.status();
   const checkpoint = await save(witness, "node-a", epoch, true);
-  const { restoring, pages } = await stalled(restoreInput(spec, checkpoint, "node-b"));
+  const { restoring, pages } = await stalled(letGo(restoreInput(spec, checkpoint, "node-b")));
   const then = await pages();
   assert.ok(then.inPlace < then.total, JSON.stringify(then));
   // Not mounted, say.
@@ -353,7 +353,7 @@ test("lazy: mover, agent and feed are killed while pages are missing", { timeout
   const digest = await witness.digest();
   const { spec, epoch } = await witness.workload.status();
   const checkpoint = await save(witness, "node-a", epoch, true);
-  const { restoring, pages } = await stalled(restoreInput(spec, checkpoint, "node-b"));
+  const { restoring, pages } = await stalled(letGo(restoreInput(spec, checkpoint, "node-b")));
   assert.ok((await killOn(e2e, "node-b", "ferry-mover-destination")) > 0);
   await signalService(e2e, "node-b", "agent", "SIGKILL");
   await killOn(e2e, "node-b", "ferry-feed");
