@@ -24,6 +24,8 @@ const BESIDE_EACH_OTHER = [
   "store/",
   "workflows/",
 ];
+/** What they expect goes by how fast memory changes and is read: not beside another lab. */
+const BY_THE_CLOCK = ["e2e/migrate", "e2e/rounds"];
 const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const flags = process.argv.slice(2).filter((word) => word.startsWith("--"));
 const names = readdirSync(compiled, { recursive: true, encoding: "utf8" })
@@ -94,7 +96,7 @@ if (words.length > 0) {
   process.exit((await run(names, 1)).code);
 }
 const light = names.filter((name) => BESIDE_EACH_OTHER.some((room) => name.startsWith(room)));
-const labs = names.filter((name) => name.startsWith("e2e/"));
+const labs = names.filter((name) => name.startsWith("e2e/") && !BY_THE_CLOCK.some((part) => name.startsWith(part)));
 const alone = names.filter((name) => !light.includes(name) && !labs.includes(name));
 const cores = availableParallelism();
 // Each lab has its own namespaces, network and services, and waits most of the time, too.

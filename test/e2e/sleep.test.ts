@@ -8,8 +8,9 @@ import { randomUUID } from "node:crypto";
 import { createInterface } from "node:readline";
 import { after, afterEach, before, test } from "node:test";
 import { redis, untilRedisAnswers, type Place } from "../../deploy/demo/clients.js";
-import { labNode, labRun, patience } from "../../deploy/lab/index.js";
+import { labKillNode, labNode, labRun, labStartNode, patience } from "../../deploy/lab/index.js";
 import { createAgentClient } from "../../src/agent/client.js";
+import { FerryError } from "../../src/client/index.js";
 import type { WorkloadHandle } from "../../src/client/types.js";
 import type { Saved, SaveInput } from "../../src/model/contract.js";
 import type { WorkloadState } from "../../src/model/workload.js";
@@ -213,12 +214,15 @@ test("restored on the other node while it sleeps: one answers, there; removed wh
 test("on a node that is gone: restored on the other one, and the node that comes back does not take the address", async () => {
   const { workload, place } = await started("stranded");
   await letGo(workload);
-  for (const service of ["worker", "agent"] as const) await signalService(e2e, "node-a", service, "SIGSTOP");
+  await labKillNode(e2e.state, "node-a");
   try {
+    const unfenced = (error: unknown) => error instanceof FerryError && error.code === "E_STATE";
+    await assert.rejects(workload.restore({ node: "node-b", off: ["node-a"] }), unfenced);
+    await e2e.client.nodes.fence("node-a", "the test has killed it");
     await workload.restore({ node: "node-b", off: ["node-a"] });
     assert.deepEqual(await redis(place, [["PING"]]), ["PONG"]);
   } finally {
-    for (const service of ["agent", "worker"] as const) await signalService(e2e, "node-a", service, "SIGCONT");
+    await labStartNode(e2e.state, "node-a");
   }
   await until("node-a has let the address go", 60_000, async () => {
     const { stdout } = await labRun(
