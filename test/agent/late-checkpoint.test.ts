@@ -8,18 +8,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Book } from "../../src/agent/book.js";
-import { Sleepers } from "../../src/agent/sleepers.js";
-import { NodeStore } from "../../src/agent/checkpoints.js";
-import { parseAgentConfig } from "../../src/agent/config.js";
-import { CostBook } from "../../src/agent/costs.js";
 import { Checkpoints } from "../../src/agent/operations/checkpoints.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
-import type { NodeContext } from "../../src/agent/operations/node-context.js";
 import { Settling } from "../../src/agent/operations/settling.js";
-import { noCheckpoints } from "../../src/model/checkpoints.js";
 import type { SaveInput } from "../../src/model/contract.js";
 import { FerryError, ferryError } from "../../src/model/failure.js";
-import type { Runtime } from "../../src/runtimes/runtime.js";
+import { bareContext } from "./bare-context.js";
 import { begin, facts, openLocal, PAGE, page, range, tempDir } from "../store/kit.js";
 import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf } from "../workflows/support.js";
@@ -77,23 +71,8 @@ async function node(operation = "web.start.1", again?: string) {
     throttle: () => Promise.resolve(),
     observe: () => Promise.resolve({ processes: taken.processes, frozen: taken.frozen, memoryBytes: 0 }),
     destroy: () => Promise.resolve(void done.push("killed")),
-  } as unknown as Runtime;
-  const context: NodeContext = {
-    config: parseAgentConfig({
-      node: "node-a",
-      linkHost: "127.0.0.1",
-      stateDir: join(dir, "state"),
-      runDir: join(dir, "run"),
-    }),
-    book,
-    runtime,
-    checkpoints: noCheckpoints("node-a"),
-    store: new NodeStore({ node: "node-a", file: undefined, log: () => undefined }),
-    identity: await pki.identity("node-a"),
-    log: () => undefined,
-    costs: new CostBook(join(dir, "state")),
-    sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
   };
+  const context = await bareContext("node-a", dir, { book, runtime, pki });
   const frozenFor = (operation: string, to: number): void =>
     book.record({ workload: WORKLOAD, epoch: 1, state: "FROZEN", operation, peer: "node-a", to });
   return { dir, book, context, done, taken, frozenFor };

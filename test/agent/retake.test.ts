@@ -8,17 +8,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Book, type Word } from "../../src/agent/book.js";
-import { Sleepers } from "../../src/agent/sleepers.js";
-import { parseAgentConfig } from "../../src/agent/config.js";
-import { CostBook } from "../../src/agent/costs.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
-import type { NodeContext } from "../../src/agent/operations/node-context.js";
 import { Settling } from "../../src/agent/operations/settling.js";
-import { noCheckpoints } from "../../src/model/checkpoints.js";
-import { NodeStore } from "../../src/agent/checkpoints.js";
 import type { HandOverInput } from "../../src/model/contract.js";
 import { FerryError } from "../../src/model/failure.js";
-import type { Runtime } from "../../src/runtimes/runtime.js";
+import { bareContext } from "./bare-context.js";
 import { specOf } from "../workflows/support.js";
 import { makePki, type Pki } from "../transfer/link-support.js";
 
@@ -69,24 +63,9 @@ async function restarted(word: Word | undefined) {
     takeBack: () => Promise.resolve(void done.push("taken back")),
     destroy: () => Promise.resolve(void done.push("killed")),
     observe: () => Promise.resolve({ processes: 1, frozen: true, memoryBytes: 0 }),
-  } as unknown as Runtime;
-  const again = new Book(join(dir, "state"));
-  const context: NodeContext = {
-    config: parseAgentConfig({
-      node: "node-a",
-      linkHost: "127.0.0.1",
-      stateDir: join(dir, "state"),
-      runDir: join(dir, "run"),
-    }),
-    book: again,
-    runtime,
-    checkpoints: noCheckpoints("node-a"),
-    store: new NodeStore({ node: "node-a", file: undefined, log: () => undefined }),
-    identity: await pki.identity("node-a"),
-    log: () => undefined,
-    costs: new CostBook(join(dir, "state")),
-    sleepers: new Sleepers({ book: again, bridge: "none", log: () => undefined }),
   };
+  const again = new Book(join(dir, "state"));
+  const context = await bareContext("node-a", dir, { book: again, runtime, pki });
   const handOvers = new HandOvers(context);
   const settling = new Settling(context, handOvers);
   return { book: again, done, handOvers, settling };

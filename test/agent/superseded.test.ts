@@ -10,18 +10,12 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Beginnings } from "../../src/agent/beginnings.js";
 import { Book } from "../../src/agent/book.js";
-import { NodeStore } from "../../src/agent/checkpoints.js";
-import { parseAgentConfig } from "../../src/agent/config.js";
-import { CostBook } from "../../src/agent/costs.js";
 import type { Endings } from "../../src/agent/endings.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
-import type { NodeContext } from "../../src/agent/operations/node-context.js";
 import { Settling } from "../../src/agent/operations/settling.js";
-import { Sleepers } from "../../src/agent/sleepers.js";
-import { noCheckpoints } from "../../src/model/checkpoints.js";
 import type { OperationRef } from "../../src/model/contract.js";
 import { FerryError } from "../../src/model/failure.js";
-import type { Runtime } from "../../src/runtimes/runtime.js";
+import { bareContext } from "./bare-context.js";
 import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf } from "../workflows/support.js";
 
@@ -40,23 +34,13 @@ after(() => {
 
 async function node(name: string, again?: string) {
   const dir = again ?? join(root, `n${count++}`);
-  const stateDir = join(dir, "state");
   const done: string[] = [];
-  const book = new Book(stateDir);
-  const context: NodeContext = {
-    config: parseAgentConfig({ node: name, linkHost: "127.0.0.1", stateDir, runDir: join(dir, "run") }),
-    book,
-    runtime: {
-      observe: () => Promise.resolve({ processes: 1, pid: 7, memoryBytes: 0 }),
-      destroy: ({ epoch }: { epoch: number }) => Promise.resolve(void done.push(`killed ${epoch}`)),
-    } as unknown as Runtime,
-    checkpoints: noCheckpoints(name),
-    store: new NodeStore({ node: name, file: undefined, log: () => undefined }),
-    identity: await pki.identity(name),
-    log: () => undefined,
-    costs: new CostBook(stateDir),
-    sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
+  const book = new Book(join(dir, "state"));
+  const runtime = {
+    observe: () => Promise.resolve({ processes: 1, pid: 7, memoryBytes: 0 }),
+    destroy: ({ epoch }: { epoch: number }) => Promise.resolve(void done.push(`killed ${epoch}`)),
   };
+  const context = await bareContext(name, dir, { book, runtime, pki });
   const ends = { begun: () => undefined } as unknown as Endings;
   const beginnings = new Beginnings(context, ends, (_, work) => work());
   const ask = (operation: string, epoch: number) =>
