@@ -1,5 +1,5 @@
 /** A copy that was not here before begins to run: from its command, or from a checkpoint. */
-import { addressProblem } from "../model/address-holder.js";
+import { addressProblem, bareIp } from "../model/address.js";
 import type { Started } from "../model/contract.js";
 import { FerryError, ferryError } from "../model/failure.js";
 import type { Hold } from "../model/ownership.js";
@@ -88,16 +88,15 @@ export class Beginnings {
 
   /** This node does not answer its own question who has an address: one that it holds for a sleeper looks free. */
   private demandOwnAddress({ name, network }: WorkloadSpec): void {
-    const address = (ip: string): string => ip.split("/")[0] ?? ip;
     const { book, config } = this.context;
     const sleeper = book
       .sleepers()
       .map(({ workload }) => workload)
-      .find((other) => other !== name && address(book.spec(other)?.network.ip ?? "") === address(network.ip));
+      .find((other) => other !== name && bareIp(book.spec(other)?.network.ip ?? "") === bareIp(network.ip));
     if (sleeper === undefined) return;
     throw ferryError(
       "E_IP_CONFLICT",
-      `${name} can't run on ${config.node}: its address ${address(network.ip)} is held for ${sleeper}, which sleeps here`,
+      `${name} can't run on ${config.node}: its address ${bareIp(network.ip)} is held for ${sleeper}, which sleeps here`,
       {
         workload: name,
         node: config.node,

@@ -1,4 +1,5 @@
 /** IPv4 networks, as policies name them. */
+import { bareIp } from "../model/address.js";
 import { parseIpv4 } from "../model/spec-check.js";
 
 export interface Subnet {
@@ -17,6 +18,6 @@ export function parseSubnet(text: string): Subnet | undefined {
 
 /** Does the address of "address/prefix" lie in it? */
 export function inSubnet(ip: string, net: Subnet | undefined): boolean {
-  const address = parseIpv4(ip.split("/")[0] ?? "");
+  const address = parseIpv4(bareIp(ip));
   return net !== undefined && address !== undefined && address >= net.first && address < net.first + net.size;
 }

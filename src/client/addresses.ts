@@ -2,6 +2,7 @@
  * Addresses for workloads that were given none: a range in the middle of the network that the nodes' bridge is in (.100
  * to .199 of a /24). The first choice depends on the name alone, so that a repeated request is the same request.
  */
+import { bareIp } from "../model/address.js";
 
 /** The lab's, for a node that does not say. */
 export const DEFAULT_NETWORK = "10.77.0.0/24";
@@ -46,8 +47,6 @@ export function chooseIp(name: string, taken: ReadonlySet<string>, network = DEF
   }
   return undefined;
 }
-
-export const bareIp = (ip: string): string => ip.split("/")[0] ?? ip;
 
 /** 02:fe and the four bytes of the address: locally administered, unicast, unique where the address is. */
 export function macOf(ip: string): string {

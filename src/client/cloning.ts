@@ -1,11 +1,12 @@
 /** Clones: new workloads from one checkpoint, each with a name, an address and a MAC of its own. */
 import type { WorkflowExecutionInfo } from "@temporalio/client";
+import { bareIp } from "../model/address.js";
 import { chooseCheckpoint } from "../model/checkpoint-choice.js";
 import type { ListedCheckpoint } from "../model/checkpoints.js";
 import { FerryError, toFailure, type FailureData } from "../model/failure.js";
 import { UPDATE, type Restored, type RestoreRequest, type WorkloadInput } from "../model/messages.js";
 import type { WorkloadSpec } from "../model/workload.js";
-import { bareIp, macOf } from "./addresses.js";
+import { macOf } from "./addresses.js";
 import { asking } from "./failures.js";
 import { askNode, demandNode, type Context } from "./nodes.js";
 import { checkClone } from "./requests-checkpoints.js";

@@ -1,12 +1,13 @@
 /** What every new workload needs: an address that nobody has, and an entity that is started with its first update. */
 import { WithStartWorkflowOperation, type WorkflowExecutionInfo } from "@temporalio/client";
 import { TypedSearchAttributes, defineSearchAttributeKey } from "@temporalio/common";
+import { bareIp } from "../model/address.js";
 import { FerryError } from "../model/failure.js";
 import { WORKFLOW, type WorkloadInput } from "../model/messages.js";
 import { WORKFLOW_TASK_QUEUE, workloadWorkflowId, type SearchAttributeName } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
 import type { WorkloadSpec, WorkloadState, WorkloadStatus } from "../model/workload.js";
-import { addressRange, bareIp, chooseIp, DEFAULT_NETWORK, prefixOf } from "./addresses.js";
+import { addressRange, chooseIp, DEFAULT_NETWORK, prefixOf } from "./addresses.js";
 import { refuse } from "./failures.js";
 import { askNode, type Context } from "./nodes.js";
 import type { WorkloadHandle } from "./types.js";

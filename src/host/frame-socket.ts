@@ -4,6 +4,7 @@
  * nothing at the other end. Non-blocking; ends with the process that opened it.
  */
 import koffi from "koffi";
+import { bareIp } from "../model/address.js";
 import { ferryError } from "../model/failure.js";
 import { ipv4Bytes, macBytes } from "./frames.js";
 import { AF_PACKET, packetAddress, SOCK_RAW_NONBLOCK_CLOEXEC, socketCalls } from "./socket-calls.js";
@@ -39,7 +40,7 @@ export interface FrameAddress {
 
 export const frameAddress = (network: { mac: string; ip: string }): FrameAddress => ({
   mac: network.mac,
-  ip: network.ip.split("/")[0] ?? network.ip,
+  ip: bareIp(network.ip),
 });
 
 /** What frames to an address begin with. */

@@ -61,9 +61,12 @@ export const arpProbe = (mac: string, ip: string): Buffer =>
   arp(1, macBytes(mac), Buffer.alloc(4), Buffer.alloc(6), ipv4Bytes(ip));
 
 /** The answer to the probe of `to`, and to nobody else: no cache learns of it. */
-export function arpDefence(mac: string, ip: string, to: string): Buffer {
-  const asker = macBytes(to);
-  const frame = arp(2, macBytes(mac), ipv4Bytes(ip), asker, Buffer.alloc(4));
+export const arpDefence = (mac: string, ip: string, to: string): Buffer =>
+  arpReply(macBytes(mac), ipv4Bytes(ip), macBytes(to), Buffer.alloc(4));
+
+/** To `asker` alone. */
+function arpReply(mac: Buffer, address: Buffer, asker: Buffer, target: Buffer): Buffer {
+  const frame = arp(2, mac, address, asker, target);
   asker.copy(frame, 0);
   return frame;
 }
@@ -85,14 +88,12 @@ export function arpWanted(frame: Buffer, ip: string): string | undefined {
 
 /** The answer to an ARP request for `ip`, to whoever asks; undefined: this frame is none. */
 export function arpAnswer(frame: Buffer, mac: string, ip: string): Buffer | undefined {
-  if (frame.length < 42 || frame.readUInt16BE(12) !== ETH_P_ARP || frame.readUInt16BE(20) !== 1) return undefined;
+  if (!isArp(frame) || frame.readUInt16BE(20) !== 1) return undefined;
   const [own, address] = [macBytes(mac), ipv4Bytes(ip)];
   const asker = frame.subarray(22, 28);
   // One's own: it announces itself.
   if (!frame.subarray(38, 42).equals(address) || asker.equals(own)) return undefined;
-  const answer = arp(2, own, address, asker, frame.subarray(28, 32));
-  asker.copy(answer, 0);
-  return answer;
+  return arpReply(own, address, asker, frame.subarray(28, 32));
 }
 
 function checksum(...parts: Buffer[]): number {

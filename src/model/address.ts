@@ -1,9 +1,10 @@
-/** Whose an address is, by the journals of the nodes: also of what is frozen or in doubt, which answers nobody. */
+/** Addresses of workloads; and whose one is, by the journals of the nodes: also of what is frozen or in doubt, which answers nobody. */
 import type { FailureData } from "./failure.js";
 import type { NodeFacts } from "./node.js";
 import type { WorkloadSpec } from "./workload.js";
 
-const bare = (ip: string): string => ip.split("/")[0] ?? ip;
+/** Without the prefix length. */
+export const bareIp = (ip: string): string => ip.split("/")[0] ?? ip;
 
 /** Why a workload of this spec can't run anywhere: something else on `node` has its address. `held`: open holds of that node. */
 export function addressProblem(
@@ -11,8 +12,8 @@ export function addressProblem(
   node: string,
   held: NodeFacts["workloads"],
 ): FailureData | undefined {
-  const address = bare(network.ip);
-  const holder = held.find((one) => one.name !== name && one.ip !== undefined && bare(one.ip) === address);
+  const address = bareIp(network.ip);
+  const holder = held.find((one) => one.name !== name && one.ip !== undefined && bareIp(one.ip) === address);
   if (holder === undefined) return undefined;
   return {
     code: "E_IP_CONFLICT",

@@ -3,7 +3,7 @@
  * node that is known must say first that it has no copy of it, or have been fenced. It gets an epoch that nobody has seen.
  */
 import { patched } from "@temporalio/workflow";
-import { addressProblem } from "../model/address-holder.js";
+import { addressProblem } from "../model/address.js";
 import type { ListedCheckpoint, StoredCheckpoint } from "../model/checkpoints.js";
 import { chooseCheckpoint, type Wanted } from "../model/checkpoint-choice.js";
 import { CONTRACT_SCHEMA, type OperationRef } from "../model/contract.js";

@@ -6,7 +6,7 @@
  * anything else that has its address.
  */
 import { patched, sleep } from "@temporalio/workflow";
-import { addressProblem } from "../model/address-holder.js";
+import { addressProblem } from "../model/address.js";
 import { CONTRACT_SCHEMA, type Observation } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import type { Tuning } from "../model/messages.js";

@@ -12,6 +12,7 @@
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { AddressClaim } from "../../host/address-claim.js";
+import { bareIp } from "../../model/address.js";
 import type { CheckpointSource } from "../../model/checkpoints.js";
 import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
@@ -172,7 +173,7 @@ export class Restoring {
     const store = await this.context.store.open();
     const reader = await store.read(of, checkpoint);
     try {
-      const claiming = AddressClaim.take(config.bridge, ip.split("/")[0] ?? ip).then((claim) => (this.address = claim));
+      const claiming = AddressClaim.take(config.bridge, bareIp(ip)).then((claim) => (this.address = claim));
       this.claiming = claiming;
       const [before] = await Promise.all([demandRestorable(store, reader, config.node, incarnation.spec), claiming]);
       this.demandAddress();
@@ -195,7 +196,7 @@ export class Restoring {
     const { ip } = this.what.incarnation.spec.network;
     throw ferryError(
       "E_IP_CONFLICT",
-      `${this.name} was not restored: its address ${ip.split("/")[0]} is in use by ${taken}`,
+      `${this.name} was not restored: its address ${bareIp(ip)} is in use by ${taken}`,
       {
         workload: this.name,
         remedy: "give another address with --ip, or stop what uses this one",

@@ -8,7 +8,7 @@ import { elfBuildId } from "../../host/elf.js";
 import { cpuFlags } from "../../host/facts.js";
 import { parseMountinfo, readProc, shown } from "../../host/procfs.js";
 import { userfaultfdProblem } from "../../host/userfaultfd-probe.js";
-import { addressProblem } from "../../model/address-holder.js";
+import { addressProblem } from "../../model/address.js";
 import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";

@@ -8,6 +8,7 @@ import { stat, statfs } from "node:fs/promises";
 import { cpuFlags as readCpuFlags } from "../../host/facts.js";
 import { run } from "../../host/exec.js";
 import { socketProtocol, socketsOf } from "../../host/sockets.js";
+import { bareIp } from "../../model/address.js";
 import type { OperationRef, SourceFacts } from "../../model/contract.js";
 import { toFailure } from "../../model/failure.js";
 import type { NodeFacts } from "../../model/node.js";
@@ -114,7 +115,7 @@ async function checkSockets(tree: Tree, spec: WorkloadSpec): Promise<Finding[]> 
   return [
     ...checkPipes(half, holders),
     ...checkUnix(owned, external, holders),
-    ...checkInet(owned, sockets.inet, spec.network.ip.split("/")[0]),
+    ...checkInet(owned, sockets.inet, bareIp(spec.network.ip)),
     ...checkOtherSockets(owned, sockets, socketProtocol),
   ];
 }

@@ -9,6 +9,7 @@ import { FrameKeeper as KeptFrames } from "../../host/kept-frames.js";
 import { createNetwork, listNetworks, removeNetwork, setLink } from "../../host/netns.js";
 import { packetsOf } from "../../host/net-counters.js";
 import { killGroup } from "../../host/proc.js";
+import { bareIp } from "../../model/address.js";
 import { ferryError } from "../../model/failure.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { EngineHandle, FrameDoor, FrameKeeper, Incarnation, OperationDirs, Runtime } from "../runtime.js";
@@ -34,14 +35,10 @@ interface Name {
 
 function demandFree({ takenBy }: AddressClaim, { name, network }: WorkloadSpec): void {
   if (takenBy === undefined) return;
-  throw ferryError(
-    "E_START",
-    `${name} did not start: its address ${network.ip.split("/")[0]} is in use by ${takenBy}`,
-    {
-      workload: name,
-      remedy: "give another address with --ip, or stop what uses this one",
-    },
-  );
+  throw ferryError("E_START", `${name} did not start: its address ${bareIp(network.ip)} is in use by ${takenBy}`, {
+    workload: name,
+    remedy: "give another address with --ip, or stop what uses this one",
+  });
 }
 
 /** Throws E_TOOL when the machine has no cgroup v2 tree. */
@@ -61,7 +58,7 @@ class ProcessRuntime implements Runtime {
     if (parts.cgroup.populated) {
       throw ferryError("E_STATE", `${spec.name} of epoch ${epoch} has processes already`, { workload: spec.name });
     }
-    const address = spec.network.ip.split("/")[0] ?? spec.network.ip;
+    const address = bareIp(spec.network.ip);
     const claim = await AddressClaim.take(this.places.config.bridge, address);
     try {
       demandFree(claim, spec);
@@ -230,7 +227,7 @@ class ProcessRuntime implements Runtime {
     const { network } = incarnation.spec;
     const before = this.announcers.get(parts.network.netns);
     if (before?.usable === true) return before;
-    const address = network.ip.split("/")[0] ?? network.ip;
+    const address = bareIp(network.ip);
     const announcer = new Announcer(parts.network.netns, network.mac, [address]);
     this.announcers.set(parts.network.netns, announcer);
     mkdirSync(parts.dir, { recursive: true, mode: 0o700 });
