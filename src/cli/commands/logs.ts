@@ -1,13 +1,15 @@
 /** `ferry logs`: a workload's output, followed across moves (the log moves with the workload). */
 import type { Command } from "commander";
 import type { WorkloadHandle } from "../../client/types.js";
-import type { LogChunk } from "../../model/contract.js";
 import { isRetryable, toFailure, type FailureCode } from "../../model/failure.js";
 import type { WorkloadState, WorkloadStatus } from "../../model/workload.js";
 import { withClient, withConnection, type ConnectionFlags } from "../connection.js";
-import { onInterrupt, pause } from "../interrupt.js";
+import { onInterrupt, pause, type Interrupt } from "../interrupt.js";
 import type { CommandContext } from "../io.js";
 import { parseSize, parseWorkloadName } from "../parse.js";
+
+/** What is asked of a workload here. */
+type Log = Pick<WorkloadHandle, "name" | "status" | "logs">;
 
 interface LogsFlags extends ConnectionFlags {
   follow?: boolean;
@@ -33,61 +35,87 @@ export function register(program: Command, context: CommandContext): void {
       if (flags.json === true && flags.follow === true) command.error("error: --json and --follow don't go together");
       await withClient(context, flags, async (client) => {
         const workload = client.workloads.get(name);
-        const first = await workload.logs({ offset: flags.tail === undefined ? 0 : -flags.tail, maxBytes: CHUNK });
+        const from = flags.tail === undefined ? 0 : -flags.tail;
         if (flags.json === true) {
-          context.json(first);
-          return;
+          context.json(await workload.logs({ offset: from, maxBytes: CHUNK }));
+        } else if (flags.follow === true) {
+          await untilInterrupted((interrupt) => follow(workload, from, context, interrupt));
+        } else {
+          await printOn(workload, { offset: from }, context);
         }
-        const next = await untilEnd(workload, first, context);
-        if (flags.follow === true) await follow(workload, next, context);
       });
     });
 }
 
-/** Prints from `chunk` to the end as it is now; returns the offset to go on from. */
-async function untilEnd(workload: WorkloadHandle, chunk: LogChunk, context: CommandContext): Promise<number> {
-  let at = chunk;
+/** Where a reader of the log has got to. It moves on with every piece printed, so that none is printed again after a failure. */
+interface Cursor {
+  /** Bytes; negative: that far before the end. */
+  offset: number;
+}
+
+/** Prints from the cursor to the end as it is now. */
+async function printOn(workload: Log, cursor: Cursor, context: CommandContext, interrupt?: Interrupt): Promise<void> {
   for (;;) {
+    const at = await workload.logs({ offset: cursor.offset, maxBytes: CHUNK });
+    if (interrupt?.happened() === true) return;
     if (at.text !== "") context.io.stdout.write(at.text);
-    if (at.nextOffset >= at.sizeBytes || at.nextOffset <= at.offset) return at.nextOffset;
-    at = await workload.logs({ offset: at.nextOffset, maxBytes: CHUNK });
+    cursor.offset = at.nextOffset;
+    if (at.nextOffset >= at.sizeBytes || at.nextOffset <= at.offset) return;
   }
 }
 
-async function follow(workload: WorkloadHandle, from: number, context: CommandContext): Promise<void> {
+/**
+ * Ctrl-C ends it quietly from the first moment on: a log that grows faster than it is read has no end to wait for, and
+ * a node that does not answer is not waited for either.
+ */
+async function untilInterrupted(work: (interrupt: Interrupt) => Promise<void>): Promise<void> {
   const interrupt = onInterrupt();
-  let offset = from;
-  let away = false;
   try {
-    while (!interrupt.happened()) {
-      try {
-        // Asked before the last look: what it wrote until then is in the log.
-        const ended = endOf(await workload.status());
-        offset = await untilEnd(workload, await workload.logs({ offset, maxBytes: CHUNK }), context);
-        away = false;
-        if (ended !== undefined) {
-          context.err(`ferry: ${workload.name} ${ended}`);
-          return;
-        }
-      } catch (error) {
-        const failure = toFailure(error);
-        if (failure.code === "E_WORKLOAD_UNKNOWN" && (await isGone(workload))) {
-          context.err(`ferry: ${workload.name} was removed`);
-          return;
-        }
-        const passing = isRetryable(failure.code) || PASSING.includes(failure.code);
-        if (!passing) throw error;
-        if (!away) context.err(`ferry: ${failure.message}; going on when it answers`);
-        away = true;
-      }
-      await pause(FOLLOW_EVERY_MS, interrupt);
-    }
+    await Promise.race([work(interrupt), interrupt.asked]);
   } finally {
     interrupt.release();
   }
 }
 
-const isGone = (workload: WorkloadHandle): Promise<boolean> =>
+/** Shows the log as it grows, until the workload's end, a failure that does not pass, or the interrupt. */
+export async function follow(
+  workload: Log,
+  from: number,
+  context: CommandContext,
+  interrupt: Interrupt,
+): Promise<void> {
+  // What is there is shown first, and what goes wrong with that is no passing thing: the workload may not exist.
+  const cursor: Cursor = { offset: from };
+  await printOn(workload, cursor, context, interrupt);
+  let away = false;
+  while (!interrupt.happened()) {
+    try {
+      // Asked before the last look: what it wrote until then is in the log.
+      const ended = endOf(await workload.status());
+      await printOn(workload, cursor, context, interrupt);
+      away = false;
+      if (interrupt.happened()) return;
+      if (ended !== undefined) {
+        context.err(`ferry: ${workload.name} ${ended}`);
+        return;
+      }
+    } catch (error) {
+      if (interrupt.happened()) return;
+      const failure = toFailure(error);
+      if (failure.code === "E_WORKLOAD_UNKNOWN" && (await isGone(workload))) {
+        context.err(`ferry: ${workload.name} was removed`);
+        return;
+      }
+      const passing = isRetryable(failure.code) || PASSING.includes(failure.code);
+      if (!passing) throw error;
+      if (!away) context.err(`ferry: ${failure.message}; going on when it answers`);
+      away = true;
+    }
+    await pause(FOLLOW_EVERY_MS, interrupt);
+  }
+}
+
+const isGone = (workload: Log): Promise<boolean> =>
   workload.status().then(
     ({ state }) => state === "removed",
     (error: unknown) => toFailure(error).code === "E_WORKLOAD_UNKNOWN",
