@@ -4,7 +4,7 @@ import { isCheckpointId } from "../model/checkpoints.js";
 import { ON_STALL } from "../model/convergence.js";
 import { TRACKERS } from "../model/mover.js";
 import { steerProblems, type SteerCommand } from "../model/steering.js";
-import { isNodeName, isOperationId, isWorkloadName, nameProblem } from "../model/names.js";
+import { isNodeName, isOperationId, isOperationOf, isWorkloadName, nameProblem } from "../model/names.js";
 import { HOLD_STATES } from "../model/ownership.js";
 import { ASKED_MODES, MODES } from "../model/plan.js";
 import { MAX_GRACE_MS } from "../model/request-check.js";
@@ -49,7 +49,8 @@ export const refSchema = z
     source: nodeName,
     destination: nodeName,
   })
-  .refine((ref) => ref.to > ref.epoch, "`to` must be later than `epoch`");
+  .refine((ref) => ref.to > ref.epoch, "`to` must be later than `epoch`")
+  .refine((ref) => isOperationOf(ref.operation, ref.workload), "`operation` must be one of `workload`");
 
 export const optionsSchema = z.strictObject({
   mode: z.enum(MODES),

@@ -46,7 +46,12 @@ export const operationId = (workload: string, kind: string, sequence: number): s
 const OPERATION = /^[a-z0-9][a-z0-9-]{0,39}\.[a-z]{1,16}\.[0-9]{1,9}$/;
 /** Ids of operations that run a workload from a checkpoint: after its node was lost, or because nothing of it ran. */
 export const RECOVERY = /\.(?:recover|restore)\.\d+$/;
+/** Ids of operations between two nodes: these alone are settled, and cleaned up, by asking both. */
+export const MIGRATION = /\.migrate\.\d+$/;
 export const isOperationId = (id: unknown): id is string => typeof id === "string" && OPERATION.test(id);
+/** Names hold no dot: what stands before the first one is the workload. Anything that is no id at all is not judged here. */
+export const isOperationOf = (id: unknown, workload: unknown): boolean =>
+  !isOperationId(id) || id.split(".")[0] === workload;
 
 /** One incarnation of a workload on a node: names its cgroup, network namespace and directories. */
 export const incarnation = (workload: string, epoch: number): string => `${workload}.${epoch}`;

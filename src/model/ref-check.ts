@@ -1,6 +1,6 @@
 /** What names an operation, and how long its workflow waits for nodes: parts of many inputs. Pure. */
 import { object, whole } from "./fields.js";
-import { isOperationId, nameProblem } from "./names.js";
+import { isOperationId, isOperationOf, nameProblem } from "./names.js";
 import { shown } from "./words.js";
 
 export const MAX_EPOCH = 1_000_000_000;
@@ -17,6 +17,7 @@ export const tuningProblems = (tuning: unknown): string[] =>
 export const refProblems = (ref: unknown): string[] =>
   object("ref", ref, ({ operation, workload, epoch, to, source, destination }) => [
     isOperationId(operation) ? undefined : `operation ${shown(operation)} is not valid`,
+    isOperationOf(operation, workload) ? undefined : `operation ${shown(operation)} is not one of ${shown(workload)}`,
     nameProblem("workload", workload),
     nameProblem("node", source),
     nameProblem("node", destination),

@@ -25,6 +25,7 @@ import {
   tryAsk,
   type Answer,
 } from "./calls.js";
+import { fenced } from "./fenced.js";
 import { knock } from "./knock.js";
 import { sameSpec } from "../model/spec-signature.js";
 
@@ -37,7 +38,7 @@ export interface StartOn {
   tuning: Tuning;
   /** Nobody knows where the workload was: the other nodes are asked first. */
   askOthers: boolean;
-  /** Nodes that are switched off, as a person says: their silence is no reason to refuse. */
+  /** Nodes that are switched off, as a person says: if they were fenced their silence is no reason to refuse. */
   off: readonly string[];
 }
 /** A node that has not answered within this long is silent. */
@@ -119,7 +120,7 @@ async function askOthers(
   if (problems[0] !== undefined || adopt) return { problem: problems[0], holds };
   const away = said.filter(({ node, failure }) => failure !== undefined && !ask.off.includes(node));
   const first = away[0]?.failure;
-  if (first === undefined) return { holds };
+  if (first === undefined) return { holds, problem: await notFenced(ask, said) };
   const silent = away.map(({ node }) => node);
   const names = silent.join(", ");
   const problem: FailureData = {
@@ -127,9 +128,26 @@ async function askOthers(
     message: `${workload} is not started: ${names} can't say whether it has a copy of it: ${first.message}`,
     workload,
     node: silent[0] ?? "",
-    remedy: `bring ${names} back, then run it again; if it is switched off and stays so, say that: ferry run ${workload} ${silent.map((node) => `--off ${node}`).join(" ")} ...`,
+    remedy: `bring ${names} back, then run it again; one that is switched off and stays so is fenced (ferry fence) and named: ferry run ${workload} ${silent.map((node) => `--off ${node}`).join(" ")} ...`,
   };
   return { problem, holds };
+}
+
+/** A word is not enough that those of `off` which are silent are off: each was fenced. Answers what stands against that. */
+async function notFenced(
+  { spec, node: asked, tuning }: StartOn,
+  said: readonly { node: string; failure?: FailureData }[],
+): Promise<FailureData | undefined> {
+  if (!patched("a start believes a fence, not a word")) return undefined;
+  for (const { node, failure: silence } of said) {
+    if (silence === undefined) continue;
+    try {
+      await fenced({ workload: spec.name, node, silence, asked, since: 0, began: "" }, tuning);
+    } catch (error) {
+      return readFailure(error, asked);
+    }
+  }
+  return undefined;
 }
 
 /** Whether it was started or not: afterwards it is not. */

@@ -4,6 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { UPDATE } from "../../src/model/messages.js";
+import { nodeWorkflowId } from "../../src/model/names.js";
 import type { Point } from "../../src/runtimes/simulated/world.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
 import { refusal, Stage, Subject, until } from "./support.js";
@@ -66,7 +68,7 @@ describe("no second copy", { skip: skipWithoutTemporal }, () => {
     assert.equal((await subject.start("node-a")).epoch, 1);
   });
 
-  test("a node that is silent may have it: refused, unless a person says that it is off", async () => {
+  test("a node that is silent may have it: refused, unless it was fenced and a person says that it stays off", async () => {
     const subject = new Subject(stage, "silence");
     await stage.workers.stopNode("node-c");
     try {
@@ -75,6 +77,12 @@ describe("no second copy", { skip: skipWithoutTemporal }, () => {
       assert.match(message, /silence is not started: node-c can't say whether it has a copy/);
       assert.match(remedy ?? "", /--off node-c/);
       assert.deepEqual(stage.world.copies("silence"), []);
+      const word = await refusal(() => subject.start("node-a", undefined, undefined, ["node-c"]));
+      assert.match(word.message, /node-c does not answer, and nobody has fenced it/);
+      assert.deepEqual(stage.world.copies("silence"), []);
+      await stage.client.workflow
+        .getHandle(nodeWorkflowId("node-c"))
+        .executeUpdate(UPDATE.fence, { args: [{ evidence: "the plug is in my hand" }] });
       const status = await subject.start("node-a", undefined, undefined, ["node-c"]);
       assert.equal(status.state, "running");
       // Stopped and started again under its own entity: nobody else needs to be asked.

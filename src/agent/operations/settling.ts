@@ -4,8 +4,8 @@
  */
 import { rm } from "node:fs/promises";
 import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef, ResolveInput } from "../../model/contract.js";
-import { ferryError } from "../../model/failure.js";
-import { RECOVERY } from "../../model/names.js";
+import { ferryError, type Side } from "../../model/failure.js";
+import { MIGRATION, RECOVERY } from "../../model/names.js";
 import { isDead, isOpen, mayRefuse, mayRun, runningHold, type Hold } from "../../model/ownership.js";
 import { signToken, verifyReceipt } from "../../transfer/link/index.js";
 import { removeOperation, sideDirs } from "./dirs.js";
@@ -25,6 +25,11 @@ const SETTLE_WAIT_MS = 20_000;
 
 const within = (work: Promise<unknown>, ms: number): Promise<unknown> =>
   Promise.race([work.catch(() => undefined), new Promise((resolve) => setTimeout(resolve, ms))]);
+
+/** Between two nodes: what it holds there is neither at rest nor over. */
+const underWay = ({ state }: Hold): boolean => state !== "OWNER" && isOpen(state);
+const notSettled = (workload: string, state: Hold["state"], node: string) =>
+  ferryError("E_STATE", `${workload} is ${state} on node ${node}: the hand-over is not settled yet`);
 
 export class Settling {
   private readonly context: NodeContext;
@@ -282,10 +287,37 @@ export class Settling {
     }
   }
 
+  /**
+   * Whoever asks must mean the operation that the journal knows under that id: by another one's epochs nothing here would
+   * seem to be under way, and what is removed is what a hand-over lives on. Throws E_REQUEST, E_STATE.
+   */
+  private demandKnown(ref: OperationRef, side: Side): void {
+    const { operation, workload, epoch } = ref;
+    const { node } = this.context.config;
+    const wrong = (why: string) =>
+      ferryError("E_REQUEST", `operation ${operation} is not cleaned up on ${node}: ${why}`);
+    if (!MIGRATION.test(operation)) throw wrong("it is no migration");
+    if (node !== ref.source && node !== ref.destination) throw wrong("this node has no part in it");
+    const record = this.book.operation(side, operation);
+    if (record !== undefined) {
+      const own = record.input.ref;
+      // Restored on the source itself it has gone on, under the same id, to a later epoch.
+      const same =
+        own.workload === workload &&
+        own.epoch === epoch &&
+        own.source === ref.source &&
+        (record.local === true ? own.to >= ref.to : own.to === ref.to && own.destination === ref.destination);
+      if (!same) throw wrong(`here it is of epoch ${own.epoch} to ${own.to}, not of ${epoch} to ${ref.to}`);
+    }
+    const open = this.book.holds(workload).find((hold) => hold.operation === operation && underWay(hold));
+    if (open !== undefined) throw notSettled(workload, open.state, node);
+  }
+
   async cleanup(ref: OperationRef): Promise<void> {
     const { config } = this.context;
     const { node } = config;
     const side = node === ref.source ? "source" : "destination";
+    this.demandKnown(ref, side);
     if (side === "source") {
       await this.endLate(ref);
       const hold = this.book.hold(ref.workload, ref.epoch);
@@ -301,12 +333,12 @@ export class Settling {
         await this.context.runtime.throttle({ spec, epoch: stays.epoch }, 0);
       }
       if (state === "RELEASED" || state === "FROZEN") {
-        throw ferryError("E_STATE", `${ref.workload} is ${state} on node ${node}: the hand-over is not settled yet`);
+        throw notSettled(ref.workload, state, node);
       }
     } else {
       const state = this.book.hold(ref.workload, ref.to)?.state;
       if (state !== undefined && state !== "OWNER" && isOpen(state)) {
-        throw ferryError("E_STATE", `${ref.workload} is ${state} on node ${node}: the hand-over is not settled yet`);
+        throw notSettled(ref.workload, state, node);
       }
       if (state === "TOMBSTONE") {
         await this.context.runtime.destroy({ name: ref.workload, epoch: ref.to });

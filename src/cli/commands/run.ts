@@ -108,7 +108,7 @@ export function register(program: Command, context: CommandContext): void {
     .option("--signed <file>", "run what was signed (ferry sign), instead of name, command and the options above")
     .option(
       "--off <node>",
-      "this node is switched off and stays so: its silence is no reason to refuse; may be given again and again",
+      "this node is switched off, was fenced, and stays off: its silence is no reason to refuse; may be given again and again",
       parseNodeNames,
     )
     .option("--json", "print its status as JSON")
@@ -124,6 +124,7 @@ Examples:
 
 Every node says first that it has no copy of that name. One that does not answer is a reason to refuse: bring it back, or,
 when you have made sure that it is switched off and stays so:
+  ferry fence node-c --i-have-powered-it-off
   ferry run redis --node node-a --off node-c -- redis-server`,
     )
     .action(async (name: string | undefined, words: string[], flags: RunFlags) => {

@@ -1,0 +1,105 @@
+/** A clean-up that names an operation and does not mean it: nothing that a hand-over, a restore or a checkpoint lives on is removed. */
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { Book } from "../../src/agent/book.js";
+import { HandOvers } from "../../src/agent/operations/hand-overs.js";
+import { Settling } from "../../src/agent/operations/settling.js";
+import { refSchema } from "../../src/agent/schemas.js";
+import type { OperationRef } from "../../src/model/contract.js";
+import { FerryError, type FailureCode, type Side } from "../../src/model/failure.js";
+import { makePki, type Pki } from "../transfer/link-support.js";
+import { specOf } from "../workflows/support.js";
+import { bareContext } from "./bare-context.js";
+
+const workload = "web";
+const ref: OperationRef = {
+  schema: 1,
+  operation: "web.migrate.2",
+  workload,
+  epoch: 1,
+  to: 2,
+  source: "node-a",
+  destination: "node-b",
+};
+let root: string;
+let pki: Pki;
+before(async () => {
+  root = mkdtempSync(join(tmpdir(), "ferry-forged-"));
+  pki = await makePki();
+});
+after(() => {
+  pki.remove();
+  rmSync(root, { recursive: true, force: true });
+});
+
+const failsWith = (code: FailureCode) => (error: unknown) => error instanceof FerryError && error.code === code;
+
+/** A node in the middle of `web.migrate.2`, with what it lives on there. */
+async function inTheMiddle(side: Side) {
+  const dir = mkdtempSync(join(root, side));
+  const node = ref[side];
+  const book = new Book(join(dir, "state"));
+  const done: string[] = [];
+  const runtime = {
+    observe: () => Promise.resolve({ processes: 1, memoryBytes: 0 }),
+    throttle: () => Promise.resolve(),
+    destroy: ({ epoch }: { epoch: number }) => Promise.resolve(void done.push(`killed ${epoch}`)),
+  };
+  const context = await bareContext(node, dir, { book, runtime, pki });
+  const options = { mode: "postcopy" as const, dryRun: false, maxBlackoutMs: 1000 };
+  const place = { host: "127.0.0.1", port: 1 };
+  book.recordSpec(specOf(workload));
+  const own = { workload, operation: ref.operation };
+  if (side === "source") {
+    book.record({ workload, epoch: 1, state: "OWNER", operation: "web.start.1" });
+    book.recordOperation({ side, input: { ref, options, reservation: { agent: place, mover: place } } });
+    book.record({ ...own, epoch: 1, state: "FROZEN", to: 2 });
+  } else {
+    const input = { ref, options, spec: specOf(workload), memoryBytes: 0, volumeBytes: 0 };
+    book.recordOperation({ side, input });
+    book.record({ ...own, epoch: 2, state: "RESERVED", peer: ref.source });
+  }
+  const things = join(context.config.runDir, "ops", ref.operation);
+  mkdirSync(things, { recursive: true });
+  return { book, done, things, runDir: context.config.runDir, settling: new Settling(context, new HandOvers(context)) };
+}
+
+for (const side of ["source", "destination"] as const) {
+  test(`at the ${side} of a hand-over under way: refused, whatever epochs it names`, async () => {
+    const { book, done, things, settling } = await inTheMiddle(side);
+    for (const [epoch, to] of [
+      [7, 8],
+      [1, 9],
+      [0, 2],
+    ] as const) {
+      await assert.rejects(settling.cleanup({ ...ref, epoch, to }), failsWith("E_REQUEST"));
+    }
+    const elsewhere = side === "source" ? { destination: "node-c" } : { source: "node-c" };
+    await assert.rejects(settling.cleanup({ ...ref, ...elsewhere }), failsWith("E_REQUEST"));
+    // Well meant, and too early.
+    await assert.rejects(settling.cleanup(ref), failsWith("E_STATE"));
+    assert.ok(existsSync(things));
+    assert.deepEqual(done, []);
+    book.close();
+  });
+}
+
+test("what is no migration, and a node that has no part in it: refused", async () => {
+  const { book, runDir, settling } = await inTheMiddle("source");
+  for (const operation of ["web.restore.3", "web.feed.3", "web.checkpoint.4", "web.start.1"]) {
+    mkdirSync(join(runDir, "ops", operation), { recursive: true });
+    await assert.rejects(settling.cleanup({ ...ref, operation, epoch: 7, to: 8 }), failsWith("E_REQUEST"));
+    assert.ok(existsSync(join(runDir, "ops", operation)));
+  }
+  const others = { ...ref, operation: "web.migrate.9", source: "node-c", destination: "node-d" };
+  await assert.rejects(settling.cleanup(others), failsWith("E_REQUEST"));
+  book.close();
+});
+
+test("an operation of one workload in the name of another is no reference at all", () => {
+  assert.equal(refSchema.safeParse(ref).success, true);
+  assert.equal(refSchema.safeParse({ ...ref, operation: "webb.migrate.2" }).success, false);
+});
