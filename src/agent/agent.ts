@@ -62,6 +62,7 @@ import {
   mustBe,
   mustBeHere,
   removeSpentVolume,
+  sweepSpent,
   shadowDir,
   specOf,
   volumeDir,
@@ -139,6 +140,7 @@ export class FerryAgent implements NodeAgent {
     }
     if (swept.length > 0) this.context.log("warn", "swept what the journal does not own", { swept });
     await sweepRestored(this.context);
+    await sweepSpent(this.context);
     for (const name of this.book.workloads()) {
       await keepAside(this.context, name);
       await removeSpentVolume(this.context, name);

@@ -1,7 +1,7 @@
 /** What every operation of this node works with. */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { CheckpointSource } from "../../model/checkpoints.js";
 import type { OperationRef, Receipt } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
@@ -51,6 +51,10 @@ export const volumeDir = (config: AgentConfig, workload: string): string => join
 export const shadowDir = (config: AgentConfig, workload: string): string => join(config.stateDir, "shadows", workload);
 
 const SPENT = ["TOMBSTONE", "GONE", "BURNED", "FENCED"];
+/** Over, and its files are wanted yet. */
+const KEEPS_FILES = ["STOPPED", "SUPERSEDED"];
+/** No workload's name begins so. */
+const SPENT_PREFIX = ".spent-";
 /**
  * Removes what came here for a hand-over that was refused, and what was left when a workload went elsewhere. Files of a
  * workload that this node runs, holds, or has stopped stay.
@@ -58,8 +62,43 @@ const SPENT = ["TOMBSTONE", "GONE", "BURNED", "FENCED"];
 export async function removeSpentVolume({ book, config }: NodeContext, workload: string): Promise<void> {
   const holds = book.holds(workload);
   if (holds.length === 0 || !holds.every((hold) => SPENT.includes(hold.state))) return;
-  await rm(volumeDir(config, workload), { recursive: true, force: true });
-  await rm(shadowDir(config, workload), { recursive: true, force: true });
+  await Promise.all([volumeDir(config, workload), shadowDir(config, workload)].map(discard));
+}
+
+/**
+ * What an epoch that went elsewhere has left. The directory is the workload's: a clean-up that comes late (the node was cut off)
+ * leaves it to whatever has it since, be it on its way here, frozen, or stopped.
+ */
+export async function removeHandedOver({ book, config }: NodeContext, workload: string, epoch: number): Promise<void> {
+  const taken = book
+    .holds(workload)
+    .some((hold) => isOpen(hold.state) || (hold.epoch > epoch && KEEPS_FILES.includes(hold.state)));
+  if (!taken) await discard(volumeDir(config, workload));
+}
+
+/**
+ * Out of the way at once, in the same moment in which the journal was asked; removing it takes its time, and a hand-over that
+ * comes meanwhile begins with a directory of its own. Boot sweeps what was left.
+ */
+async function discard(dir: string): Promise<void> {
+  const aside = join(dirname(dir), `${SPENT_PREFIX}${basename(dir)}-${process.hrtime.bigint()}`);
+  try {
+    renameSync(dir, aside);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return;
+  }
+  await rm(aside, { recursive: true, force: true });
+}
+
+/** Boot: what an agent was removing when it died. */
+export async function sweepSpent({ config }: NodeContext): Promise<void> {
+  for (const dir of [volumeDir, shadowDir].map((of) => dirname(of(config, "any")))) {
+    if (!existsSync(dir)) continue;
+    for (const name of readdirSync(dir)) {
+      if (name.startsWith(SPENT_PREFIX)) await rm(join(dir, name), { recursive: true, force: true });
+    }
+  }
 }
 
 /**

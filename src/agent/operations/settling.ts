@@ -2,7 +2,6 @@
  * Settling a hand-over: what the workflow asks when an answer was lost, and how it is told to go back, to refuse, to go
  * on, and to clean up. The workflow only routes; what may still happen is in the journal.
  */
-import { rm } from "node:fs/promises";
 import type { AcknowledgeInput, DeliverInput, Inquiry, OperationRef, ResolveInput } from "../../model/contract.js";
 import { ferryError, type Side } from "../../model/failure.js";
 import { MIGRATION, RECOVERY } from "../../model/names.js";
@@ -15,8 +14,8 @@ import {
   mustBe,
   mustBeHere,
   receiptOf,
+  removeHandedOver,
   removeSpentVolume,
-  volumeDir,
   type NodeContext,
 } from "./node-context.js";
 
@@ -324,7 +323,7 @@ export class Settling {
       const state = this.sourceState(ref);
       if (hold?.state === "GONE" && state === "GONE" && runningHold(this.book.ledger, ref.workload) === undefined) {
         await this.context.runtime.destroy({ name: ref.workload, epoch: ref.epoch });
-        await rm(volumeDir(config, ref.workload), { recursive: true, force: true });
+        await removeHandedOver(this.context, ref.workload, ref.epoch);
       }
       // What was throttled in the rounds never stays so. Whoever asks for the clean-up asks again when this fails.
       const stays = runningHold(this.book.ledger, ref.workload);
