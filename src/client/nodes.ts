@@ -1,10 +1,19 @@
 /** The nodes: every worker registers its node's entity at boot, so that a visibility query lists them. */
-import type { Client } from "@temporalio/client";
+import { WithStartWorkflowOperation, type Client } from "@temporalio/client";
 import { defineSearchAttributeKey } from "@temporalio/common";
-import { QUERY, UPDATE, WORKFLOW, type AskRequest, type FenceRequest, type NodeState } from "../model/messages.js";
-import { nodeWorkflowId } from "../model/names.js";
+import {
+  QUERY,
+  UPDATE,
+  WORKFLOW,
+  type AskRequest,
+  type FenceRequest,
+  type NodeInput,
+  type NodeState,
+} from "../model/messages.js";
+import { nodeWorkflowId, WORKFLOW_TASK_QUEUE } from "../model/names.js";
 import { AWAY, type Away } from "../model/presence.js";
 import type { NodeFacts } from "../model/node.js";
+import { registeredNodes, type NodeRun } from "../model/registry.js";
 import { FerryError, ferryError } from "../model/failure.js";
 import { asking, toFerryError } from "./failures.js";
 import { checkName } from "./requests.js";
@@ -15,6 +24,7 @@ export interface Context {
   address: string;
 }
 
+const NODE = defineSearchAttributeKey("FerryNode", "KEYWORD");
 const STATE = defineSearchAttributeKey("FerryState", "KEYWORD");
 const ASK_TIMEOUT_MS = 15_000;
 
@@ -106,27 +116,51 @@ export function nodesOf(context: Context): FerryClient["nodes"] {
       }),
     forget: async (name) => {
       checkName("node", name);
-      await demandNode(context, name);
+      await demandRegistered(context, name);
       await asking({ address: context.address, doing: `forget ${name}` }, () =>
-        context.client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
-          context.client.workflow.getHandle(nodeWorkflowId(name)).executeUpdate<void, []>(UPDATE.forget, { args: [] }),
-        ),
+        context.client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () => tell<void>(context, name, UPDATE.forget, [])),
       );
     },
     fence: async (name, evidence) => {
       checkName("node", name);
-      await demandNode(context, name);
+      await demandRegistered(context, name);
       const state = await asking({ address: context.address, doing: `fence ${name}` }, () =>
         context.client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
-          context.client.workflow
-            .getHandle(nodeWorkflowId(name))
-            .executeUpdate<NodeState, [FenceRequest]>(UPDATE.fence, { args: [{ evidence }] }),
+          tell<NodeState>(context, name, UPDATE.fence, [{ evidence }]),
         ),
       );
       return state.fence ?? { at: Date.now(), evidence };
     },
   };
 }
+
+/** Also one whose entity was ended by something else than `forget`: until it is fenced and forgotten it is asked for its copies. */
+async function demandRegistered(context: Context, node: string): Promise<void> {
+  const { client, address } = context;
+  const known = await asking({ address, doing: `look up node ${node}` }, async () => {
+    const query = `WorkflowType = '${WORKFLOW.node}' AND WorkflowId = '${nodeWorkflowId(node)}'`;
+    const runs: NodeRun[] = [];
+    for await (const { workflowId, status, startTime, typedSearchAttributes } of client.workflow.list({ query })) {
+      const startedAt = startTime.getTime();
+      runs.push({ workflowId, status: status.name, startedAt, node: typedSearchAttributes.get(NODE) });
+    }
+    return registeredNodes(runs);
+  });
+  if (!known.includes(node)) await demandNode(context, node);
+}
+
+type NodeWorkflow = (input: NodeInput) => Promise<void>;
+
+const tell = <Result>({ client }: Context, node: string, update: string, args: [FenceRequest] | []): Promise<Result> =>
+  client.workflow.executeUpdateWithStart<NodeWorkflow, Result, [FenceRequest] | []>(update, {
+    args,
+    startWorkflowOperation: new WithStartWorkflowOperation<NodeWorkflow>(WORKFLOW.node, {
+      workflowId: nodeWorkflowId(node),
+      taskQueue: WORKFLOW_TASK_QUEUE,
+      workflowIdConflictPolicy: "USE_EXISTING",
+      args: [{ node }],
+    }),
+  });
 
 /** What the node said of itself when it last answered. */
 async function lastState({ client }: Context, node: string): Promise<NodeState | undefined> {

@@ -1,5 +1,6 @@
 /** How a worker makes its node known, and what it needs of the server's namespace. */
 import type { Client } from "@temporalio/client";
+import { defineSearchAttributeKey } from "@temporalio/common";
 import type { NativeConnection } from "@temporalio/worker";
 import type { Logger as Pino } from "pino";
 import type { NodeActivitiesOptions } from "../activities/index.js";
@@ -8,16 +9,20 @@ import { ferryError } from "../model/failure.js";
 import { QUERY, SIGNAL, WORKFLOW, type NodeInput, type NodeState } from "../model/messages.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeWorkflowId } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
+import { registeredNodes, type NodeRun } from "../model/registry.js";
 import type { Watch } from "../model/presence.js";
 import type { WorkerConfig } from "./config.js";
 
 type Node = (input: NodeInput) => Promise<void>;
 
+const NODE = defineSearchAttributeKey("FerryNode", "KEYWORD");
 /** temporal.api.enums.v1.IndexedValueType */
 const KEYWORD = 2;
 const ATTEMPTS = 20;
 const PAUSE_MS = 1_000;
 const LIST_MS = 10_000;
+/** How often a worker looks whether its node's entity is still there. */
+const LOOK_MS = 30_000;
 
 /**
  * Ferry's search attributes: added when missing, since a workflow that sets one that is not there can't go on.
@@ -60,13 +65,17 @@ export async function ensureSearchAttributes(
   }
 }
 
-/** In the background: the worker serves meanwhile, and a server that hiccups is asked again. */
+/**
+ * In the background: the worker serves meanwhile, and a server that hiccups is asked again. An entity that ended although this
+ * worker is here (terminated by mistake, or replaced by a stranger) is there again within half a minute.
+ */
 export function registerNode(
   client: Client,
   agent: NodeAgent,
   { node, watch }: Pick<WorkerConfig, "node" | "watch">,
   stop: AbortSignal,
   log: Pino,
+  lookMs = LOOK_MS,
 ): void {
   const attempt = async (round: number): Promise<void> => {
     if (stop.aborted) return;
@@ -91,23 +100,60 @@ export function registerNode(
       await attempt(round + 1);
     }
   };
-  void attempt(0);
+  const keep = async (): Promise<void> => {
+    await attempt(0);
+    while (!stop.aborted) {
+      await pause(lookMs, stop);
+      if (!stop.aborted && (await hasEnded(client, node))) await attempt(0);
+    }
+  };
+  void keep();
 }
 
-/** Every node that has registered. @throws FerryError E_TEMPORAL_DOWN */
-async function listNodes(client: Client): Promise<string[]> {
-  const query = `WorkflowType = '${WORKFLOW.node}' AND ExecutionStatus = 'Running'`;
-  const names = new Set<string>();
+async function hasEnded(client: Client, node: string): Promise<boolean> {
   try {
-    await client.withDeadline(Date.now() + LIST_MS, async () => {
-      for await (const { workflowId } of client.workflow.list({ query })) names.add(workflowId.replace(/^node\//, ""));
+    const { status, type } = await client.workflow.getHandle(nodeWorkflowId(node)).describe();
+    return status.name !== "RUNNING" || type !== WORKFLOW.node;
+  } catch (error) {
+    // Who can't be asked now is asked again.
+    return error instanceof Error && error.name === "WorkflowNotFoundError";
+  }
+}
+
+const pause = (ms: number, stop: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    stop.addEventListener("abort", done, { once: true });
+    function done(): void {
+      clearTimeout(timer);
+      stop.removeEventListener("abort", done);
+      resolve();
+    }
+  });
+
+async function nodeRuns(client: Client): Promise<NodeRun[]> {
+  const query = `WorkflowType = '${WORKFLOW.node}'`;
+  const runs: NodeRun[] = [];
+  for await (const { workflowId, status, startTime, typedSearchAttributes } of client.workflow.list({ query })) {
+    runs.push({
+      workflowId,
+      status: status.name,
+      startedAt: startTime.getTime(),
+      node: typedSearchAttributes.get(NODE),
     });
+  }
+  return runs;
+}
+
+/** Every node that has registered and was not forgotten. @throws FerryError E_TEMPORAL_DOWN */
+async function listNodes(client: Client): Promise<string[]> {
+  try {
+    return await client.withDeadline(Date.now() + LIST_MS, async () => registeredNodes(await nodeRuns(client)));
   } catch (error) {
     throw ferryError("E_TEMPORAL_DOWN", `the list of nodes could not be read: ${String(error)}`, {
       remedy: "see whether Temporal's visibility answers, then try again",
     });
   }
-  return [...names].sort();
 }
 
 /** What a person has said of a node that is off. @throws FerryError E_TEMPORAL_DOWN */

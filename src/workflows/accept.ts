@@ -35,7 +35,7 @@ const ID: Partial<Record<Type, (input: never) => string>> = {
  * entity, and what one run hands on to the next (docs/security.md, threat 1).
  */
 function forgeries(type: Type, input: { carried?: unknown }): string[] {
-  const { workflowId, namespace, parent, continuedFromExecutionRunId } = workflowInfo();
+  const { workflowId, namespace, parent } = workflowInfo();
   const problems: string[] = [];
   const id = ID[type]?.(input as never);
   if (id !== undefined && id !== workflowId) problems.push(`its workflow id must be ${id}`);
@@ -44,10 +44,17 @@ function forgeries(type: Type, input: { carried?: unknown }): string[] {
   if (under !== undefined && !(under.endsWith("/") ? by.startsWith(under) : by === under)) {
     problems.push(`only ${under} may start it: ask that one`);
   }
-  if (input.carried !== undefined && continuedFromExecutionRunId === undefined) {
+  if (input.carried !== undefined && !goesOn()) {
     problems.push("carried is what its own earlier run hands on, and there was none");
   }
   return problems;
+}
+
+/** By continue-as-new: a cron's next run, and a retry's, have the input of whoever started the first one. */
+function goesOn(): boolean {
+  const { continuedFromExecutionRunId, cronSchedule, retryPolicy, attempt } = workflowInfo();
+  const again = (cronSchedule ?? "") !== "" || retryPolicy !== undefined || attempt > 1;
+  return continuedFromExecutionRunId !== undefined && !again;
 }
 
 /** First line of every workflow: a wrong input fails it at once, instead of its task for ever. */

@@ -15,6 +15,7 @@ import {
   WORKFLOW,
   type CarriedWorkload,
   type EndedNews,
+  type HandOver,
   type MigrateInput,
   type MigrateRequest,
   type OperationNews,
@@ -39,6 +40,10 @@ import type { migrate } from "./migrate.js";
 import type { settle } from "./orphan.js";
 import { recoverOn } from "./recover.js";
 import { startOn } from "./start.js";
+
+/** Epochs that operations which went wrong may have used up since the last that is known. */
+const LONGEST_LEAP = 100_000;
+
 export class Entity implements Desk {
   status: WorkloadStatus | undefined;
   lastMigration: OperationStarted | undefined;
@@ -53,6 +58,8 @@ export class Entity implements Desk {
   arrivedAt: number;
   private readonly show = attributes();
   private visited: string[];
+  /** Where the migration under way goes. */
+  private heading: string | undefined;
   private unsettled: CarriedWorkload["unsettled"];
   private ending: EndedNews | undefined;
 
@@ -148,6 +155,7 @@ export class Entity implements Desk {
       tuning: this.tuning,
       ...(this.unsettled && { unsettled: this.unsettled }),
     };
+    this.heading = to;
     this.tell({ state: options.dryRun ? status.state : "migrating", operation, sequence }, options.mode);
     let child: ChildWorkflowHandle<typeof migrate>;
     try {
@@ -228,6 +236,7 @@ export class Entity implements Desk {
     if (this.checkpoints.heard(news)) return;
     if (this.status === undefined || this.status.operation !== news.operation) return;
     if (news.handOver !== undefined) {
+      if (!this.isOwn(news.handOver)) return;
       this.unsettled = news.handOver;
       this.highest = Math.max(this.highest, news.handOver.ref.to);
     }
@@ -236,6 +245,19 @@ export class Entity implements Desk {
     } else if (this.status.state === "in-doubt" || this.status.state === "stuck") {
       this.tell({ state: "migrating" });
     }
+  }
+
+  /** Of the migration under way, and of no epoch that nobody can have come to: what it says is settled some day. */
+  private isOwn({ ref }: HandOver): boolean {
+    const { status, heading, highest } = this;
+    return (
+      ref.workload === this.name &&
+      ref.operation === status?.operation &&
+      ref.source === status.node &&
+      ref.destination === heading &&
+      ref.to > ref.epoch &&
+      ref.to - Math.max(status.epoch, highest) <= LONGEST_LEAP
+    );
   }
 
   /** It may come before the operation that it belongs to has ended here: kept until then. */

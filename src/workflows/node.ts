@@ -125,6 +125,8 @@ export async function node(input: NodeInput): Promise<void> {
   setHandler(defineUpdate<void, []>(UPDATE.forget), async () => {
     asks += 1;
     await CancellationScope.nonCancellable(() => demandSilence(input.node, "forgotten"));
+    // Nobody asks it for its copies any more: one that is only out of reach may run some.
+    if (state.fence === undefined && patched("what is forgotten was fenced")) throw notFenced(input.node);
     forgotten = true;
   });
 
@@ -164,6 +166,14 @@ const answers = (name: string, done: "fenced" | "forgotten") =>
     message: `${name} answers: it is not off, so it can't be ${done}`,
     node: name,
     remedy: "switch it off first; a node that answers settles what is in doubt by itself",
+  });
+
+const notFenced = (name: string) =>
+  failure({
+    code: "E_STATE",
+    message: `${name} does not answer, and nobody has fenced it: it may run workloads`,
+    node: name,
+    remedy: `switch it off, then say so: ferry fence ${name} --i-have-powered-it-off; then it can be forgotten`,
   });
 
 type Told = NodeFacts | Observation | LogChunk | StoreAnswer;

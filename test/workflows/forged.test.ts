@@ -3,10 +3,13 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { WorkflowFailedError } from "@temporalio/client";
 import { ApplicationFailure } from "@temporalio/common";
+import { pino } from "pino";
 import { nodeWorkflowId, WORKFLOW_TASK_QUEUE, workloadWorkflowId } from "../../src/model/names.js";
+import { SIGNAL } from "../../src/model/messages.js";
 import { INPUT_PROBLEMS } from "../../src/model/request-check.js";
+import { registerNode } from "../../src/workers/register.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
-import { QUICK, Stage, specOf, type Subject } from "./support.js";
+import { QUICK, Stage, refusal, specOf, until, type Subject } from "./support.js";
 
 type Type = keyof typeof INPUT_PROBLEMS;
 const options = { mode: "postcopy", dryRun: false, maxBlackoutMs: 30_000 };
@@ -95,7 +98,7 @@ describe("forged", { skip: skipWithoutTemporal }, () => {
       await assert.rejects(handle.result(), (error: unknown) => {
         assert.ok(
           error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure,
-          `${type}: ${error}`,
+          `${type}: ${String(error)}`,
         );
         assert.equal(error.cause.type, "E_REQUEST", `${type}: ${error.cause.message}`);
         assert.match(error.cause.message, /may start it|must be|there was none/);
@@ -105,6 +108,109 @@ describe("forged", { skip: skipWithoutTemporal }, () => {
     assert.deepEqual(stage.world.running(subject.name), ["node-a"]);
     assert.deepEqual(stage.world.violations, []);
     assert.equal((await subject.status()).epoch, 1);
+  });
+
+  test("what one run hands on, brought by a cron: no run of it is believed", async () => {
+    const name = `${subject.name}y`;
+    const spec = specOf(name);
+    const status = { name, runtime: spec.runtime, state: "stopped", node: "node-b", epoch: 1, sequence: 1, spec };
+    const handle = await stage.client.workflow.start("workload", {
+      taskQueue: WORKFLOW_TASK_QUEUE,
+      workflowId: workloadWorkflowId(name),
+      cronSchedule: "@every 1s",
+      args: [{ name, carried: { status, visited: [] } }],
+    });
+    try {
+      const ended = await until(
+        async () => {
+          const runs: string[] = [];
+          const query = `WorkflowId = '${workloadWorkflowId(name)}'`;
+          for await (const run of stage.client.workflow.list({ query })) runs.push(run.status.name);
+          return runs.filter((word) => word !== "RUNNING");
+        },
+        (runs) => runs.length >= 3,
+      );
+      assert.deepEqual([...new Set(ended)], ["FAILED"]);
+    } finally {
+      await stage.client.workflow
+        .getHandle(workloadWorkflowId(name))
+        .terminate("the test is over")
+        .catch(() => undefined);
+    }
+    await assert.rejects(handle.result());
+  });
+
+  test("a hand-over that the migration under way never made is not heard: no journal gets an epoch out of reach", async () => {
+    const moving = await stage.run();
+    const go = stage.hold("source:precopy", moving.name);
+    const { operation, workflowId } = await moving.migrate("node-b", {});
+    const ref = {
+      schema: 1,
+      operation,
+      workload: moving.name,
+      epoch: 1,
+      to: 1_000_000_000,
+      source: "node-a",
+      destination: "node-b",
+    };
+    const spec = specOf(moving.name);
+    for (const wrong of [
+      {},
+      { to: 2, workload: subject.name },
+      { to: 2, destination: "node-c" },
+      { to: 2, source: "node-c" },
+    ]) {
+      const handOver = { ref: { ...ref, ...wrong }, spec, options };
+      await moving.handle.signal(SIGNAL.operation, { operation, state: "working", handOver });
+    }
+    await stage.client.workflow.getHandle(workflowId).terminate("by a stranger");
+    go();
+    await until(
+      () => moving.status(),
+      ({ state }) => state === "running",
+    );
+    const highest = ["node-a", "node-b"].flatMap((node) =>
+      [...(stage.world.node(node).ledger.get(moving.name)?.keys() ?? [])].map(Number),
+    );
+    assert.ok(Math.max(...highest) < 100, highest.join(" "));
+    const back = (await moving.status()).node === "node-a" ? "node-b" : "node-a";
+    assert.equal((await moving.moveTo(back)).outcome, "moved");
+    assert.deepEqual(stage.world.violations, []);
+  });
+
+  test("something else under a node's id, or nothing: the node is still asked for its copies, and comes back by itself", async () => {
+    const there = await stage.run();
+    await stage.client.workflow.start("sweep", {
+      taskQueue: WORKFLOW_TASK_QUEUE,
+      workflowId: nodeWorkflowId("node-a"),
+      workflowIdConflictPolicy: "TERMINATE_EXISTING",
+      args: [{}],
+    });
+    await stage.client.workflow.getHandle(workloadWorkflowId(there.name)).terminate("by a stranger");
+    const why = await refusal(() => there.start("node-b"));
+    assert.equal(why.code, "E_WORKLOAD_EXISTS", why.message);
+    assert.deepEqual(stage.world.running(there.name), ["node-a"]);
+    const stop = new AbortController();
+    registerNode(
+      stage.client,
+      stage.agent("node-a"),
+      { node: "node-a", watch: undefined },
+      stop.signal,
+      pino({ level: "silent" }),
+      200,
+    );
+    const back = () =>
+      until(
+        () => stage.client.workflow.getHandle(nodeWorkflowId("node-a")).describe(),
+        ({ status, type }) => status.name === "RUNNING" && type === "node",
+      );
+    try {
+      await back();
+      await stage.client.workflow.getHandle(nodeWorkflowId("node-a")).terminate("by mistake");
+      await back();
+    } finally {
+      stop.abort();
+    }
   });
 
   test("and what was forged stands in nobody's way: it moves under those very ids", async () => {

@@ -43,6 +43,8 @@ describe("resolve", { skip: skipWithoutTemporal }, () => {
       taskQueue: WORKFLOW_TASK_QUEUE,
       args: [{ node: "node-x" }],
     });
+    assert.match((await refusal(() => forget("node-x"))).message, /node-x does not answer, and nobody has fenced it/);
+    await fence("node-x");
     await forget("node-x");
     const { status } = await stage.client.workflow.getHandle(nodeWorkflowId("node-x")).describe();
     assert.equal(status.name, "COMPLETED");

@@ -29,7 +29,7 @@ export function register(program: Command, context: CommandContext): void {
     .argument("<node>", "node", parseNodeName)
     .addHelpText(
       "after",
-      "\nRefused while it answers. It registers again when its worker comes back.\n\nExamples:\n  ferry nodes forget node-c",
+      "\nRefused while it answers, and unless it was fenced: one that is only out of reach may run workloads. It registers\nagain when its worker comes back.\n\nExamples:\n  ferry fence node-c --i-have-powered-it-off && ferry nodes forget node-c",
     )
     .action(async (node: string, flags: ConnectionFlags) => {
       await withClient(context, flags, async (client) => {
