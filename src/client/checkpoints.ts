@@ -5,7 +5,8 @@ import { FerryError, ferryError } from "../model/failure.js";
 import { QUERY, type StoreRequest } from "../model/messages.js";
 import { workloadWorkflowId } from "../model/names.js";
 import { prunable, type Retention } from "../model/retention.js";
-import type { WorkloadStatus } from "../model/workload.js";
+import type { WorkloadState, WorkloadStatus } from "../model/workload.js";
+import { toFerryError } from "./failures.js";
 import { askNode, demandNode, knownNodes, type Context } from "./nodes.js";
 import { checkId, checkPrune } from "./requests-checkpoints.js";
 import { checkName } from "./requests.js";
@@ -16,6 +17,9 @@ const STORE_TIMEOUT_MS = 90_000;
 /** All of it is read. */
 const VERIFY_TIMEOUT_MS = 3_600_000;
 
+/** States of a workload that runs nowhere and comes back from a checkpoint. */
+const AT_REST: readonly WorkloadState[] = ["checkpointed", "sleeping"];
+
 /** A node that is not there, or has no store: another one may be asked. */
 const askAnother = (error: unknown): error is FerryError =>
   error instanceof FerryError &&
@@ -24,17 +28,33 @@ const askAnother = (error: unknown): error is FerryError =>
 export function checkpointsOf(context: Context): CheckpointsClient {
   const { client } = context;
 
+  const statusOf = (workload: string): Promise<WorkloadStatus> =>
+    client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () =>
+      client.workflow.getHandle(workloadWorkflowId(workload)).query<WorkloadStatus>(QUERY.status),
+    );
+
   /** Where the workload is, if there is one of that name. */
   const nodeOf = async (workload: string): Promise<string[]> => {
     try {
-      const entity = client.workflow.getHandle(workloadWorkflowId(workload));
-      const { node } = await client.withDeadline(Date.now() + QUERY_TIMEOUT_MS, () =>
-        entity.query<WorkloadStatus>(QUERY.status),
-      );
-      return [node];
+      return [(await statusOf(workload)).node];
     } catch {
       // Removed, or of another cluster: its checkpoints may be there all the same.
       return [];
+    }
+  };
+
+  /** Id of the checkpoint that is all there is of the workload: it was let go with that one. */
+  const onlyCopy = async (workload: string): Promise<string | undefined> => {
+    try {
+      const { state, lastCheckpoint } = await statusOf(workload);
+      return AT_REST.includes(state) ? lastCheckpoint?.id : undefined;
+    } catch (error) {
+      // Removed: nobody wants it back. Whoever can't be asked may.
+      if (error instanceof Error && /WorkflowNotFoundError|QueryNotRegistered/.test(error.name)) return undefined;
+      throw toFerryError(error, {
+        address: context.address,
+        doing: `ask ${workload} which checkpoint it was let go with`,
+      });
     }
   };
 
@@ -101,8 +121,17 @@ export function checkpointsOf(context: Context): CheckpointsClient {
       change(workload, id, options, (checkpoint) => ({ ask: "verify", workload, checkpoint }), VERIFY_TIMEOUT_MS),
     pin: pin(true),
     unpin: pin(false),
-    remove: (workload, id, options) =>
-      change(workload, id, options, (checkpoint) => ({ ask: "removeCheckpoint", workload, checkpoint })),
+    remove: async (workload, given, options) => {
+      const { node, checkpoint } = await found(workload, given, options);
+      if (checkpoint.id === (await onlyCopy(workload))) {
+        throw ferryError("E_STATE", `${checkpoint.id} is all that there is of ${workload}: it was let go with it`, {
+          workload,
+          remedy: `bring it back first: ferry restore ${workload}; or give the workload up: ferry rm ${workload}`,
+        });
+      }
+      const request: StoreRequest = { ask: "removeCheckpoint", workload, checkpoint: checkpoint.id };
+      await askNode<null>(context, node, request, STORE_TIMEOUT_MS);
+    },
     prune: async (workload, options) => {
       const { dryRun, node: asked, keep, olderThanMs, maxBytes } = checkPrune(workload, options);
       const retention: Retention = {
@@ -111,7 +140,8 @@ export function checkpointsOf(context: Context): CheckpointsClient {
         ...(maxBytes !== undefined && { maxBytes }),
       };
       const { node, listed } = await list(workload, asked === undefined ? {} : { node: asked });
-      const go = prunable(listed, retention, Date.now());
+      const only = await onlyCopy(workload);
+      const go = prunable(listed, retention, Date.now()).filter(({ checkpoint }) => checkpoint.id !== only);
       if (dryRun !== true) {
         for (const { checkpoint } of go) {
           const request: StoreRequest = { ask: "removeCheckpoint", workload, checkpoint: checkpoint.id };

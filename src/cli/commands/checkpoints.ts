@@ -118,7 +118,12 @@ Examples:
   const changes = [
     ["pin", "Keep a checkpoint: it is not removed, nor pruned.", "is pinned", "pin"],
     ["unpin", "A pinned checkpoint may be removed again.", "is not pinned", "unpin"],
-    ["rm", "Remove a checkpoint. No other one needs it.", "is removed", "remove"],
+    [
+      "rm",
+      "Remove a checkpoint. No other one needs it. Refused for one that its workload was let go with.",
+      "is removed",
+      "remove",
+    ],
   ] as const;
   for (const [word, description, said, verb] of changes) {
     one(word, description)
