@@ -5,102 +5,40 @@
  * Ends with one JSON line: seed, migrations, faults, lost, duplicated, inDoubtResolved.
  */
 import { parseArgs } from "node:util";
-import { labLink, labRun, labServicePid } from "../../deploy/lab/index.js";
+import { labRun } from "../../deploy/lab/index.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import type { Mode } from "../../src/model/plan.js";
-import { killOn, startLab, startWitness, until, type E2eLab, type Witness } from "../e2e/support.js";
+import type { Side } from "../../src/model/failure.js";
+import { startLab, startWitness, until, withClocks, type E2eLab, type Witness } from "../e2e/support.js";
+import { INJECTIONS, type Heal, type Injection } from "../faults/injections.js";
 import { randomOf, type Random } from "./random.js";
 
 const NODES = ["node-a", "node-b", "node-c"];
 const MODES: readonly Mode[] = ["cold", "precopy", "hybrid", "postcopy"];
+const SIDES: readonly Side[] = ["source", "destination"];
 const LANES = 2;
 const MEGABYTES = 8;
 const LATEST_MS = 1_500;
 const END_MS = 180_000;
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-interface Move {
-  source: string;
-  destination: string;
-}
-type Fault = { name: string; strike: (e2e: E2eLab, move: Move, random: Random) => Promise<void> };
+/** Of the matrix; not those that take the workload along wherever it happens to be, nor those of a minute and more. */
+const LEFT_OUT = /loses power|until the end|for 60 s/;
+/** These strike a place, whichever of the two it is. */
+const OF_EITHER = /^(cable|slow link)/;
+const FAULTS: readonly Injection[] = INJECTIONS.filter(({ name, missing }) => !LEFT_OUT.test(name) && !missing?.());
+const FILE_MEGABYTES = 2;
+const fileOf = (name: string): string => `/var/lib/ferry/volumes/${name}/data/witness.bin`;
 
-const signal = async (e2e: E2eLab, node: string, service: "agent" | "worker" | "temporal", name: NodeJS.Signals) => {
-  const pid = await labServicePid(e2e.state, node, service);
-  if (pid !== undefined) process.kill(pid, name);
-};
-/** Stopped, and in any case let go on. */
-const freeze = async (e2e: E2eLab, node: string, service: "agent" | "worker", ms: number): Promise<void> => {
-  const pid = await labServicePid(e2e.state, node, service);
-  if (pid === undefined) return;
-  process.kill(pid, "SIGSTOP");
-  try {
-    await sleep(ms);
-  } finally {
-    try {
-      process.kill(pid, "SIGCONT");
-    } catch {
-      // another fault has killed it
-    }
-  }
-};
-const either = ({ source, destination }: Move, random: Random): string => random.pick([source, destination]);
-
-const FAULTS: readonly Fault[] = [
-  { name: "agent killed", strike: (e2e, move, random) => signal(e2e, either(move, random), "agent", "SIGKILL") },
-  { name: "worker killed", strike: (e2e, move, random) => signal(e2e, either(move, random), "worker", "SIGKILL") },
-  {
-    name: "agent stopped",
-    strike: (e2e, move, random) => freeze(e2e, either(move, random), "agent", 500 + random.upTo(4_000)),
-  },
-  {
-    name: "worker stopped",
-    strike: (e2e, move, random) => freeze(e2e, either(move, random), "worker", 500 + random.upTo(8_000)),
-  },
-  { name: "Temporal killed", strike: (e2e) => signal(e2e, "switch", "temporal", "SIGKILL") },
-  {
-    name: "criu killed",
-    strike: async (e2e, { source, destination }, random) => {
-      if (random.upTo(2) === 0) await killOn(e2e, source, "criu dump");
-      else await killOn(e2e, destination, "criu restore");
-    },
-  },
-  {
-    name: "mover killed",
-    strike: async (e2e, { source, destination }, random) => {
-      if (random.upTo(2) === 0) await killOn(e2e, source, "ferry-mover-source");
-      else await killOn(e2e, destination, "ferry-mover-destination");
-    },
-  },
-  {
-    name: "page daemon killed",
-    strike: async (e2e, { destination }) => void (await killOn(e2e, destination, "pages/daemon")),
-  },
-  {
-    name: "cable out",
-    strike: async (e2e, move, random) => {
-      const node = either(move, random);
-      await labLink(e2e.state, node, "down");
-      await sleep(200 + random.upTo(3_000));
-      await labLink(e2e.state, node, "up");
-    },
-  },
-  {
-    name: "cut from Temporal",
-    strike: async (e2e, move, random) => {
-      const node = either(move, random);
-      const rules = "table inet apart { chain out { type filter hook output priority 0; tcp dport 7233 drop; }; }";
-      await labRun(e2e.state, node, ["nft", rules], {});
-      await sleep(500 + random.upTo(8_000));
-      await labRun(e2e.state, node, ["nft", "delete", "table", "inet", "apart"], { allow: [1] });
-    },
-  },
-];
+const fileDigest = async (e2e: E2eLab, node: string, name: string): Promise<string> =>
+  (await labRun(e2e.state, node, ["sha256sum", fileOf(name)], {})).stdout;
 
 interface Subject {
   name: string;
   witness: Witness;
+  /** Of its keyspace, and of a file in its /data. */
   digest: string;
+  files: string;
 }
 const result = {
   seed: 0,
@@ -138,15 +76,24 @@ async function move(e2e: E2eLab, subject: Subject, random: Random, say: (text: s
   const destination = random.pick(NODES.filter((node) => node !== source));
   const mode = random.pick(MODES);
   const fault = random.upTo(4) === 0 ? undefined : random.pick(FAULTS);
+  const side = random.pick(SIDES);
+  const swapped = random.upTo(2) === 0 && OF_EITHER.test(fault?.name ?? "");
   const afterMs = random.upTo(LATEST_MS);
   const began = performance.now();
   const handle = await workload.migrate({ to: destination, mode });
   result.migrations += 1;
+  let atTheEnd: Heal | undefined;
   const striking = (async () => {
     if (fault === undefined) return;
     await sleep(afterMs);
     result.faults += 1;
-    await fault.strike(e2e, { source, destination }, random);
+    const heal = await fault.strike({
+      e2e,
+      side,
+      ...(swapped ? { source: destination, destination: source } : { source, destination }),
+    });
+    if (fault.forEver === true) atTheEnd = heal;
+    else await heal?.();
   })().catch((error: unknown) => say(`${fault?.name ?? "no fault"} missed: ${String(error)}`));
   let report: MigrationReport | undefined;
   let doubted = false;
@@ -157,6 +104,7 @@ async function move(e2e: E2eLab, subject: Subject, random: Random, say: (text: s
     doubted = true;
   }
   await striking;
+  await atTheEnd?.().catch((error: unknown) => say(`${fault?.name ?? "no fault"} stays: ${String(error)}`));
   const outcome = report?.outcome ?? "no answer";
   if (doubted && (outcome === "moved" || outcome === "rolled-back")) result.inDoubtResolved += 1;
   if (outcome === "moved") result.moved += 1;
@@ -188,6 +136,7 @@ async function check(e2e: E2eLab, subject: Subject, report: MigrationReport | un
       throw new Error(`copies of ${name}, which is on ${node}: ${JSON.stringify(seen)}`);
     });
     if ((await witness.digest()) !== subject.digest) throw new Error(`the keyspace of ${name} has changed`);
+    if ((await fileDigest(e2e, node, name)) !== subject.files) throw new Error(`the files of ${name} have changed`);
   } catch (error) {
     result.broken += 1;
     problems.push(
@@ -216,6 +165,7 @@ async function main(): Promise<number> {
   Object.assign(result, { seed, minutes });
   const say = (text: string): void => console.error(`${new Date().toISOString().slice(11, 19)} ${text}`);
   say(`seed ${seed}: again with npm run soak -- --minutes ${minutes} --seed ${seed}`);
+  withClocks();
   const e2e = await startLab(NODES.length);
   const subjects: Subject[] = [];
   const stop = new AbortController();
@@ -225,7 +175,13 @@ async function main(): Promise<number> {
     for (const [i, node] of NODES.slice(0, LANES).entries()) {
       const name = `soak-${i}`;
       const witness = await startWitness(e2e, name, node, MEGABYTES);
-      subjects.push({ name, witness, digest: await witness.digest() });
+      await labRun(
+        e2e.state,
+        node,
+        ["dd", "if=/dev/urandom", `of=${fileOf(name)}`, "bs=1M", `count=${FILE_MEGABYTES}`],
+        {},
+      );
+      subjects.push({ name, witness, digest: await witness.digest(), files: await fileDigest(e2e, node, name) });
     }
     const end = performance.now() + minutes * 60_000;
     await Promise.all(
