@@ -139,6 +139,8 @@ export interface MigrationReport {
   epoch: number;
   /** Node that holds the workload now. */
   node: string;
+  /** Highest number of an operation of it that a journal names; looked at only where its entity may not know it, after a reset. */
+  sequence?: number;
   phases: PhaseTime[];
   /** null: not known, or it was frozen and taken back. 0: never frozen. */
   blackoutMs: number | null;

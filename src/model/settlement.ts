@@ -127,3 +127,32 @@ export function leftovers(
   }
   return [...found.values()].sort((a, b) => a.to - b.to);
 }
+
+/**
+ * This operation as the journals have it, if it was begun already: its workflow was reset to a point before that, and has
+ * forgotten it. `ref.epoch` is the one that it was asked for: earlier epochs are of an earlier life of that name.
+ */
+export function begunBefore(
+  ref: OperationRef,
+  source: readonly Hold[],
+  destination: readonly Hold[],
+): OperationRef | undefined {
+  const mine = (hold: Hold): boolean => hold.operation === ref.operation && hold.epoch >= ref.epoch;
+  const given = source.findLast((hold) => mine(hold) && hold.to !== undefined && hold.to > hold.epoch);
+  const dead = source.findLast((hold) => mine(hold) && isDead(hold.state));
+  const taken = destination.findLast(
+    (hold) => mine(hold) && hold.epoch > ref.epoch && hold.peer === ref.source && hold.to === undefined,
+  );
+  const to = taken?.epoch ?? dead?.epoch ?? given?.to;
+  return to === undefined ? undefined : { ...ref, epoch: given?.epoch ?? ref.epoch, to };
+}
+
+/** Both have gone on since: neither journal can be asked any more how this operation ended, and nothing of it is open. */
+export function isLongOver(ref: OperationRef, source: readonly Hold[], destination: readonly Hold[]): boolean {
+  const there = destination.find((hold) => hold.epoch === ref.to)?.state;
+  if (there !== undefined && isOpen(there) && there !== "FROZEN" && there !== "RELEASED") return false;
+  if (there !== undefined && there !== "TOMBSTONE") return true;
+  // The destination has forgotten the workload since.
+  if (there === undefined && source.some((hold) => hold.epoch === ref.epoch && hold.state === "GONE")) return true;
+  return openHold(source) === undefined && source.some((hold) => hold.epoch === ref.to && isDead(hold.state));
+}

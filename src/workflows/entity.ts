@@ -33,8 +33,9 @@ import { newsProblems } from "../model/request-check.js";
 import type { MigrationReport } from "../model/report.js";
 import type { WorkloadState, WorkloadStatus } from "../model/workload.js";
 import { failure, isSilence, readFailure, shortly, tryAsk } from "./calls.js";
-import { KEYS, asked, attributes, ofHandOver, showWorkload } from "./console.js";
+import { attributes, ofHandOver, showWorkload } from "./console.js";
 import { Checkpoints, type Desk } from "./entity-checkpoints.js";
+import { startMigration } from "./forgotten.js";
 import * as may from "./may.js";
 import type { migrate } from "./migrate.js";
 import type { settle } from "./orphan.js";
@@ -62,6 +63,8 @@ export class Entity implements Desk {
   private heading: string | undefined;
   private unsettled: CarriedWorkload["unsettled"];
   private ending: EndedNews | undefined;
+  /** Workflow id of a migration from before this entity was reset. */
+  private waitsFor: string | undefined;
 
   constructor(input: WorkloadInput) {
     this.name = input.name;
@@ -159,21 +162,13 @@ export class Entity implements Desk {
     this.tell({ state: options.dryRun ? status.state : "migrating", operation, sequence }, options.mode);
     let child: ChildWorkflowHandle<typeof migrate>;
     try {
-      child = await startChild<typeof migrate>(WORKFLOW.migrate, {
-        workflowId,
-        args: [input],
-        parentClosePolicy: ParentClosePolicy.ABANDON,
-        staticSummary: `migrate ${this.name}: ${status.node} -> ${to}, ${options.mode}${options.dryRun ? " (dry run)" : ""}`,
-        staticDetails: asked(options),
-        typedSearchAttributes: [
-          { key: KEYS.FerryWorkload, value: this.name },
-          { key: KEYS.FerryNode, value: to },
-          { key: KEYS.FerryRuntime, value: status.runtime },
-          { key: KEYS.FerryMode, value: options.mode },
-          { key: KEYS.FerryState, value: "working" },
-        ],
+      child = await startMigration(workflowId, input, () => {
+        this.waitsFor = workflowId;
+        this.tell({ problem: `${operation} is under way already: this entity was reset, and waits for its end` });
       });
+      this.waitsFor = undefined;
     } catch (error) {
+      this.waitsFor = undefined;
       const why = readFailure(error);
       this.done({ state: "running", problem: why.message });
       throw failure(why);
@@ -190,7 +185,8 @@ export class Entity implements Desk {
       const report = await child.result();
       this.unsettled = undefined;
       this.apply(report);
-      if (report.outcome === "moved" && !this.visited.includes(to)) this.visited.push(to);
+      if (report.outcome === "moved") this.visit(to);
+      this.visit(report.node);
     } catch (error) {
       const why = readFailure(error);
       if (this.unsettled === undefined) this.done({ state: "running", problem: why.message });
@@ -199,8 +195,9 @@ export class Entity implements Desk {
   }
 
   private apply(report: MigrationReport): void {
-    const { outcome, node, epoch, failure: why } = report;
+    const { outcome, node, epoch, failure: why, sequence = 0 } = report;
     const state: WorkloadState = outcome === "in-doubt" || outcome === "stuck" ? outcome : "running";
+    if (this.status !== undefined) this.status.sequence = Math.max(this.status.sequence, sequence);
     // The mode that `auto` came to.
     this.done({ state, node, epoch, ...(why && { problem: `${report.operation}: ${why.message}` }) }, report.mode);
   }
@@ -278,7 +275,9 @@ export class Entity implements Desk {
   async cancel(): Promise<void> {
     const operation = this.status?.operation;
     if (operation?.startsWith(`${this.name}.restore.`) === true) return this.checkpoints.callOff(operation);
-    await condition(() => this.lastMigration?.operation === operation || this.status?.operation !== operation);
+    const known = (): boolean => this.waitsFor !== undefined || this.lastMigration?.operation === operation;
+    await condition(() => known() || this.status?.operation !== operation);
+    if (this.waitsFor !== undefined) return getExternalWorkflowHandle(this.waitsFor).cancel();
     if (this.lastMigration === undefined || this.lastMigration.operation !== operation) return;
     await getExternalWorkflowHandle(this.lastMigration.workflowId).cancel();
   }

@@ -26,6 +26,7 @@ import type { MigrationReport } from "../model/report.js";
 import { highestSequence, leftovers, nextEpoch, running } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { failure, once, patiently, readFailure, shortly, tryAsk } from "./calls.js";
+import { demandHere, demandNew } from "./forgotten.js";
 import { knock } from "./knock.js";
 import { mainFailure, phases, planOf, sideFailure } from "./report.js";
 import { quiet } from "./length.js";
@@ -104,6 +105,7 @@ async function observe(saga: Saga): Promise<undefined> {
       throw error;
     }),
   ]);
+  await demandNew(saga, { here, there }, () => saga.begun.push(...STEPS.filter((next) => next.undo !== undefined)));
   const hold = running(here.holds);
   saga.handOver.ref.epoch = hold?.epoch ?? input.epoch;
   saga.handOver.ref.to = nextEpoch(saga.handOver.ref.epoch, here.holds, there.holds);
@@ -111,6 +113,7 @@ async function observe(saga: Saga): Promise<undefined> {
   saga.leftovers = refs
     .filter((ref) => ref.operation !== saga.handOver.ref.operation)
     .map((ref) => ({ ref, options: chosen(input.options), spec: input.spec }));
+  if (refs.length === 0) await demandHere(saga, { here, there });
   if (highestSequence(here.holds) > input.sequence) {
     saga.reasons.push(`${source} knows of later operations on ${workload}: this entity was started anew`);
   }
@@ -133,6 +136,8 @@ async function settleLeftovers(saga: Saga): Promise<undefined> {
     saga.reasons.push(`settled ${handOver.ref.operation} first: ${settled.verdict}, ${settled.why}`);
     await clearUp(handOver, saga.input.tuning, settled.verdict === "moved", settled.outstanding, receiptFor(settled));
     if (settled.verdict === "moved") {
+      const { destination: node, to: epoch } = handOver.ref;
+      saga.place = { node, epoch: settled.destinationOutcome?.epoch ?? epoch };
       throw failure({
         code: "E_STATE",
         message: `${handOver.ref.workload} was moved to ${handOver.ref.destination} by ${handOver.ref.operation}, which was settled just now`,

@@ -61,6 +61,10 @@ export interface Saga {
   leftovers: HandOver[];
   /** The older hand-over that is being settled before this one begins. */
   settling?: HandOver;
+  /** Where it was found to run, when that is not the source. */
+  place?: { node: string; epoch: number };
+  /** Highest number of its operations that a journal names, where they were looked at for that. */
+  sequence?: number;
   view: MigrationView;
   tell: (change: Partial<MigrationView>) => void;
   /** Its search attributes; only what changed reaches the server. */
@@ -164,11 +168,12 @@ function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationRepor
       ...(saga.view.remedy === undefined ? {} : { remedy: saga.view.remedy }),
     });
   }
-  const made = assembleReport({
+  const known = saga.sequence === undefined ? {} : { sequence: saga.sequence };
+  const assembled = assembleReport({
     handOver: saga.handOver,
     outcome,
-    node: moved ? ref.destination : ref.source,
-    epoch: moved ? (saga.destinationOutcome?.epoch ?? ref.to) : ref.epoch,
+    node: moved ? ref.destination : (saga.place?.node ?? ref.source),
+    epoch: moved ? (saga.destinationOutcome?.epoch ?? ref.to) : (saga.place?.epoch ?? ref.epoch),
     startedAt: saga.view.startedAt,
     endedAt: Date.now(),
     findings: saga.findings,
@@ -178,6 +183,7 @@ function report(saga: Saga, outcome: MigrationReport["outcome"]): MigrationRepor
     ...(saga.sourceOutcome === undefined ? {} : { sourceOutcome: saga.sourceOutcome }),
     ...(saga.destinationOutcome === undefined ? {} : { destinationOutcome: saga.destinationOutcome }),
   });
+  const made = { ...assembled, ...known };
   return outcome === "in-doubt" || outcome === "stuck"
     ? { ...made, ...(failures[0] && { failure: failures[0] }) }
     : made;

@@ -1,9 +1,16 @@
-/** What another workload has: its address. And a worker of before, which does not beat. */
+/** What another workload has: its address. A worker of before, which does not beat. Workflows that were reset. */
 import { WithStartWorkflowOperation } from "@temporalio/client";
-import { UPDATE, WORKFLOW, type RestoreRequest, type WorkloadInput } from "../../src/model/messages.js";
+import {
+  UPDATE,
+  WORKFLOW,
+  type OperationStarted,
+  type RestoreRequest,
+  type WorkloadInput,
+} from "../../src/model/messages.js";
 import { WORKFLOW_TASK_QUEUE, nodeWorkflowId, workloadWorkflowId } from "../../src/model/names.js";
 import { startOldWorker } from "../workflows/old-worker.js";
-import { QUICK, Subject, specOf } from "../workflows/support.js";
+import { before, first, reset } from "../workflows/resetting.js";
+import { QUICK, Subject, specOf, until } from "../workflows/support.js";
 import type { Recorder } from "./recorder.js";
 
 export async function recordSteps(recorder: Recorder): Promise<void> {
@@ -38,4 +45,46 @@ export async function recordSteps(recorder: Recorder): Promise<void> {
     await old.stop();
   }
   recorder.keep("node-without-beats", nodeWorkflowId("node-old"));
+  await recordResets(recorder);
+}
+
+/** Workflows that have forgotten what they did. */
+async function recordResets(recorder: Recorder): Promise<void> {
+  const { stage } = recorder;
+  const { client, world } = stage;
+  const subject = await stage.run("forgetful");
+  const held = async (): Promise<{ started: OperationStarted; go: () => void }> => {
+    let there = false;
+    let go = (): void => undefined;
+    const gone = new Promise<void>((resolve) => (go = resolve));
+    world.at("source:frozen", () => ((there = true), gone), subject.name);
+    const started = await subject.migrate("node-b", { maxBlackoutMs: 60_000 });
+    await until(
+      () => there,
+      (reached) => reached,
+    );
+    return { started, go };
+  };
+
+  const begun = await held();
+  await reset(client, begun.started.workflowId, first);
+  begun.go();
+  await subject.settled();
+  recorder.keep("migrate-reset", begun.started.workflowId);
+  while ((await subject.status()).node !== "node-a") await subject.moveTo("node-a");
+
+  await client.workflow
+    .getHandle(begun.started.workflowId, await reset(client, begun.started.workflowId, first))
+    .result();
+  recorder.keep("migrate-reset-late", begun.started.workflowId);
+
+  const twice = await stage.run("forgetful-entity");
+  world.at("source:frozen", () => new Promise((resolve) => setTimeout(resolve, 1_500)), twice.name);
+  await twice.migrate("node-b", { maxBlackoutMs: 60_000 });
+  await reset(client, twice.handle.workflowId, before(UPDATE.migrate));
+  await until(
+    () => twice.status(),
+    ({ node, operation }) => node === "node-b" && operation === undefined,
+  );
+  recorder.keep("workload-reset", twice.handle.workflowId);
 }

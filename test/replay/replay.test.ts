@@ -35,7 +35,8 @@ const PATHS = `
   checkpoint-long-1 checkpoint-long-2 workload-saved workload-restored workload-restored-off workload-cloned workload-recovered-unsaved node-store
   workload-address-taken workload-cloned-address-taken node-without-beats workload-restore-called-off
   protect-saved protect-pruned protect-skipped protect-failed protect-gone scale-down scale-up
-  idle-active idle-slept idle-skipped workload-slept`;
+  idle-active idle-slept idle-skipped workload-slept
+  migrate-reset migrate-reset-late workload-reset`;
 
 interface Kept {
   /** Below `histories`, without .json. */
