@@ -6,6 +6,7 @@ import { writeFileSync } from "node:fs";
 import { after, before, test, type TestContext } from "node:test";
 import { labNode, patience } from "../../deploy/lab/index.js";
 import { createAgentClient } from "../../src/agent/client.js";
+import { FAILPOINTS, type Failpoint } from "../../src/agent/failpoint.js";
 import { openStore } from "../../src/checkpoints/store-config.js";
 import type { Saved, SaveInput } from "../../src/model/contract.js";
 import { describeFailure, toFailure } from "../../src/model/failure.js";
@@ -152,20 +153,35 @@ test("two checkpoints while it counts: no gap, and the second adds little", { ti
   kept.close();
 });
 
-const POINTS = ["arm", "precopy", "freeze", "dump", "transfer", "resume", "store", "commit"] as const;
+/** Of one that runs on; `release` is only of one that is let go. */
+const POINTS = [
+  "checkpoint.arm",
+  "checkpoint.presync",
+  "checkpoint.precopy",
+  "checkpoint.freeze",
+  "checkpoint.dump",
+  "checkpoint.transfer",
+  "checkpoint.resume",
+  "checkpoint.store",
+  "checkpoint.commit",
+] as const satisfies Failpoint[];
 /** `npm run test:faults` has all of them; the default run those where it is given up, gathered, and stored. */
-const diesAt = process.env["FERRY_FAULTS"] === "all" ? POINTS : (["dump", "transfer", "store"] as const);
+const diesAt =
+  process.env["FERRY_FAULTS"] === "all"
+    ? POINTS
+    : (["checkpoint.dump", "checkpoint.transfer", "checkpoint.store"] as const);
 for (const point of diesAt) {
-  test(`the agent is killed at checkpoint.${point}`, { timeout: 240_000 }, async (t) => {
-    const witness = await witnessOf(t, `killed-${point}`, 8);
+  test(`the agent is killed at ${point}`, { timeout: 240_000 }, async (t) => {
+    const name = point.replace("checkpoint.", "killed-");
+    const witness = await witnessOf(t, name, 8);
     const digest = await witness.digest();
     const input = await inputFor(witness);
-    await armFailpoint(e2e, NODE, `checkpoint.${point}`, "kill");
+    await armFailpoint(e2e, NODE, point, "kill");
     const saved = await save(input);
-    assert.ok(await fired(e2e, NODE, `checkpoint.${point}`), "the agent was killed");
+    assert.ok(await fired(e2e, NODE, point), "the agent was killed");
     assert.deepEqual([saved.state, saved.epoch], ["OWNER", input.ref.epoch], said(saved));
     // What was begun before the freeze is begun anew; what was gathered is stored; only in between it is given up.
-    const lost = ["dump", "transfer"].includes(point);
+    const lost = point === "checkpoint.dump" || point === "checkpoint.transfer";
     assert.equal(saved.checkpoint === undefined, lost, said(saved));
     await assertLives(e2e, witness, digest, NODE, 10_000);
     const next = await save(await inputFor(witness));
@@ -173,23 +189,47 @@ for (const point of diesAt) {
     await assertLives(e2e, witness, digest, NODE, 5000);
     await witness.assertIntact();
     const kept = await store();
-    assert.equal((await kept.ids(`killed-${point}`)).length, lost ? 1 : 2);
+    assert.equal((await kept.ids(name)).length, lost ? 1 : 2);
     kept.close();
   });
 }
 
-test("stop: it is let go when the checkpoint is there, and not before", { timeout: 240_000 }, async (t) => {
-  const witness = await witnessOf(t, "stopped", 8);
-  const input = await inputFor(witness, { stop: true });
-  await armFailpoint(e2e, NODE, "checkpoint.commit", "kill");
-  const saved = await save(input);
-  assert.ok(saved.checkpoint, said(saved));
-  assert.equal(saved.state, "STOPPED");
-  await until("nothing of it is left", 10_000, async () => (await copies(e2e))[NODE] === 0);
-  assert.equal((await save(input)).checkpoint?.id, saved.checkpoint.id);
-  const kept = await store();
-  assert.deepEqual((await fsck(kept)).problems, []);
-  kept.close();
+for (const point of ["checkpoint.commit", "checkpoint.release"] as const) {
+  test(
+    `stop, and the agent is killed at ${point}: it is let go, with its checkpoint`,
+    { timeout: 240_000 },
+    async (t) => {
+      const witness = await witnessOf(t, point.replace("checkpoint.", "stopped-"), 8);
+      const input = await inputFor(witness, { stop: true });
+      await armFailpoint(e2e, NODE, point, "kill");
+      const saved = await save(input);
+      assert.ok(await fired(e2e, NODE, point), "the agent was killed");
+      assert.ok(saved.checkpoint, said(saved));
+      assert.equal(saved.state, "STOPPED");
+      await until("nothing of it is left", 10_000, async () => (await copies(e2e))[NODE] === 0);
+      assert.equal((await save(input)).checkpoint?.id, saved.checkpoint.id);
+      const kept = await store();
+      assert.deepEqual((await fsck(kept)).problems, []);
+      kept.close();
+    },
+  );
+}
+
+test("every failpoint of a checkpoint is come by", { timeout: 240_000 }, async (t) => {
+  const witness = await witnessOf(t, "noted", 8);
+  await clearFailpoints(e2e);
+  const all = FAILPOINTS.filter((point) => point.startsWith("checkpoint."));
+  for (const point of all) await armFailpoint(e2e, NODE, point, "note");
+  for (const stop of [false, true]) {
+    const saved = await save(await inputFor(witness, { stop }));
+    assert.ok(saved.checkpoint, said(saved));
+  }
+  const fires = await Promise.all(all.map((point) => fired(e2e, NODE, point)));
+  assert.deepEqual(
+    all.filter((_, i) => fires[i] !== true),
+    [],
+  );
+  await clearFailpoints(e2e);
 });
 
 test("criu is killed while it holds: it runs on under another epoch", { timeout: 240_000 }, async (t) => {

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { afterEach, test } from "node:test";
 import { labLink, labNode, labRun, labServicePid } from "../../deploy/lab/index.js";
+import { FAILPOINTS } from "../../src/agent/failpoint.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import type { Mode } from "../../src/model/plan.js";
 import { withRedis } from "./scene.js";
@@ -14,6 +15,7 @@ import {
   armFailpoint,
   assertLives,
   cancelHeard,
+  clearFailpoints,
   copies,
   cutLink,
   describeReport,
@@ -50,8 +52,6 @@ async function assertOneCopy(report: MigrationReport): Promise<void> {
   await scene.assertNothingLeft(report.node);
 }
 
-const SOURCE = ["arm", "presync", "precopy", "freeze", "dump", "transfer", "switch", "release"] as const;
-const DESTINATION = ["arm", "restore", "transfer", "switch", "resume", "drain"] as const;
 const BEFORE_COMMIT = [
   "source.arm",
   "source.presync",
@@ -64,7 +64,7 @@ const BEFORE_COMMIT = [
   "destination.transfer",
 ];
 
-const points = [...SOURCE.map((p) => `source.${p}`), ...DESTINATION.map((p) => `destination.${p}`), "source.drain"];
+const points: readonly string[] = FAILPOINTS.filter((point) => !point.startsWith("checkpoint."));
 /** `agent`: pages that were sent ahead are there when it dies; the others begin with nothing. */
 const modeOf = (point: string, agent = false): Mode => {
   if (point === "source.drain" || point === "destination.drain") return "postcopy";
@@ -72,8 +72,8 @@ const modeOf = (point: string, agent = false): Mode => {
 };
 
 /** Pages must still be missing when the source hears that it runs there: else nothing is drained. */
-const slowly = (point: string): { bandwidthBytesPerSec?: number } =>
-  point.endsWith(".drain") ? { bandwidthBytesPerSec: 10 * 2 ** 20 } : {};
+const SLOWLY = { bandwidthBytesPerSec: 10 * 2 ** 20 };
+const slowly = (point: string): { bandwidthBytesPerSec?: number } => (point.endsWith(".drain") ? SLOWLY : {});
 
 /** `npm run test:faults` has every fault at every point; the default run those where the sides' duties differ. */
 const everywhere = process.env["FERRY_FAULTS"] === "all";
@@ -99,6 +99,22 @@ for (const point of agentsDieAt) {
     await assertOneCopy(report);
   });
 }
+
+test("every failpoint of a migration is come by", LIMIT, async () => {
+  let missing = points;
+  // Drained is what the destination of a post-copy lacks when it runs.
+  for (const mode of ["precopy", "postcopy"] as const) {
+    const { node } = await scene.witness.workload.status();
+    const at = (point: string): string => (point.startsWith("source") ? node : other(node));
+    for (const point of missing) await armFailpoint(scene.e2e, at(point), point, "note");
+    const report = await migrate(scene.witness.workload, other(node), mode, mode === "postcopy" ? SLOWLY : {});
+    assert.equal(report.outcome, "moved", why(report));
+    const fires = await Promise.all(missing.map((point) => fired(scene.e2e, at(point), point)));
+    missing = missing.filter((_, i) => fires[i] !== true);
+    await clearFailpoints(scene.e2e);
+  }
+  assert.deepEqual(missing, []);
+});
 
 test(
   "the source's agent is killed after the commit point, when an older migration was rolled back: none goes on but the last",

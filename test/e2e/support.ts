@@ -23,6 +23,7 @@ import {
   type LabState,
   labServicePid,
 } from "../../deploy/lab/index.js";
+import { demandFailpoint } from "../../src/agent/failpoint.js";
 import { untilNodesListed } from "../../src/cli/nodes-ready.js";
 import { connect, type FerryClient, type MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle, WorkloadHandle } from "../../src/client/types.js";
@@ -198,7 +199,13 @@ export async function setClock(e2e: E2eLab, node: string, seconds: number): Prom
 }
 
 /** Arms a failpoint on a node (fires once). */
-export async function armFailpoint(e2e: E2eLab, node: string, point: string, action: "kill" | "pause"): Promise<void> {
+export async function armFailpoint(
+  e2e: E2eLab,
+  node: string,
+  point: string,
+  action: "kill" | "pause" | "note",
+): Promise<void> {
+  demandFailpoint(point);
   writeFileSync(join(await failpointDir(e2e, node), point), action);
 }
 /**

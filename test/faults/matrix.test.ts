@@ -13,6 +13,7 @@ import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs
 import { join } from "node:path";
 import { availableParallelism } from "node:os";
 import { after, before, describe, test } from "node:test";
+import { FAILPOINTS } from "../../src/agent/failpoint.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import { packageRoot } from "../../src/host/package-root.js";
 import type { Side } from "../../src/model/failure.js";
@@ -22,12 +23,8 @@ import { clearFailpoints, describeReport as why, withClocks } from "../e2e/suppo
 import { INJECTIONS, type Heal, type Injection } from "./injections.js";
 import { CellSchema, renderMatrix, type Cell } from "./table.js";
 
-const POINTS = [
-  ...["arm", "presync", "precopy", "freeze", "dump", "transfer", "switch", "release", "drain"].map(
-    (p) => `source.${p}`,
-  ),
-  ...["arm", "restore", "transfer", "switch", "resume", "drain"].map((p) => `destination.${p}`),
-];
+/** Those of checkpoints are in test/e2e/checkpoint. */
+const POINTS: readonly string[] = FAILPOINTS.filter((point) => !point.startsWith("checkpoint."));
 /** The modes in which a migration comes by this point. */
 function modesOf(point: string): readonly Mode[] {
   // Drained is what the destination lacks when it runs.

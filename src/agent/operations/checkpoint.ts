@@ -19,7 +19,7 @@ import { describeCheckpoint } from "../../checkpoints/describe.js";
 import { demandPacks, type Manifest, type Store } from "../../store/index.js";
 import { needSpace } from "../../transfer/images/receive.js";
 import type { Program } from "../../transfer/mover/client.js";
-import { failpoint } from "../failpoint.js";
+import { failpoint, type PhaseOf } from "../failpoint.js";
 import { orAbort } from "../level.js";
 import { ownMemoryBytes } from "../preflight/memory.js";
 import { gone, inShort, notHere, notWhole, saidOf, wasCut } from "./checkpoint-words.js";
@@ -68,7 +68,6 @@ export const asHandOver = ({ ref, options }: SaveInput, link: { host: string; po
 export class Checkpoint extends FreezingSide {
   readonly result: Promise<Saved>;
   saved: Saved | undefined;
-  protected override readonly points = "checkpoint";
   private readonly asked: SaveInput;
   private readonly own: CheckpointOptions;
   private readonly sink: MoverSide<SinkStatus, SinkRequest>;
@@ -121,6 +120,9 @@ export class Checkpoint extends FreezingSide {
 
   get operation(): string {
     return this.asked.ref.operation;
+  }
+  protected override enter(phase: PhaseOf<"checkpoint">): Promise<void> {
+    return this.begin(phase, `checkpoint.${phase}`);
   }
 
   is({ ref, request }: SaveInput): boolean {

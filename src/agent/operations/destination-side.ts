@@ -9,11 +9,10 @@ import { frameAddress, frameMatch } from "../../host/frame-socket.js";
 import { unpackFrames } from "../../host/kept-frames.js";
 import type { HoldState } from "../../model/ownership.js";
 import { maybeWentHome } from "../../model/settlement.js";
-import type { Phase } from "../../model/phase.js";
 import type { Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import { verifyToken } from "../../transfer/link/index.js";
-import { failpoint } from "../failpoint.js";
+import { failpoint, type PhaseOf } from "../failpoint.js";
 import { Level } from "../level.js";
 import type { ControlHub, ControlTarget, DestinationState } from "./control.js";
 import { DestinationFrames } from "./frames.js";
@@ -121,7 +120,7 @@ export abstract class DestinationSide implements ControlTarget {
     }
   }
 
-  protected async enter(phase: Phase): Promise<void> {
+  protected async enter(phase: PhaseOf<"destination">): Promise<void> {
     this.timer.begin(phase);
     await failpoint(`destination.${phase}`);
   }

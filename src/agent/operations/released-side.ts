@@ -7,6 +7,7 @@ import type { SideOutcome } from "../../model/contract.js";
 import { ferryError, toFailure } from "../../model/failure.js";
 import { verifyReceipt } from "../../transfer/link/index.js";
 import type { Word } from "../book.js";
+import type { PhaseOf } from "../failpoint.js";
 import { removeDirs } from "./dirs.js";
 import { FreezingSide } from "./freezing-side.js";
 
@@ -15,6 +16,10 @@ export abstract class ReleasedSide extends FreezingSide {
   protected readonly decided = new AbortController();
   /** The destination needs nothing more: the frozen copy goes. */
   private letGo = false;
+
+  protected override enter(phase: PhaseOf<"source">): Promise<void> {
+    return this.begin(phase, `source.${phase}`);
+  }
 
   /** RELEASED: serve until the destination needs nothing more, then kill, then GONE. However often parts of it die. */
   protected async finish(): Promise<SideOutcome> {

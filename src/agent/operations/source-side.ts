@@ -12,7 +12,7 @@ import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import type { SteerCommand, Steered } from "../../model/steering.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import { signToken } from "../../transfer/link/index.js";
-import { failpoint } from "../failpoint.js";
+import { failpoint, type Failpoint, type PhaseOf } from "../failpoint.js";
 import { ControlDialer, peerFailure } from "./control.js";
 import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
 import { SourceFrames } from "./frames.js";
@@ -43,8 +43,6 @@ export interface HandOverOptions {
 
 export abstract class SourceSide {
   outcome: SideOutcome | undefined;
-  /** What its failpoints are called by. */
-  protected readonly points: "source" | "checkpoint" = "source";
   protected readonly context: NodeContext;
   protected readonly input: HandOverInput;
   protected readonly options: HandOverOptions;
@@ -150,9 +148,11 @@ export abstract class SourceSide {
   get workload(): string {
     return this.input.ref.workload;
   }
-  protected async enter(phase: Phase): Promise<void> {
+  /** The next phase, of those that every such operation has. */
+  protected abstract enter(phase: PhaseOf<"source"> & PhaseOf<"checkpoint">): Promise<void>;
+  protected async begin(phase: Phase, point: Failpoint): Promise<void> {
     this.timer.begin(phase);
-    await failpoint(`${this.points}.${phase}`);
+    await failpoint(point);
   }
   progress(): Progress {
     const precopy = this.precopy?.progress();
