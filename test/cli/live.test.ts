@@ -2,10 +2,14 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { WorkloadListing } from "../../src/client/types.js";
 import type { Check } from "../../src/host/checks.js";
+import type { NodeState } from "../../src/model/messages.js";
 import type { MigrationReport } from "../../src/model/report.js";
 import type { WorkloadStatus } from "../../src/model/workload.js";
 import { skipWithoutTemporal } from "../support/temporal.js";
@@ -371,6 +375,71 @@ describe("commands on simulated nodes", { skip: skipWithoutTemporal }, () => {
     go();
     await until(["inspect", "steered"], /state +running[\s\S]*node-b|node-b[\s\S]*state +running/);
     assert.equal((await ferry("steer", "steered", "resume")).code, 2);
+  });
+
+  test("fence by the configuration's command: run with the node's name; the node is fenced if it says 0, in time, and is silent", async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), "ferry-fence-"));
+    t.after(() => rmSync(dir, { recursive: true }));
+    const said = join(dir, "said");
+    const script = join(dir, "power-off");
+    writeFileSync(
+      script,
+      `#!/bin/sh\nprintf '%s\\n' "$@" >>${said}\ncase "$1" in fail) echo "the BMC says no"; exit 1;; hang) sleep 600 & echo $! >>${said}; wait;; esac\n`,
+    );
+    chmodSync(script, 0o700);
+    const fence = (what: string, timeoutMs?: number): Promise<Run> => {
+      const config = join(dir, "fence.json");
+      const command = [script, what, "{node}-bmc", "chassis {node} off; reboot"];
+      writeFileSync(config, JSON.stringify({ command, ...(timeoutMs === undefined ? {} : { timeoutMs }) }));
+      rmSync(said, { force: true });
+      return ferry("fence", "node-c", "--config", config);
+    };
+    const fenced = async (): Promise<unknown> =>
+      (await stage.client.workflow.getHandle("node/node-c").query<NodeState>("status")).fence;
+
+    // It was not off after all: whatever the command said, a node that answers is not believed to be.
+    const there = await fence("off");
+    assert.equal(there.code, 2, there.stdout);
+    assert.match(there.stderr, /node-c answers: it is not off/);
+    assert.deepEqual(readFileSync(said, "utf8").split("\n"), ["off", "node-c-bmc", "chassis node-c off; reboot", ""]);
+
+    stage.world.crash("node-c");
+    await stage.workers.stopNode("node-c");
+    try {
+      const failed = await fence("fail");
+      assert.equal(failed.code, 1, failed.stdout);
+      assert.match(
+        failed.stderr,
+        /switch node-c off: \S+power-off failed[\s\S]*the BMC says no[\s\S]*nothing was fenced/,
+      );
+      const late = await fence("hang", 500);
+      assert.equal(late.code, 1, late.stdout);
+      assert.match(late.stderr, /did not finish in 500 ms, and was ended with all that it had started/);
+      const [, , , helper] = readFileSync(said, "utf8").split("\n");
+      assert.match(helper ?? "", /^\d+$/);
+      // A zombie is the machine's init's to collect.
+      const stat = `/proc/${helper}/stat`;
+      assert.ok(!existsSync(stat) || readFileSync(stat, "utf8").includes(") Z "), "its helper was ended, too");
+      assert.equal(await fenced(), undefined);
+
+      const off = await fence("off");
+      assert.equal(off.code, 0, off.stderr);
+      assert.match(
+        off.stdout,
+        /^node-c is fenced: \S+power-off off node-c-bmc chassis node-c off; reboot ended with 0\n/,
+      );
+      assert.notEqual(await fenced(), undefined);
+      assert.match(await good("nodes"), /^node-c +fenced /m);
+      // A name that nobody knows is found out before anything is switched off.
+      rmSync(said);
+      assert.equal((await ferry("fence", "node-z", "--config", join(dir, "fence.json"))).code, 2);
+      assert.ok(!existsSync(said));
+    } finally {
+      stage.agent("node-c").restart();
+      await stage.startNode("node-c");
+    }
+    await until(["nodes"], /^node-c +up/m);
+    assert.equal(await fenced(), undefined);
   });
 
   test("on a terminal: frames over each other, the cursor given back, then the report", async () => {
