@@ -15,6 +15,7 @@ import {
   Worker,
   DefaultLogger,
   bundleWorkflowCode,
+  type RuntimeOptions,
   type WorkflowBundle,
 } from "@temporalio/worker";
 import { createNodeActivities } from "../../src/activities/index.js";
@@ -143,12 +144,16 @@ export interface TestWorkers {
 }
 
 let installed = false;
+/** One for the process, however many stages it has: whoever wants more of it says so first. */
+export function installRuntime(options: RuntimeOptions = {}): void {
+  if (installed) return;
+  Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [], ...options });
+  installed = true;
+}
 
 /** A workflow worker on queue `ferry`, and node workers to start and stop. */
 export async function startWorkers(address: string, code?: WorkflowBundle, buildId?: string): Promise<TestWorkers> {
-  // one for the process, however many stages it has
-  if (!installed) Runtime.install({ logger: new DefaultLogger("ERROR"), shutdownSignals: [] });
-  installed = true;
+  installRuntime();
   const connection = await NativeConnection.connect({ address });
   const client = new Client({ connection, identity: "test" });
   const running = new Map<string, { worker: Worker; done: Promise<void> }>();
