@@ -1,6 +1,9 @@
 /** A lab with a redis that is watched: what most tests of faults begin with, once for all tests of a file. */
 import assert from "node:assert/strict";
+import { existsSync, readdirSync } from "node:fs";
+import { basename, join } from "node:path";
 import { after, afterEach, before } from "node:test";
+import { hierarchies } from "../../deploy/lab/cgroups.js";
 import { labRun } from "../../deploy/lab/index.js";
 import type { MigrationReport } from "../../src/client/index.js";
 import type { MigrationHandle } from "../../src/client/types.js";
@@ -57,7 +60,9 @@ export class Scene {
     const status = await this.witness.workload.status();
     assert.deepEqual([status.state, status.node], ["running", node]);
   }
-  /** No process, directory, namespace or cgroup of an operation; what was swept in the background is waited for. */
+  /**
+   * No process, directory, namespace, cgroup, mount or nft table of an operation; what was swept in the background is waited for.
+   */
   async assertNothingLeft(node: string): Promise<void> {
     const { epoch } = await this.witness.workload.status();
     let left = "";
@@ -71,14 +76,34 @@ export class Scene {
     });
   }
   private async leftOn(node: string, epoch: number): Promise<string[]> {
+    const { state, lab } = this.e2e;
     const find = async (command: string[]): Promise<string[]> =>
-      (await labRun(this.e2e.state, node, command, { allow: [1] })).stdout.split("\n").filter(Boolean);
+      (await labRun(state, node, command, { allow: [1, 255] })).stdout.split("\n").filter(Boolean);
+    /** Of its incarnations one may be there, and that only where it runs. */
+    const ended = (names: string[]): string[] =>
+      names.filter((name) => epoch === 0 || !new RegExp(`[.-]${epoch}$`).test(name));
+    const below = (dir: string): Promise<string[]> => find(["find", dir, "-mindepth", "1", "-maxdepth", "1"]);
     const processes = await find(["pgrep", "-a", "-f", "criu (dump|restore)|ferry-mover|pages/daemon|rsync --server"]);
-    const operations = await find(["find", "/run/ferry/ops", "-mindepth", "1", "-maxdepth", "1"]);
-    const namespaces = (await find(["find", "/run/netns", "-mindepth", "1"])).filter(
-      (path) => epoch === 0 || !path.endsWith(`-${epoch}`),
-    );
-    return [...processes, ...operations, ...namespaces].map((what) => `${node}: ${what}`);
+    const namespaces = await find(["find", "/run/netns", "-mindepth", "1"]);
+    const cgroups = (await hierarchies()).flatMap((root) => {
+      const dir = join(root, lab.cgroup, node);
+      return existsSync(dir)
+        ? readdirSync(dir, { withFileTypes: true }).flatMap((e) => (e.isDirectory() ? join(dir, e.name) : []))
+        : [];
+    });
+    // Of the node, and of what runs there: criu locks a network by a table in the namespace that it dumps or restores.
+    const inside = namespaces.map((path) => ["ip", "netns", "exec", basename(path)]);
+    const tables = await Promise.all([[], ...inside].map((prefix) => find([...prefix, "nft", "list", "tables"])));
+    const mounts = await find(["grep", "-E", " /run/ferry/(ops|incarnations)/", "/proc/self/mountinfo"]);
+    return [
+      ...processes,
+      ...(await below("/run/ferry/ops")),
+      ...ended(await below("/run/ferry/incarnations")),
+      ...ended(namespaces),
+      ...ended(cgroups),
+      ...tables.flat().filter((table) => /criu|ferry/i.test(table)),
+      ...mounts,
+    ].map((what) => `${node}: ${what}`);
   }
 
   /** A migration to the other node that stands at this failpoint. */
