@@ -17,6 +17,7 @@ const BESIDE_EACH_OTHER = [
   "model/",
   "cli/",
   "client/",
+  "docs/",
   "hostile/",
   "keys/",
   "lint/",

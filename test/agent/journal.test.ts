@@ -95,6 +95,17 @@ test("a line that was removed, repeated or put in from elsewhere breaks the chai
   }
 });
 
+test("whole lines that are cut off at the end leave a sound chain: by itself the file does not say so", () => {
+  const dir = written(4);
+  const file = join(dir, JOURNAL_FILE);
+  const lines = readFileSync(file, "utf8").trimEnd().split("\n");
+  writeFileSync(file, `${lines.slice(0, 2).join("\n")}\n`);
+  const { journal, entries, torn } = openJournal(dir);
+  // What it does not know and runs here is found by its absence: see e2e/rest, "lacks later ones".
+  assert.deepEqual([entries.length, torn], [2, false]);
+  journal.close();
+});
+
 test("a second agent is refused while the first lives", () => {
   const dir = fresh();
   const { journal } = openJournal(dir);

@@ -18,7 +18,7 @@ import type { WorkloadSpec } from "../../src/model/workload.js";
 import { ferry } from "./ferry.js";
 import { andRemove } from "./on-the-move.js";
 import { keepBusy, Lines, program } from "./programs.js";
-import { assertMoved, migrate, startLab, until, type E2eLab } from "./support.js";
+import { assertMoved, describeReport, migrate, other, startLab, until, type E2eLab } from "./support.js";
 
 let e2e: E2eLab;
 before(async () => {
@@ -110,6 +110,35 @@ test("io_uring, a terminal, a pipe, a unix socket, a tracer and another file: al
       busy.kill();
       outside?.child.kill("SIGKILL");
     }
+  });
+});
+
+test("a fork bomb: each migration ends in time, moved or back, with one copy; and it can be stopped", async (t) => {
+  const name = "bomb";
+  const user = "nobody";
+  const workload = await e2e.client.workloads.run({ name, node: "node-a", user, command: program("bomb", 80) });
+  const alive = async (node: string): Promise<number> => {
+    const { stdout } = await labRun(e2e.state, node, ["pgrep", "-c", "-u", user, "python3"], { allow: [1] });
+    return Number(stdout.trim());
+  };
+  await andRemove(workload, async () => {
+    await until("it has spread", 30_000, async () => (await alive("node-a")) > 40);
+    for (const mode of ["cold", "precopy", "postcopy"] as const) {
+      const { node } = await workload.status();
+      const report = await migrate(workload, other(node), mode);
+      t.diagnostic(`${mode}: ${report.outcome}, frozen for ${report.blackoutMs} ms. ${describeReport(report)}`);
+      assert.ok(report.outcome === "moved" || report.outcome === "rolled-back", describeReport(report));
+      await until(`it runs on ${report.node} only`, 20_000, async () => {
+        const [there, elsewhere] = [await alive(report.node), await alive(other(report.node))];
+        return there > 1 && elsewhere === 0;
+      });
+      await until("its entity is at rest", 20_000, async () => (await workload.status()).operation === undefined);
+      const status = await workload.status();
+      assert.deepEqual([status.state, status.node], ["running", report.node]);
+    }
+    const { node } = await workload.status();
+    assert.equal((await workload.stop({ graceMs: 100 })).state, "stopped");
+    assert.equal(await alive(node), 0);
   });
 });
 
