@@ -3,6 +3,7 @@
 #   FERRY_ENGINE  directory of this dump or restore: events (at.*) go there, the gate is a FIFO there
 #   FERRY_LINK    the node's end of the workload's link
 #   FERRY_CGROUP  the workload's cgroup v2 directory
+#   FERRY_HIDE_PROC  for hide-proc.pl: machine and names
 #   FERRY_STACKS  if set: where the threads' stacks stand is written there, for answers.pl
 # Events are files with a time in them: a level that a restarted agent reads again. As few programs as can be: each costs
 # some milliseconds of the blackout. Waiting at the gate survives the agent's death: opening the FIFO blocks until somebody
@@ -59,7 +60,12 @@ post-dump)
   done
   hold post-dump
   ;;
-post-restore) hold post-restore ;;
+post-restore)
+  # Before anything of it runs: its images have none of these mounts.
+  # shellcheck disable=SC2086 # several words
+  perl "${0%/*}/hide-proc.pl" --in "/proc/$CRTOOLS_INIT_PID/ns/mnt" $FERRY_HIDE_PROC || exit 95
+  hold post-restore
+  ;;
 post-resume) reached post-resume ;;
 esac
 exit 0

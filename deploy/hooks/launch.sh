@@ -1,15 +1,16 @@
 #!/bin/bash
-# launch.sh ROOT OVERLAY_OPTIONS VOLUME STATE -- CGROUP_PROCS... -- PATH DIR PATH DIR... -- PROGRAM ARGS...
-# PATH inside the workload shows DIR of the node.
+# launch.sh ROOT OVERLAY_OPTIONS VOLUME -- CGROUP_PROCS... -- PATH DIR PATH DIR... -- PROGRAM ARGS...
+# PATH inside the workload shows DIR of the node. FERRY_HIDE_PROC: for hide-proc.pl.
 # Started in the workload's network namespace and in a mount namespace of its own, with "fork makes pid 1 of a new PID
 # namespace" set (unshare --pid). Enters the cgroups first, so that everything from here on is counted and can be killed.
 # Standard output talks to the agent: "pid N", "ready" (the program's exec is next), "exit CODE" (it ended within the time
 # that the agent watches; then the agent kills this script, and the workload belongs to the node's init).
+hooks=${BASH_SOURCE[0]%/*}
 main() {
   set -euo pipefail
   cd /
-  local root=$1 options=$2 volume=$3 state=$4
-  shift 5
+  local root=$1 options=$2 volume=$3
+  shift 4
   while [[ $1 != -- ]]; do
     echo 0 >"$1"
     shift
@@ -21,7 +22,7 @@ main() {
     shift 2
   done
   shift
-  inside "$root" "$options" "$volume" "$state" "$@" &
+  inside "$root" "$options" "$volume" "$@" &
   local child=$!
   echo "pid $child"
   local code=0
@@ -53,8 +54,8 @@ mount_volumes() {
 
 # pid 1 of the workload, up to its exec.
 inside() {
-  local root=$1 options=$2 volume=$3 state=$4 name fd
-  shift 4
+  local root=$1 options=$2 volume=$3 name fd
+  shift 3
   mount -t overlay overlay -o "$options" "$root"
   cd "$root"
   mkdir -p proc dev tmp run data
@@ -64,6 +65,8 @@ inside() {
     mount --bind "proc/$name" "proc/$name"
     mount -o remount,bind,ro,nosuid,nodev,noexec "proc/$name"
   done
+  # shellcheck disable=SC2086 # several words
+  perl "$hooks/hide-proc.pl" "$root" $FERRY_HIDE_PROC
   # One tmpfs for all: criu packs and unpacks each with a tar of its own, inside the blackout.
   mount -t tmpfs -o nosuid,mode=755 tmpfs run
   mkdir run/.ferry run/.ferry/dev run/.ferry/tmp run/.ferry/node
@@ -85,10 +88,6 @@ inside() {
   mkdir dev/shm dev/pts
   mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
   chmod 1777 dev/shm
-  # Where Ferry keeps all workloads' files must not be seen, also where the state lies on the node's root file system.
-  if [[ -d .$state && -n $(ls -A ".$state") ]]; then
-    mount -t tmpfs -o ro,nosuid,nodev,noexec,mode=000,size=4k tmpfs ".$state"
-  fi
   hostname "${volume##*/}"
   mkdir run/ferry-log run/lock
   chmod 1777 run/lock

@@ -4,7 +4,6 @@ import { certificate } from "./check-certificate.js";
 import { run } from "./exec.js";
 import { criuVersion, findProgram } from "./facts.js";
 import { canScanPagemap, canWriteProtectAsync, hasSoftDirty } from "./kernel-probes.js";
-import { hasSysResource } from "./proc.js";
 import { userfaultfdProblem } from "./userfaultfd-probe.js";
 import { toFailure } from "../model/failure.js";
 
@@ -92,8 +91,7 @@ const PROGRAMS: Record<string, string> = {
   arping: "iputils-arping",
   nsenter: "util-linux",
   setpriv: "util-linux",
-  // Runs criu where root may not raise limits.
-  ...(hasSysResource() ? {} : { perl: "perl" }),
+  perl: "perl",
 };
 
 async function programs(): Promise<Finding> {

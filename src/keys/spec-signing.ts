@@ -18,7 +18,8 @@ import type { WorkloadSpec } from "../model/workload.js";
 
 const lineOf = (publicKey: KeyObject): string => publicKey.export({ type: "spki", format: "der" }).toString("base64");
 
-const digestOf = (spec: WorkloadSpec): string => createHash("sha256").update(specText(spec)).digest("hex");
+/** Of all of a spec but its signature, hex. */
+export const specDigest = (spec: WorkloadSpec): string => createHash("sha256").update(specText(spec)).digest("hex");
 
 /** A new pair: the private key as PEM, the public one as the line for policies. */
 export function newSigningKey(): { privatePem: string; publicLine: string } {
@@ -69,13 +70,13 @@ export function signSpec(spec: WorkloadSpec, options: SignOptions): WorkloadSpec
       remedy: "make one with: ferry keygen signing --out FILE",
     });
   }
-  const said = { signer, signedAt, expiresAt, ...(nodes === undefined ? {} : { nodes }), digest: digestOf(spec) };
+  const said = { signer, signedAt, expiresAt, ...(nodes === undefined ? {} : { nodes }), digest: specDigest(spec) };
   const value = sign(null, Buffer.from(signedText(said)), key).toString("base64");
   return { ...unsigned(spec), signature: { ...said, value } };
 }
 
 /** Is the signature of exactly this spec? */
-export const isOfSpec = (spec: WorkloadSpec, { digest }: SpecSignature): boolean => digest === digestOf(spec);
+export const isOfSpec = (spec: WorkloadSpec, { digest }: SpecSignature): boolean => digest === specDigest(spec);
 
 /** Did one of these keys sign what the signature says? */
 export function isGenuine(signature: SpecSignature, keys: readonly KeyObject[]): boolean {

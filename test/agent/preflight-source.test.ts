@@ -82,6 +82,19 @@ ready(); wait()`;
   });
 });
 
+test("a descriptor on what hides a part of /proc blocks: the engine leaves that mount out", { skip }, async () => {
+  const code = `
+import ctypes
+ctypes.CDLL(None).mount(b'tmpfs',b'/proc/fs',b'tmpfs',0,None)
+held=os.open('/proc/fs',os.O_RDONLY); os.chdir('/proc/fs'); ready(); wait()`;
+  await withProbe(code, async (probe) => {
+    const { findings } = await probe.preflight();
+    const found = said(findings, "open files");
+    assert.match(found.join("\n"), /block: .*descriptor \d+: is open on \/proc\/fs, which is hidden/);
+    assert.match(found.join("\n"), /block: .*cwd: is open on \/proc\/fs, which is hidden/);
+  });
+});
+
 test("io_uring blocks", { skip }, async (t) => {
   const code = `
 import ctypes

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { labNode, labRun } from "../../deploy/lab/index.js";
 import { packageRoot } from "../../src/host/package-root.js";
+import { createAgentClient } from "../../src/agent/client.js";
 import { requestOfSpec } from "../../src/cli/signed.js";
 import { FerryError, signSpec, type MigrationReport, type RunRequest } from "../../src/client/index.js";
 import { checkRun } from "../../src/client/requests.js";
@@ -37,6 +38,44 @@ async function tie(name: string, pid: number): Promise<Lines> {
   assert.equal(await lines.next(20_000), "tied");
   return lines;
 }
+
+test("a reservation with another spec than what runs: the destination refuses, the source runs on", async () => {
+  const workload = await e2e.client.workloads.run({ name: "other", node: "node-a", command: ["sleep", "1234"] });
+  await andRemove(workload, async () => {
+    const agent = async (node: string) =>
+      createAgentClient(`/proc/${(await labNode(e2e.state, node)).pid}/root/run/ferry/agent.sock`);
+    const [a, b] = [await agent("node-a"), await agent("node-b")];
+    const { spec, epoch } = await workload.status();
+    const ref = {
+      schema: 1 as const,
+      operation: "other.migrate.77",
+      workload: "other",
+      epoch: epoch ?? 1,
+      to: (epoch ?? 1) + 1,
+      source: "node-a",
+      destination: "node-b",
+    };
+    const options = { mode: "cold" as const, dryRun: false, maxBlackoutMs: 60_000 };
+    const forged = { ...spec, user: "daemon" };
+    const reservation = await b.reserve({ ref, options, spec: forged, memoryBytes: 0, volumeBytes: 0 });
+    const ended = async <T>(ask: () => Promise<{ done: boolean; result?: T }>): Promise<T> => {
+      for (;;) {
+        const { done, result } = await ask();
+        if (done && result !== undefined) return result;
+      }
+    };
+    const [taken, given] = await Promise.all([
+      ended(() => b.takeOver({ ref, options, spec: forged }, 1000)),
+      ended(() => a.handOver({ ref, options, reservation }, 1000)),
+    ]);
+    assert.deepEqual([taken.state, taken.failure?.code], ["TOMBSTONE", "E_SPEC"]);
+    assert.deepEqual([given.state, given.epoch, given.failure?.code], ["OWNER", ref.epoch, "E_SPEC"]);
+    assert.match(given.failure?.message ?? "", /another spec of other than the one that runs on node node-a/);
+    const { state, node } = await workload.status();
+    assert.deepEqual([state, node], ["running", "node-a"]);
+    assert.equal((await workload.inspect()).observation?.processes, 1);
+  });
+});
 
 test("io_uring, a terminal, a pipe, a unix socket, a tracer and another file: all refused at once, then none", async (t) => {
   for (const [node, bytes] of [

@@ -208,7 +208,7 @@ test("oversize, replayed, reordered and malformed frames are E_FRAME, told to th
 test("wrong hellos are refused with the reason", async () => {
   const listener = await startListener(b);
   const hellos: [string, Buffer, FailureCode][] = [
-    ["a newer version", helloBytes({ versions: [2, 3], hello: { anything: true } }), "E_LINK_VERSION"],
+    ["a newer version", helloBytes({ versions: [8, 9], hello: { anything: true } }), "E_LINK_VERSION"],
     ["no versions", helloBytes({ versions: [], hello: HELLO }), "E_FRAME"],
     ["no hello", helloBytes({ versions: [1] }), "E_FRAME"],
     ["another purpose", helloBytes({ versions: [1], hello: { ...HELLO, purpose: "root" } }), "E_FRAME"],

@@ -2,6 +2,7 @@
  * The control link of a hand-over: agent to agent, source dials destination. Small messages, all of them levels:
  *
  *   destination -> source   state  { hold, armed, digest, ... }   whenever it changes, and on every new connection
+ *   source -> destination   spec   { digest }                     which spec runs there, first on every new connection (link 2)
  *   source -> destination   token  { token }                      the commit, sent again on every new connection
  *   source -> destination   resume-first {}                       PREPARED does not need every page; repeated likewise
  *   source -> destination   abort  { failure }                    best effort: the source went back
@@ -16,6 +17,7 @@ import { HOLD_STATES, type HoldState } from "../../model/ownership.js";
 import type { ClockOffset } from "../../model/report.js";
 import { dialLink, listenLink, refusalLog, type LinkSession } from "../../transfer/link/index.js";
 import { Level } from "../level.js";
+import { SPEC_DIGEST } from "../../model/spec-signature.js";
 import { tokenSchema } from "../schemas.js";
 import type { NodeContext } from "./node-context.js";
 import { wallMs } from "./phases.js";
@@ -57,6 +59,10 @@ const clockRead = z.strictObject({ sentAt: z.number(), readAt: z.number() });
 const CLOCK_SAMPLES = 8;
 const CLOCK_TIMEOUT_MS = 500;
 
+const specMessage = z.strictObject({ digest: z.string().regex(SPEC_DIGEST) });
+/** Since this version of the link every source says its spec. */
+const SAYS_SPEC = 2;
+
 const BACKOFF_MS = [50, 100, 200, 400, 800, 1500] as const;
 
 /** The source's end: dials again and again until stopped. */
@@ -75,12 +81,21 @@ export class ControlDialer {
   private readonly ref: OperationRef;
   private readonly peer: string;
   private readonly endpoint: { host: string; port: number };
+  private readonly spec: string;
 
-  constructor(context: NodeContext, ref: OperationRef, peer: string, endpoint: { host: string; port: number }) {
+  /** `spec`: digest of the one that runs here. */
+  constructor(
+    context: NodeContext,
+    ref: OperationRef,
+    peer: string,
+    endpoint: { host: string; port: number },
+    spec: string,
+  ) {
     this.context = context;
     this.ref = ref;
     this.peer = peer;
     this.endpoint = endpoint;
+    this.spec = spec;
   }
 
   /** Idempotent. */
@@ -139,6 +154,8 @@ export class ControlDialer {
         session.destroy();
         return;
       }
+      // One of an older version does not know the word, and passes over it.
+      session.send("spec", { digest: this.spec }).catch(() => undefined);
       if (this.first) session.send("resume-first", {}).catch(() => undefined);
       if (this.token !== undefined) session.send("token", { token: this.token }).catch(() => undefined);
     });
@@ -223,11 +240,15 @@ export interface ControlTarget {
   onAbort(failure: FailureData): void;
   onFrames(payload: Buffer): void;
   onConnected(connected: boolean): void;
+  /** The source's spec has this digest; undefined: the source is of a version that does not say it. */
+  onSpec(digest: string | undefined): void;
 }
 
 /** The destination's end: one listener for all operations of this node. */
 export class ControlHub {
   private readonly sessions = new Map<string, LinkSession>();
+  /** What the source of an operation has said of its spec on its present connection, which may be before there is a target. */
+  private readonly specs = new Map<string, string | undefined>();
   private readonly targets = new Map<string, ControlTarget>();
   private readonly context: NodeContext;
   private server: { port: number; close(): Promise<void> } | undefined;
@@ -273,10 +294,15 @@ export class ControlHub {
     const { operation } = session.hello;
     this.sessions.get(operation)?.destroy();
     this.sessions.set(operation, session);
+    this.specs.delete(operation);
     session.onFrame((frame) => {
       const target = this.targets.get(operation);
       if (frame.type === "frames") {
         target?.onFrames(frame.payload);
+      } else if (frame.type === "spec") {
+        const parsed = specMessage.safeParse(frame.meta);
+        if (parsed.success) this.hearSpec(operation, parsed.data.digest);
+        else session.destroy();
       } else if (frame.type === "clock") {
         const asked = clockAsked.safeParse(frame.meta);
         if (asked.success) session.send("clock", { ...asked.data, readAt: wallMs() }).catch(() => undefined);
@@ -293,11 +319,18 @@ export class ControlHub {
     session.onClose(() => {
       if (this.sessions.get(operation) === session) {
         this.sessions.delete(operation);
+        this.specs.delete(operation);
         this.targets.get(operation)?.onConnected(false);
       }
     });
     this.targets.get(operation)?.onConnected(true);
+    if (session.version < SAYS_SPEC) this.hearSpec(operation, undefined);
     this.publish(operation);
+  }
+
+  private hearSpec(operation: string, digest: string | undefined): void {
+    this.specs.set(operation, digest);
+    this.targets.get(operation)?.onSpec(digest);
   }
 
   /** Tell the source the state of this operation as it is now. */
@@ -324,6 +357,7 @@ export class ControlHub {
   register(operation: string, target: ControlTarget): void {
     this.targets.set(operation, target);
     if (this.sessions.has(operation)) target.onConnected(true);
+    if (this.specs.has(operation)) target.onSpec(this.specs.get(operation));
     this.publish(operation);
   }
   unregister(operation: string, target: ControlTarget): void {

@@ -2,6 +2,7 @@
  * What the destination's side of a hand-over is made of: its journal records, mover, control link and phase times, what
  * it accepts (a token, an abort) and what it refuses. The order of things is in take-over.ts.
  */
+import { specDigest } from "../../keys/spec-signing.js";
 import type { Inquiry, ReserveInput, SideOutcome, Token } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { DestinationMoverRequest, DestinationMoverStatus } from "../../model/mover.js";
@@ -37,6 +38,8 @@ export abstract class DestinationSide implements ControlTarget {
   protected readonly refusal = new AbortController();
   /** It may resume before every page is here. */
   protected readonly resumeFirst: Level<boolean>;
+  /** The source has said that it runs the spec of this reservation, or is of a version that does not say it. */
+  protected readonly specAgreed = new Level(false);
   protected readonly token = new Level<Pick<Token, "digest"> | undefined>(undefined);
   protected readonly link: Level<boolean>;
   protected readonly frames: DestinationFrames;
@@ -148,6 +151,32 @@ export abstract class DestinationSide implements ControlTarget {
   }
   onConnected(connected: boolean): void {
     this.link.set(connected);
+  }
+  /**
+   * Whoever asks for a reservation may name any spec. This node holds it against its policy, and criu restores what runs at
+   * the source: so both have to be the same. After RECEIVED that was asked already.
+   */
+  onSpec(digest: string | undefined): void {
+    const { ref, spec } = this.input;
+    if (this.specAgreed.value || this.holdState !== "RESERVED") return;
+    if (digest === undefined || digest === specDigest(spec)) {
+      if (digest === undefined) this.log("warn", `node ${ref.source} does not say its spec: its Ferry is older`);
+      this.specAgreed.set(true);
+      return;
+    }
+    const { node } = this.context.config;
+    this.refuse(
+      ferryError(
+        "E_SPEC",
+        `node ${node} was asked to take over another spec of ${ref.workload} than the one that runs on node ${ref.source}`,
+        {
+          side: "destination",
+          node,
+          workload: ref.workload,
+          remedy: "it runs on at the source: migrate with `ferry migrate`, and find out who else asks nodes to reserve",
+        },
+      ).data,
+    );
   }
   onResumeFirst(): void {
     if (!this.local) this.resumeFirst.set(true);

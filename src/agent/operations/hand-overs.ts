@@ -15,6 +15,8 @@ import type {
   TakeOverInput,
 } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import { sameSpec } from "../../model/spec-signature.js";
+import type { WorkloadSpec } from "../../model/workload.js";
 import { isDead, isOpen, mayRefuse, runningHold } from "../../model/ownership.js";
 import type { Steered } from "../../model/steering.js";
 import { againstDestination, demand, demandAllowed } from "../gate.js";
@@ -133,6 +135,7 @@ export class HandOvers {
         `epoch ${ref.to} of ${ref.workload} is reserved for operation ${hold.operation}`,
       );
     }
+    this.demandKnownSpec(ref, spec);
     this.book.recordOperation({ side: "destination", input, ...(local ? { local } : {}) });
     this.book.record({
       workload: ref.workload,
@@ -160,6 +163,22 @@ export class HandOvers {
     const { port } = status;
     client.close();
     return { agent: { host: config.linkHost, port: config.linkPort }, mover: { host: config.linkHost, port } };
+  }
+
+  /** While an epoch of it is held here, the journal's spec is that of what is held: no later reservation changes it. */
+  private demandKnownSpec(ref: OperationRef, spec: WorkloadSpec): void {
+    const held = this.book.holds(ref.workload).find((hold) => isOpen(hold.state));
+    const known = this.book.spec(ref.workload);
+    if (held === undefined || known === undefined || sameSpec(known, spec)) return;
+    throw ferryError(
+      "E_SPEC",
+      `node ${this.context.config.node} holds epoch ${held.epoch} of ${ref.workload} (${held.state}) with another spec`,
+      {
+        workload: ref.workload,
+        side: "destination",
+        remedy: `ferry inspect ${ref.workload} says which operation has it`,
+      },
+    );
   }
 
   ensureTakeOver(input: ReserveInput, local: boolean): TakeOver {

@@ -2,6 +2,7 @@
  * What the source's side of a hand-over is made of: its journal records, mover, control link, phase times, and the steps
  * that are tried again until they work. The order of things is in hand-over.ts.
  */
+import { specDigest } from "../../keys/spec-signing.js";
 import type { HandOverInput, OperationRef, Inquiry, SideOutcome, Token } from "../../model/contract.js";
 import { FerryError, ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import type { SourceMoverRequest, SourceMoverStatus } from "../../model/mover.js";
@@ -98,7 +99,7 @@ export abstract class SourceSide {
       (status) => this.heard(status),
       () => ({ verb: "limit", bandwidthBytesPerSec: this.steering.course.value.bandwidthBytesPerSec ?? null }),
     );
-    this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent);
+    this.control = new ControlDialer(context, ref, this.peer, input.reservation.agent, specDigest(spec));
     this.volume = new VolumeFollower({
       course: this.steering.course,
       pass: async () => this.mover.request({ verb: "presync", pids: await this.hostPids() }),

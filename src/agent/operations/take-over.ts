@@ -82,6 +82,8 @@ export class TakeOver extends DestinationSide {
         }
       }
       const digest = await this.fetchImages(signal);
+      // Said long ago, before the volume: only a link that was lost since makes it wait.
+      if (!again) await this.specAgreed.wait((agreed) => agreed, { signal });
       await this.enter("restore");
       if (again) await this.mover.request({ verb: "reset" }, signal);
       const held = this.restoreHeld(signal);

@@ -9,8 +9,10 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { mountOf, mountOption, shown, type Mount } from "../../host/procfs.js";
 import type { Finding } from "../../model/plan.js";
+import { HIDDEN_PROC } from "../../runtimes/process/hidden.js";
 import { finder, MIB, sizeText } from "./findings.js";
-import type { Tree } from "./tree.js";
+import { taskName } from "./tasks.js";
+import type { Task, Tree } from "./tree.js";
 
 const { block, warn } = finder("source");
 
@@ -121,6 +123,28 @@ export function checkMounts(view: MountView): Finding[] {
     }
   }
   return findings;
+}
+
+/** The engine leaves out what hides parts of /proc, so nothing may be open there. */
+export function checkHiddenProc(tree: Tree): Finding[] {
+  const points = HIDDEN_PROC.map((name) => `/proc/${name}`);
+  const hiding = new Map(tree.mounts.filter(({ point }) => points.includes(point)).map((m) => [m.id, m.point]));
+  const held = (task: Task, what: string, point: string): Finding =>
+    block(
+      "open files",
+      `${taskName(task)}, ${what}: is open on ${point}, which is hidden from workloads and can't be saved`,
+      "close it in the program",
+    );
+  return tree.tasks.flatMap((task) => [
+    ...task.files.flatMap(({ fd, info }) => {
+      const point = hiding.get(info.mountId);
+      return point === undefined ? [] : [held(task, `descriptor ${fd}`, point)];
+    }),
+    ...task.links.flatMap(({ name, path }) => {
+      const point = [...hiding.values()].find((hidden) => path === hidden);
+      return point === undefined ? [] : [held(task, name, point)];
+    }),
+  ]);
 }
 
 /** What lies on tmpfs mounts (/tmp, /run, /dev/shm) is copied while the workload is frozen. */

@@ -21,7 +21,7 @@ import { finder, sizeText } from "./findings.js";
 import { frozenCgroup } from "./frozen.js";
 import { findHolders } from "./holders.js";
 import { checkMemory, frozenBytesOf, treeMemoryBytes } from "./memory.js";
-import { checkMounts, checkTmpfs, viewMounts } from "./mounts.js";
+import { checkHiddenProc, checkMounts, checkTmpfs, viewMounts } from "./mounts.js";
 import { checkLocks, checkOpenFiles, checkPipes, halfPipes } from "./open-files.js";
 import { checkInet, checkOtherSockets, checkUnix, externalPeers, ownedSockets } from "./socket-checks.js";
 import { checkFrozen, checkNamespaces, checkTree } from "./tasks.js";
@@ -188,7 +188,7 @@ export async function preflightSource(ctx: SourceContext): Promise<SourceFacts> 
     ...checkOpenFiles(tree),
     ...checkLocks(tree, ctx.movesLocks ?? true),
     ...sockets,
-    ...(ownMounts ? checkMounts(view) : []),
+    ...(ownMounts ? [...checkMounts(view), ...checkHiddenProc(tree)] : []),
     ...tmpfs,
     ...checkMemory(tree),
     ...checkDuration(options, memoryBytes),

@@ -22,6 +22,8 @@ const TOOLS: readonly Tool[] = [
   { program: "rsync", package: "rsync", uses: ["source", "destination"] },
   // Asks whether somebody else has the address: without it two machines could answer for one.
   { program: "arping", package: "iputils-arping", uses: ["destination"] },
+  // Hides parts of /proc (deploy/hooks/hide-proc.pl).
+  { program: "perl", package: "perl", uses: ["start", "destination"] },
   // Runs criu where root may not raise limits (deploy/hooks/answers.pl).
   { program: "perl", package: "perl", uses: ["source"], when: () => !hasSysResource() },
 ];

@@ -9,6 +9,7 @@ import { LEFT_OUT_FILE } from "../../transfer/images/left-out.js";
 import type { Incarnation, OperationDirs } from "../runtime.js";
 import { answersFor, lookAt, wrapperWords } from "./answers.js";
 import { Engine, startEngine, VETO } from "./engine.js";
+import { HIDDEN_PROC, HIDE_PROC } from "./hidden.js";
 import { rootPid } from "./observe.js";
 import { DATA_POINT, EXTERNAL_DATA, EXTERNAL_LOG, EXTERNAL_NET, LOG_POINT, type Parts, type Places } from "./places.js";
 
@@ -22,6 +23,7 @@ export const hookEnv = (parts: Parts, engineDir: string): Record<string, string>
   FERRY_ENGINE: engineDir,
   FERRY_LINK: parts.network.link,
   FERRY_CGROUP: parts.cgroup.dir,
+  FERRY_HIDE_PROC: HIDE_PROC,
 });
 
 /** Options that dump and restore share. `--no-default-config`: nothing but this command line has a say. */
@@ -88,6 +90,8 @@ export async function freeze(places: Places, incarnation: Incarnation, dirs: Ope
       "--external",
       `mnt[${LOG_POINT}]:${EXTERNAL_LOG}`,
       ...places.mounted(spec).flatMap(({ path, external }) => ["--external", `mnt[${path}]:${external}`]),
+      // What is there to hide depends on the kernel: where it is restored, the node hides its own (hide-proc.pl).
+      ...HIDDEN_PROC.flatMap((name) => ["--skip-mnt", `/proc/${name}`]),
       // criu's page server: a socket that nobody is at the other end of. It is reached after a veto only, and ends at once.
       ...(places.config.lazyDump === false ? [] : ["--lazy-pages", "--ps-socket", "3"]),
     ],

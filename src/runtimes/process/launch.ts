@@ -10,6 +10,7 @@ import { NETNS_DIR } from "../../host/netns.js";
 import { makeWorkloadLog, readWorkloadLog, workloadLogSize } from "../../host/workload-log.js";
 import { ferryError, type FerryError } from "../../model/failure.js";
 import type { WorkloadSpec } from "../../model/workload.js";
+import { HIDE_PROC } from "./hidden.js";
 import type { Mounted, Parts, Places } from "./places.js";
 import { resolveUser, type ResolvedUser } from "./user.js";
 
@@ -122,7 +123,6 @@ export async function launch(
     parts.mountPoint,
     places.overlayOptions(parts),
     parts.volume.dir,
-    places.config.stateDir,
     "--",
     ...parts.cgroup.procsFiles,
     "--",
@@ -133,7 +133,7 @@ export async function launch(
   const logStart = workloadLogSize(parts.volume.logFile);
   const child = spawn("nsenter", args, {
     cwd: "/",
-    env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8" },
+    env: { PATH: SYSTEM_PATH, LC_ALL: "C.UTF-8", FERRY_HIDE_PROC: HIDE_PROC },
     stdio: ["ignore", "pipe", "pipe"],
     detached: true,
   });

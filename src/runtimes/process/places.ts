@@ -9,7 +9,7 @@ import { ferryError } from "../../model/failure.js";
 import { incarnation } from "../../model/names.js";
 import type { VolumeSpec } from "../../model/volumes.js";
 import type { WorkloadSpec } from "../../model/workload.js";
-import { hiddenLayer } from "./hidden.js";
+import { hiddenLayers } from "./hidden.js";
 
 export type Log = (
   level: "debug" | "info" | "warn" | "error",
@@ -33,7 +33,7 @@ export interface ProcessRuntimeConfig {
    * `/run/ferry-layers/0`, `1`, ... where whoever made the node has bound the layers of that overlay).
    */
   lowerDirs?: string[];
-  /** Paths of the node that no workload sees, besides the usual ones (hidden.ts). */
+  /** Paths of the node that no workload sees, besides the usual ones (hidden.ts), `stateDir` and `runDir`. */
   hidden?: string[];
   /** The node's directory of a shared volume. Throws E_POLICY where the node has none of that name. Default: there are none. */
   sharedVolume?: (name: string) => string;
@@ -96,7 +96,7 @@ export class Places {
   readonly config: ProcessRuntimeConfig;
   readonly layout: CgroupLayout;
   private layers: string[] | undefined;
-  private hiddenDir: string | undefined;
+  private hiddenDirs: string[] | undefined;
 
   constructor(config: ProcessRuntimeConfig) {
     this.config = config;
@@ -157,7 +157,7 @@ export class Places {
 
   /** Options of the overlay that is a workload's root. */
   overlayOptions(parts: Parts): string {
-    const lower = [this.hidden(), ...this.lowerDirs()];
+    const lower = [...this.hidden(), ...this.lowerDirs()];
     const layers = [...lower, parts.volume.root, parts.work];
     const odd = layers.find((path) => /[:,\\]/.test(path));
     if (odd !== undefined)
@@ -172,9 +172,11 @@ export class Places {
   }
 
   /** Made before it is needed: a restore is in a hurry. */
-  hidden(): string {
-    this.hiddenDir ??= hiddenLayer(this.config.runDir, this.config.hidden ?? []);
-    return this.hiddenDir;
+  hidden(): string[] {
+    const { stateDir, runDir, hidden = [] } = this.config;
+    // This node's own: the journal, and every workload's files.
+    this.hiddenDirs ??= hiddenLayers(runDir, { gone: hidden, empty: [stateDir, runDir] });
+    return this.hiddenDirs;
   }
 
   private lowerDirs(): string[] {

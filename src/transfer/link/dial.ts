@@ -59,10 +59,10 @@ export async function dialLink(options: DialOptions): Promise<LinkSession> {
     if (first.frame.kind !== KIND.welcome) {
       throw ferryError("E_FRAME", `${link}: the first answer is neither a welcome nor a refusal`);
     }
-    readWelcome(first.frame.meta);
+    const version = readWelcome(first.frame.meta);
     if (cut !== undefined) throw new FerryError(cut);
     channel.establish();
-    const session = new Session(channel, options.peer, options.hello, options.lendPayloads === true);
+    const session = new Session(channel, version, options.peer, options.hello, options.lendPayloads === true);
     endWhenRevoked(credentials, socket.getPeerX509Certificate(), channel, session);
     return session;
   } catch (error) {

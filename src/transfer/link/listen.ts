@@ -127,7 +127,7 @@ export async function listenLink(options: ListenOptions): Promise<LinkListener> 
       channel.send(KIND.welcome, "", { version }).catch(() => undefined);
       tell = KIND.abort;
       channel.establish();
-      const session = new Session(channel, peer, hello, options.lendPayloads === true);
+      const session = new Session(channel, version, peer, hello, options.lendPayloads === true);
       endWhenRevoked(credentials, certificate, channel, session);
       onSession(session);
     } catch (error) {

@@ -8,6 +8,7 @@ type FrameListener = (frame: Frame) => void | Promise<void>;
 type CloseListener = (failure: FailureData | undefined) => void;
 
 export class Session implements LinkSession {
+  readonly version: number;
   readonly peer: string;
   readonly hello: Hello;
   readonly #channel: Channel;
@@ -18,7 +19,8 @@ export class Session implements LinkSession {
   #closeFired: { failure: FailureData | undefined } | undefined;
   #destroyed = false;
 
-  constructor(channel: Channel, peer: string, hello: Hello, lend: boolean) {
+  constructor(channel: Channel, version: number, peer: string, hello: Hello, lend: boolean) {
+    this.version = version;
     this.#channel = channel;
     this.#lend = lend;
     this.peer = peer;

@@ -34,6 +34,8 @@ export interface Frame {
 }
 
 export interface LinkSession {
+  /** Of the link: what both ends speak. */
+  readonly version: number;
   /** Node name in the peer's certificate. */
   readonly peer: string;
   readonly hello: Hello;
@@ -118,8 +120,8 @@ export interface DialOptions extends SessionTuning {
 export const MAX_PAYLOAD_BYTES = 4 * 1024 * 1024;
 export const MAX_META_BYTES = 1024 * 1024;
 export const MAX_HELLO_META_BYTES = 16 * 1024;
-/** Versions of the link that this code speaks, newest first. */
-export const LINK_VERSIONS: readonly number[] = [1];
+/** Versions of the link that this code speaks, newest first. Since 2 a source says its spec on a control link (operations/control.ts). */
+export const LINK_VERSIONS: readonly number[] = [2, 1];
 export const ALPN = "ferry/1";
 export const DEFAULT_PING_MS = 2000;
 export const DEFAULT_LOST_MS = 6000;

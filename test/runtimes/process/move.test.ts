@@ -4,10 +4,11 @@ import { cp, rm } from "node:fs/promises";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { run } from "../../../src/host/exec.js";
+import { HIDDEN_PROC } from "../../../src/runtimes/process/hidden.js";
 import type { FerryError } from "../../../src/model/failure.js";
 import type { EngineStatus, OperationDirs } from "../../../src/runtimes/runtime.js";
 import { nodesImpossible, TestNet, type TestNode } from "../../support/node.js";
-import { Counter, dirs, incarnation, redisCommand, REDIS, TREE } from "./workloads.js";
+import { Counter, dirs, incarnation, redisCommand, REDIS, SEES_OF_PROC, seesNothingOf, TREE } from "./workloads.js";
 
 const NAME = { name: "redis", epoch: 1 };
 const NEXT = { name: "redis", epoch: 2 };
@@ -225,6 +226,68 @@ describe("process runtime: freeze, hold, move", { skip: nodesImpossible() ?? fal
     assert.match(log(b), /ready\nall well\n$/);
     const listed = b.exec("cat", "/var/lib/ferry/volumes/redis/root/var/spool/tree/upper").stdout;
     assert.equal(listed, "before\nafter\n");
+  });
+
+  it("hides what is the node's own on the node that it comes to: its state, wherever that lies, and parts of /proc", async () => {
+    await a.restartDriver({ lazyDump: false });
+    // On the root file system, which workloads have below their own, and at another path than on the source.
+    b.exec("mkdir", "-p", "/srv/ferry");
+    b.exec("mount", "--bind", "/run/ferry-layers/0/srv/ferry", "/srv/ferry");
+    b.write("/srv/ferry/journal", "NODES-OWN");
+    b.exec("ln", "-s", "/srv/ferry", "/srv/link");
+    await b.restartDriver({ lazyRestore: false, stateDir: "/srv/link" });
+    const script = `while sleep 0.05; do if mkdir /data/asked 2>/dev/null; then
+      ls -ARd /srv/* /srv/ferry/* /srv/link/* /var/lib/ferry/*; cat /srv/ferry/journal; ${SEES_OF_PROC}; echo said
+    fi 2>&1; done`;
+    const curious = incarnation("redis", { command: ["bash", "-c", script], user: "root" });
+    const names = HIDDEN_PROC.filter((name) => existsSync(`/proc/${name}`));
+    const there = `${b.dir}/upper/srv/ferry`;
+    const logOf = (state: string): string => readFileSync(`${state}/volumes/redis/log/output.log`, "utf8");
+    const asks = async (state: string): Promise<string> => {
+      const before = existsSync(`${state}/volumes/redis/log/output.log`) ? logOf(state).length : 0;
+      await rm(`${state}/volumes/redis/data/asked`, { recursive: true, force: true });
+      for (let i = 0; i < 200 && !logOf(state).slice(before).includes("said"); i++) await sleep(20);
+      return logOf(state).slice(before);
+    };
+    const seesNothing = (log: string): void => {
+      assert.match(log, /said/);
+      assert.deepEqual(
+        log.split("\n").filter((line) => line.startsWith("in /proc/")),
+        seesNothingOf(names),
+      );
+      assert.doesNotMatch(log, /NODES-OWN|volumes/);
+    };
+    try {
+      await a.call("start", curious);
+      seesNothing(await asks(a.state()));
+      const d = dirs("redis.migrate.11");
+      const next = { ...curious, epoch: 2 };
+      await b.call("prepare", next, d);
+      await held(d);
+      await cp(a.outside(d.images), b.outside(d.images), { recursive: true });
+      await run("rsync", ["-aHAXS", "--numeric-ids", `${a.state("volumes")}/`, `${there}/volumes/`]);
+      await b.call("restore", next, d);
+      const status = await b.call<EngineStatus>("wait", "restore", d, "post-restore", 30_000);
+      assert.ok(status.reached["post-restore"], JSON.stringify(await b.call("evidence", "restore", d)));
+      await a.call("destroy", NAME, d);
+      await b.call("release", next, d);
+      const seen = await asks(there);
+      seesNothing(seen);
+      assert.match(seen, /^\/srv\/ferry$/m, "there, and empty: images of older versions have a mount on it");
+      // It can be saved again from there.
+      const again = dirs("redis.migrate.12");
+      await b.restartDriver({ lazyDump: false, stateDir: "/srv/link" });
+      await b.call("freeze", next, again);
+      const saved = await b.call<EngineStatus>("wait", "freeze", again, "post-dump", 30_000);
+      assert.ok(saved.reached["post-dump"], JSON.stringify(await b.call("evidence", "freeze", again)));
+      await b.call("takeBack", next, again);
+      seesNothing(await asks(there));
+    } finally {
+      await b.call("destroy", NEXT);
+      await b.restartDriver();
+      b.exec("umount", "/srv/ferry");
+      b.exec("rm", "-rf", "/srv/ferry", "/srv/link");
+    }
   });
 
   it("a restore that fails says why, runs nothing, and is swept", async () => {

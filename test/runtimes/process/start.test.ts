@@ -3,10 +3,11 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FerryError } from "../../../src/model/failure.js";
+import { HIDDEN_PROC } from "../../../src/runtimes/process/hidden.js";
 import { privilegesOf } from "../../support/capabilities.js";
 import { nodesImpossible, TestNet, type TestNode } from "../../support/node.js";
 import { until } from "../../workflows/support.js";
-import { incarnation } from "./workloads.js";
+import { incarnation, SEES_OF_PROC, seesNothingOf } from "./workloads.js";
 
 describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }, () => {
   let net: TestNet;
@@ -94,6 +95,7 @@ describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }
       "cat /etc/ferry/node.key /etc/shadow /root/.ssh/id_ed25519",
       "find / -xdev -newermt 2000-01-01 -name 'node.key' 2>/dev/null",
       "mknod /data/disk b 8 0; mknod /dev/disk b 8 0; mount -t tmpfs tmpfs /mnt; echo x >/proc/sys/kernel/core_pattern",
+      SEES_OF_PROC,
       "grep root: /etc/passwd; stat -c %a:%u /etc /root; cat /proc/self/status; echo done; sleep 100",
     ].join("; ");
     await a.call("start", incarnation("curious", { command: ["bash", "-c", script], user: "root" }));
@@ -111,6 +113,13 @@ describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }
     assert.match(log, /mknod: \/dev\/disk: Operation not permitted/);
     assert.match(log, /mount: .*(?:permission denied|must be superuser)/);
     assert.match(log, /core_pattern: Read-only file system/);
+    // Such as this kernel has; the first there always is.
+    const there = HIDDEN_PROC.filter((name) => existsSync(`/proc/${name}`));
+    assert.ok(there.includes("fs"));
+    assert.deepEqual(
+      log.split("\n").filter((line) => line.startsWith("in /proc/")),
+      seesNothingOf(there),
+    );
     assert.match(log, /^root:x:0:0/m);
     assert.ok(log.includes(a.exec("stat", "-c", "%a:%u", "/etc", "/root").stdout.trim()), log);
     const { bounding } = privilegesOf(log);

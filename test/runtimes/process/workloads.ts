@@ -2,6 +2,7 @@
 import type { ChildProcess } from "node:child_process";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import { HIDDEN_PROC } from "../../../src/runtimes/process/hidden.js";
 import type { WorkloadSpec } from "../../../src/model/workload.js";
 import type { Incarnation, OperationDirs } from "../../../src/runtimes/runtime.js";
 import type { TestNet } from "../../support/node.js";
@@ -33,6 +34,16 @@ export const dirs = (operation: string): OperationDirs => ({
   run: `/run/ferry/ops/${operation}/run`,
   images: `/run/ferry/ops/${operation}/images`,
 });
+
+/** For a shell as root: what there is to see in hidden parts of /proc, and whether they can be written. */
+export const SEES_OF_PROC = `for p in ${HIDDEN_PROC.map((name) => `/proc/${name}`).join(" ")}; do
+  [ -e $p ] || continue
+  if [ -d $p ]; then seen=$(ls -A $p | wc -l); else seen=$(wc -c <$p); fi
+  if [ -d $p ]; then to=$p/x; else to=$p; fi
+  if (echo x >$to) 2>/dev/null; then can=writes; else can=reads; fi
+  echo "in $p: $seen, $can"
+done`;
+export const seesNothingOf = (names: readonly string[]): string[] => names.map((name) => `in /proc/${name}: 0, reads`);
 
 /** A redis that keeps nothing on disk and tells the digest of its keys. */
 export const REDIS = [
