@@ -34,42 +34,44 @@ const LONGEST_PAUSE_MS = 2_000;
 export function createNodeActivities(options: NodeActivitiesOptions): NodeActivities {
   const { agent, node, knownNodes, fenceOf, stopping, pollMs = 300, agentAwayMs = 60_000 } = options;
 
-  const ask = async <Result>(call: () => Promise<Result>, everyMs = BEAT_MS): Promise<Result> => {
+  const beatingEvery = async <Result>(everyMs: number, call: () => Promise<Result>): Promise<Result> => {
     const context = Context.current();
     const beat = setInterval(() => context.heartbeat(), everyMs);
     try {
       return await call();
-    } catch (error) {
-      throw toApplicationFailure(error);
     } finally {
       clearInterval(beat);
     }
   };
 
+  const ask = <Result>(call: () => Promise<Result>, everyMs = BEAT_MS): Promise<Result> =>
+    beatingEvery(everyMs, async () => {
+      try {
+        return await call();
+      } catch (error) {
+        throw toApplicationFailure(error);
+      }
+    });
+
   /** Asks until the step is done. */
   const follow = async <Result>(poll: (waitMs: number) => Promise<Step<Result>>): Promise<Result> => {
     const context = Context.current();
     let last: unknown;
-    let awaySince: number | undefined;
-    let pause = FIRST_PAUSE_MS;
+    let away = patience(agentAwayMs);
     context.heartbeat();
     for (;;) {
       throwWhenCancelled(context, node);
       try {
         const step = await poll(pollMs);
-        awaySince = undefined;
-        pause = FIRST_PAUSE_MS;
+        away = patience(agentAwayMs);
         if (step.done) return step.result;
         last = step.progress ?? last;
         notePhase(context, last);
         context.heartbeat(last);
       } catch (error) {
-        if (!isAgentDown(error)) throw toApplicationFailure(error);
-        awaySince ??= Date.now();
-        if (Date.now() - awaySince > agentAwayMs) throw toApplicationFailure(error);
+        const pause = away(error);
         context.heartbeat(last);
         await sleepUnlessCancelled(context, pause);
-        pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
       }
     }
   };
@@ -78,6 +80,23 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
   const beating = <Result>(call: () => Promise<Result>): Promise<Result> => {
     Context.current().heartbeat();
     return ask(call, pollMs);
+  };
+
+  /** Such a call that an agent which dies under it goes on with when it is back: asked again, as a long step is. */
+  const insisting = <Result>(call: () => Promise<Result>): Promise<Result> => {
+    const context = Context.current();
+    const away = patience(agentAwayMs);
+    context.heartbeat();
+    return beatingEvery(pollMs, async () => {
+      for (;;) {
+        throwWhenCancelled(context, node);
+        try {
+          return await call();
+        } catch (error) {
+          await sleepUnlessCancelled(context, away(error));
+        }
+      }
+    });
   };
 
   /** Nobody's answer within `ms` is no answer: a stopped agent would keep the worker from saying so. */
@@ -124,9 +143,9 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     stopWorkload: (input) => ask(() => agent.stopWorkload(input)),
     removeWorkload: (input) => ask(() => agent.removeWorkload(input)),
     newestCheckpoint: (input) => ask(() => agent.newestCheckpoint(input)),
-    recoverWorkload: (input) => ask(() => agent.recoverWorkload(input)),
+    recoverWorkload: (input) => insisting(() => agent.recoverWorkload(input)),
     saveCheckpoint: (input) => follow((waitMs) => agent.saveCheckpoint(input, waitMs)),
-    restoreWorkload: (input) => beating(() => agent.restoreWorkload(input)),
+    restoreWorkload: (input) => insisting(() => agent.restoreWorkload(input)),
     listCheckpoints: (input) => ask(() => agent.listCheckpoints(input)),
     pinCheckpoint: (input) => ask(() => agent.pinCheckpoint(input)),
     removeCheckpoint: (input) => ask(() => agent.removeCheckpoint(input)),
@@ -150,6 +169,19 @@ export function createNodeActivities(options: NodeActivitiesOptions): NodeActivi
     claim: (input) => ask(() => agent.claim(input)),
     supersede: (input) => ask(() => agent.supersede(input)),
     cleanup: (input) => ask(() => agent.cleanup(input)),
+  };
+}
+
+/** With an agent that is away: how long to pause before it is asked again. Throws what is an answer, or lasts too long. */
+function patience(agentAwayMs: number): (error: unknown) => number {
+  let since: number | undefined;
+  let next = FIRST_PAUSE_MS;
+  return (error) => {
+    since ??= Date.now();
+    if (!isAgentDown(error) || Date.now() - since > agentAwayMs) throw toApplicationFailure(error);
+    const pause = next;
+    next = Math.min(next * 2, LONGEST_PAUSE_MS);
+    return pause;
   };
 }
 

@@ -102,6 +102,8 @@ const OPEN: readonly HoldState[] = [
   "ACTIVE",
   "RUNNING",
 ];
+/** Of an epoch that came by a hand-over: nothing of it depends on its source any more, also when it has ended since. */
+export const hasOwned = (state: HoldState | undefined): boolean => state === "OWNER" || state === "STOPPED";
 /** Promised to this node and not running: it may still be refused. */
 export const mayRefuse = (state: HoldState): boolean =>
   state === "RESERVED" || state === "RECEIVED" || state === "PREPARED";

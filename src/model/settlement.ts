@@ -73,6 +73,10 @@ export const maybeWentHome = ({ workload, source }: OperationRef): FerryError =>
 export const isFenced = (ref: OperationRef, source: Inquiry | undefined): boolean =>
   source?.holds.some((hold) => hold.epoch === ref.to && hold.state === "FENCED") === true;
 
+/** It has owned the workload, which has ended or was stopped since: all the same it has moved there. */
+export const asOwner = (destination: Inquiry): Inquiry =>
+  destination.state === "STOPPED" ? { ...destination, state: "OWNER" } : destination;
+
 /** `settle`, with the local restore of the source taken into account. Undefined: that node did not answer. */
 export function conclude(ref: OperationRef, source: Inquiry | undefined, destination: Inquiry | undefined): Verdict {
   const home = source === undefined ? undefined : backHome(ref, source);

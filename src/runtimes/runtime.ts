@@ -24,6 +24,10 @@ export interface EngineStatus {
   reached: Partial<Record<"network-lock" | "post-dump" | "post-restore" | "post-resume", number>>;
 }
 
+/** The restored tree was let run: whatever becomes of it, or of its engine, it has run. */
+export const hasResumed = ({ exitCode, reached }: EngineStatus): boolean =>
+  reached["post-resume"] !== undefined || exitCode === 0;
+
 /** A dump or restore under way. Survives the agent: `adopt*` gives a new handle from the operation's directory. */
 export interface EngineHandle {
   status(): EngineStatus;
@@ -113,7 +117,10 @@ export interface Runtime {
   restore(incarnation: Incarnation, dirs: OperationDirs): Promise<EngineHandle>;
   adoptRestore(dirs: OperationDirs): EngineHandle | undefined;
 
-  /** Let the held restore run. Resolves when the engine has resumed the tree (exit 0). failure E_RESTORE: it does not run. */
+  /**
+   * Let the held restore run. Resolves when the engine has resumed the tree (exit 0), which may have ended since.
+   * failure E_RESTORE: it does not run.
+   */
   release(incarnation: Incarnation, dirs: OperationDirs): Promise<{ resumedAt: number }>;
 
   /**

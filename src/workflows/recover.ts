@@ -15,6 +15,7 @@ import {
 } from "@temporalio/workflow";
 import type { Checkpoint } from "../model/checkpoints.js";
 import { CONTRACT_SCHEMA, type Inquiry, type NodeActivities, type OperationRef } from "../model/contract.js";
+import type { FailureData } from "../model/failure.js";
 import { formatMs } from "../model/format.js";
 import { WORKFLOW, type Recovered, type SupersedeInput, type Tuning } from "../model/messages.js";
 import { nodeTaskQueue, operationId, operationWorkflowId } from "../model/names.js";
@@ -96,7 +97,10 @@ export async function recoverOn(ask: RecoverOn): Promise<Recovered> {
   const started = await tryAsk(node, () =>
     shortly(node, tuning, "recover").recoverWorkload({ ref, spec, checkpoint: checkpoint.id }),
   );
-  if (started.failure) throw failure(started.failure);
+  if (started.failure) {
+    await neverBegins(ask, ref, started.failure);
+    throw failure(started.failure);
+  }
   await tellTheLost(ref, ask);
   return recovered(ref, `from checkpoint ${checkpoint.id}: ${loss}; ${evidence}`);
 }
@@ -153,6 +157,17 @@ export async function goesOn(ask: Attempts, ref: OperationRef, again: () => Prom
   if (why === undefined) return;
   if (isSilence(why)) ask.attempted.push(ref);
   throw failure(why);
+}
+
+/**
+ * The node has said no: from now on it says so for ever, also to a call of then that still hangs somewhere. Without its word
+ * nobody knows whether it will run it.
+ */
+export async function neverBegins(ask: Attempts, ref: OperationRef, why: FailureData): Promise<void> {
+  if (isSilence(why) || !patched("what was refused never begins")) return;
+  const { destination } = ref;
+  const said = await tryAsk(destination, () => shortly(destination, ask.tuning, "it never begins").refuse(ref));
+  if (said.failure || ownHold(said.answer, ref) !== undefined) ask.attempted.push(ref);
 }
 
 const quick = (tuning: Tuning): Tuning => ({ ...tuning, startToCloseMs: Math.min(tuning.startToCloseMs, 5_000) });

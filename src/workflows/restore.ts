@@ -17,7 +17,7 @@ import type { WorkloadSpec } from "../model/workload.js";
 import { askEach, askForCopies, failure, patiently, shortly, tryAsk, type Copies } from "./calls.js";
 import { fenced } from "./fenced.js";
 import { knock } from "./knock.js";
-import { demandOff, goesOn, settleAttempts, staleOf, tellStale, type Attempts } from "./recover.js";
+import { demandOff, goesOn, neverBegins, settleAttempts, staleOf, tellStale, type Attempts } from "./recover.js";
 
 /** A node that has not answered within this long is silent. */
 const OTHERS_MS = 3_000;
@@ -116,7 +116,10 @@ export async function restoreOn(ask: RestoreOn): Promise<Restored & { sequence: 
       ...(letGo && { letGoWith: checkpoint.id }),
     }),
   );
-  if (started.failure) throw failure(started.failure);
+  if (started.failure) {
+    await neverBegins(ask, ref, started.failure);
+    throw failure(started.failure);
+  }
   // Nodes that were asked before, or are off, and were fenced: whatever was said of them, one may run it when it is back.
   const stale = ask.attempted.map((attempt) => staleOf(ref, attempt));
   for (const node of off) if (stale.every(({ source }) => source !== node)) stale.push({ ...ref, source: node });

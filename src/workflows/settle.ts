@@ -21,7 +21,7 @@ import {
 import type { Inquiry, OperationRef, Receipt, SideOutcome } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import { WORKFLOW, type HandOver, type MigrationState, type SweepInput, type Tuning } from "../model/messages.js";
-import { backHome, conclude, isFenced } from "../model/settlement.js";
+import { asOwner, backHome, conclude, isFenced } from "../model/settlement.js";
 import { acceptInput } from "./accept.js";
 import { attributes, ofHandOver, showSweep, type SweepView } from "./console.js";
 import { backoffMs, isSilence, once, patiently, shortly, tryAsk, type Answer } from "./calls.js";
@@ -59,10 +59,13 @@ export async function settleHandOver(handOver: HandOver, tuning: Tuning, { tell,
       tryAsk(ref.source, () => once(ref.source, tuning, "ask the journal").inquire(ref)),
       tryAsk(ref.destination, () => once(ref.destination, tuning, "ask the journal").inquire(ref)),
     ]);
-    remember(memory, source.answer, destination.answer);
+    const said = destination.answer;
+    const ended = said?.state === "STOPPED" && patched("what has ended there has moved there");
+    const there = ended ? asOwner(said) : said;
+    remember(memory, source.answer, there);
     // What a person has decided stays so, also in a round in which the source is silent.
     const known = source.answer ?? (isFenced(ref, memory.source) ? memory.source : undefined);
-    const verdict = conclude(ref, known, destination.answer);
+    const verdict = conclude(ref, known, there);
     let trouble = source.failure ?? destination.failure;
     switch (verdict.verdict) {
       case "moved": {

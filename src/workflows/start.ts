@@ -7,7 +7,7 @@
  */
 import { patched, sleep } from "@temporalio/workflow";
 import { addressProblem } from "../model/address.js";
-import { CONTRACT_SCHEMA, type Observation } from "../model/contract.js";
+import { CONTRACT_SCHEMA, type Observation, type OperationRef } from "../model/contract.js";
 import type { FailureData } from "../model/failure.js";
 import type { Tuning } from "../model/messages.js";
 import { operationId } from "../model/names.js";
@@ -86,7 +86,7 @@ export async function startOn(ask: StartOn): Promise<StartResult> {
   if (isRefusal(started.failure)) return { started: false, nothingLeft: true, epoch, failure: started.failure };
   // It was tried, and its log says why it failed: kept, with its entity, until it is removed or started again.
   const tried = started.failure.code === "E_START";
-  const undone = await undo(ask, epoch, fresh && !tried);
+  const undone = await undo(ask, operation, epoch, fresh && !tried);
   const nothingLeft = undone && !tried;
   return { started: false, nothingLeft: nothingLeft && ask.epoch === 0, epoch, failure: started.failure };
 }
@@ -150,13 +150,20 @@ async function notFenced(
   return undefined;
 }
 
-/** Whether it was started or not: afterwards it is not. */
-async function undo({ node, spec, tuning }: StartOn, epoch: number, fresh: boolean): Promise<boolean> {
+/** Whether it was started or not: afterwards it is not, and never will be. */
+async function undo(ask: StartOn, operation: string, epoch: number, fresh: boolean): Promise<boolean> {
+  const { node, spec, tuning } = ask;
   const ref = { schema: CONTRACT_SCHEMA, workload: spec.name };
+  // A call of then may still hang somewhere. (The first epoch of all has none before it, which a reference needs.)
+  const never: OperationRef | undefined =
+    epoch > 1 && patched("a start that was undone never begins")
+      ? { ...ref, operation, epoch: epoch - 1, to: epoch, source: node, destination: node }
+      : undefined;
   const deadline = Date.now() + tuning.patienceMs;
   for (let round = 0; ; round += 1) {
     const undone = await tryAsk(node, async () => {
       const there = shortly(node, tuning, "undo the start");
+      if (never !== undefined) await there.refuse(never);
       const now = await there.observeWorkload(ref);
       if (now.holds.some((hold) => hold.epoch === epoch && hold.state === "OWNER")) {
         await there.stopWorkload({ ...ref, epoch, graceMs: 0 });

@@ -57,6 +57,29 @@ test("an agent that is away is asked again; for too long, it is a retryable fail
   );
 });
 
+test("an agent that dies in a restore or a recovery is asked again; a cancel ends that, and what it says is an answer", async () => {
+  const away = (): Promise<never> => Promise.reject(ferryError("E_AGENT_DOWN", "away"));
+  for (const verb of ["restoreWorkload", "recoverWorkload"] as const) {
+    const from = (answer: () => Promise<unknown>) => activities({ [verb]: answer } as unknown as NodeAgent);
+    const run = (answer: () => Promise<unknown>, env = new MockActivityEnvironment()) =>
+      env.run(() => from(answer)[verb]({} as never));
+    let calls = 0;
+    const coming = (): Promise<unknown> => ((calls += 1) < 2 ? away() : Promise.resolve({ pid: 7, epoch: 2 }));
+    assert.deepEqual(await run(coming), { pid: 7, epoch: 2 });
+    await assert.rejects(
+      run(away),
+      (error) => error instanceof ApplicationFailure && error.type === "E_AGENT_DOWN" && error.nonRetryable === false,
+    );
+    await assert.rejects(
+      run(() => Promise.reject(ferryError("E_RESTORE", "no"))),
+      (error) => error instanceof ApplicationFailure && error.type === "E_RESTORE" && error.nonRetryable === true,
+    );
+    const asked = new MockActivityEnvironment();
+    setTimeout(() => asked.cancel("CANCELLED", { cancelRequested: true } as never), 50);
+    await assert.rejects(run(away, asked), CancelledFailure);
+  }
+});
+
 test("an answer that says no is not retried, and carries its data", async () => {
   for (const code of ["E_RESTORE", "E_STALE_EPOCH", "E_NO_SPACE"] as FailureCode[]) {
     const no = agentOf(() => Promise.reject(new FerryError({ code, message: "no", remedy: "mend it" })));

@@ -1,4 +1,7 @@
-/** A clean-up that names an operation and does not mean it: nothing that a hand-over, a restore or a checkpoint lives on is removed. */
+/**
+ * Who names an operation and does not mean it: a clean-up removes nothing that a hand-over, a restore or a checkpoint lives on, and
+ * nothing is handed over, or taken over, by another ref than the one that it was begun by.
+ */
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -56,7 +59,7 @@ async function inTheMiddle(side: Side) {
   if (side === "source") {
     book.record({ workload, epoch: 1, state: "OWNER", operation: "web.start.1" });
     book.recordOperation({ side, input: { ref, options, reservation: { agent: place, mover: place } } });
-    book.record({ ...own, epoch: 1, state: "FROZEN", to: 2 });
+    book.record({ ...own, epoch: 1, state: "FROZEN", to: 2, peer: ref.destination });
   } else {
     const input = { ref, options, spec: specOf(workload), memoryBytes: 0, volumeBytes: 0 };
     book.recordOperation({ side, input });
@@ -64,7 +67,9 @@ async function inTheMiddle(side: Side) {
   }
   const things = join(context.config.runDir, "ops", ref.operation);
   mkdirSync(things, { recursive: true });
-  return { book, done, things, runDir: context.config.runDir, settling: new Settling(context, new HandOvers(context)) };
+  const handOvers = new HandOvers(context);
+  const { runDir } = context.config;
+  return { book, done, things, runDir, handOvers, settling: new Settling(context, handOvers), options, place };
 }
 
 for (const side of ["source", "destination"] as const) {
@@ -102,4 +107,60 @@ test("what is no migration, and a node that has no part in it: refused", async (
 test("an operation of one workload in the name of another is no reference at all", () => {
   assert.equal(refSchema.safeParse(ref).success, true);
   assert.equal(refSchema.safeParse({ ...ref, operation: "webb.migrate.2" }).success, false);
+});
+
+const OTHERS: Partial<OperationRef>[] = [{ to: 9 }, { destination: "node-c" }];
+for (const state of ["FROZEN", "RELEASED"] as const) {
+  test(`${state} for one node and epoch: not handed over to another one`, async () => {
+    const { book, handOvers, options, place } = await inTheMiddle("source");
+    const own = { workload, operation: ref.operation, epoch: 1, to: 2, peer: ref.destination };
+    if (state === "RELEASED") book.record({ ...own, state, digest: "d" });
+    const before = book.entries;
+    for (const other of OTHERS) {
+      const input = { ref: { ...ref, ...other }, options, reservation: { agent: place, mover: place } };
+      await assert.rejects(handOvers.handOver(input, 0), failsWith("E_REQUEST"));
+    }
+    assert.equal(handOvers.has(ref.operation), false);
+    assert.equal(book.entries, before);
+    book.close();
+  });
+}
+
+test("restored on the source itself it goes on as that, whoever asks by the first ref, and no token is given for it", async () => {
+  const { book, handOvers, options, place } = await inTheMiddle("source");
+  const reservation = { agent: place, mover: place };
+  const { operation } = ref;
+  const local = { ...ref, to: 3, destination: ref.source };
+  book.record({ workload, operation, epoch: 2, state: "BURNED", peer: ref.destination });
+  book.recordOperation({ side: "source", input: { ref: local, options, reservation }, local: true });
+  book.record({ workload, operation, epoch: 1, state: "RELEASED", to: 3, peer: ref.source, digest: "d" });
+  const before = book.entries;
+  for (const other of OTHERS) {
+    const input = { ref: { ...ref, ...other }, options, reservation };
+    await assert.rejects(handOvers.handOver(input, 0), failsWith("E_REQUEST"));
+  }
+  assert.equal(handOvers.has(operation), false);
+  // There is no engine here to go on with.
+  await handOvers.handOver({ ref, options, reservation }, 100).catch((error: unknown) => {
+    assert.ok(!failsWith("E_REQUEST")(error), String(error));
+  });
+  assert.equal(book.token(operation, 2), undefined);
+  assert.deepEqual(book.operation("source", operation)?.input.ref, local);
+  assert.equal(book.entries, before);
+  book.close();
+});
+
+test("reserved for one source and epoch: not taken over from another one", async () => {
+  const { book, handOvers, options } = await inTheMiddle("destination");
+  for (const other of [{ source: "node-c" }, { epoch: 0 }, { epoch: 7, to: 2 }]) {
+    const input = { ref: { ...ref, ...other }, options, spec: specOf(workload) };
+    await assert.rejects(handOvers.takeOver(input, 0), failsWith("E_REQUEST"));
+  }
+  // What this node does to itself is nobody else's.
+  const local = { ...ref, source: ref.destination };
+  const reserved = { ref: local, options, spec: specOf(workload), memoryBytes: 0, volumeBytes: 0 };
+  book.recordOperation({ side: "destination", input: reserved, local: true });
+  await assert.rejects(handOvers.takeOver({ ref, options, spec: specOf(workload) }, 0), failsWith("E_REQUEST"));
+  assert.equal(handOvers.has(ref.operation), false);
+  book.close();
 });

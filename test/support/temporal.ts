@@ -201,7 +201,7 @@ export async function startWorkers(address: string, code?: WorkflowBundle, build
               node,
               ...registryOf(client),
               pollMs: 50,
-              agentAwayMs: 2_000,
+              agentAwayMs: 1_000,
             }),
           },
           identity: "test",

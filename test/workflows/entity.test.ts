@@ -69,6 +69,19 @@ describe("the entity", { skip: skipWithoutTemporal }, () => {
     );
   });
 
+  test("a start that was undone never begins, however late a call of then comes", async () => {
+    const subject = await stage.run();
+    await subject.handle.executeUpdate("stop", { args: [{ graceMs: 0 }] });
+    const { epoch, sequence } = await subject.status();
+    const fault = { node: "node-a", verb: "startWorkload", when: "before", workload: subject.name } as const;
+    const answers = stage.world.order({ ...fault, times: Infinity });
+    await refused("E_AGENT_DOWN", () => subject.start("node-a"));
+    answers();
+    const { operation, state } = stage.world.node("node-a").hold(subject.name, epoch + 1) ?? {};
+    assert.deepEqual([operation, state], [`${subject.name}.start.${sequence + 1}`, "TOMBSTONE"]);
+    assert.equal((await subject.start("node-a")).epoch, epoch + 2);
+  });
+
   test("stop keeps the name, start with the same spec runs it again under a new epoch, remove ends the workflow", async () => {
     const subject = await stage.run();
     const update = subject.handle;

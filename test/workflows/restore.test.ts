@@ -273,6 +273,8 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     stage.world.order({ ...fault, node: "node-b" });
     const node = stage.world.node("node-b");
     await refusal(() => restore(swept, { node: "node-b" }));
+    // It says no, and owns it: somebody else's call may have come since.
+    assert.equal((await swept.status()).state, "in-doubt");
     const epoch = Math.max(...(node.ledger.get(swept.name)?.keys() ?? []));
     node.journal({ workload: swept.name, epoch, state: "STOPPED" });
     stage.world.drop(node, swept.name, epoch);
@@ -330,6 +332,12 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     const status = await subject.status();
     assert.deepEqual([status.state, status.node, status.operation], ["checkpointed", "node-a", undefined]);
     assert.match(status.problem ?? "", /criu said no/);
+    // A call of then that still hangs somewhere never begins it.
+    const holds = [...(stage.world.node("node-b").ledger.get(subject.name)?.values() ?? [])];
+    assert.deepEqual(
+      holds.map(({ state, operation }) => [state, operation]),
+      [["TOMBSTONE", `${subject.name}.restore.${status.sequence}`]],
+    );
     assert.equal((await restore(subject, { node: "node-b" })).node, "node-b");
     sound(subject, "node-b");
   });
@@ -353,11 +361,30 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     sound(subject, "node-b");
   });
 
+  test("the agent is killed in the middle of a restore, and back soon: it runs, and nobody asks again", async () => {
+    const subject = await stage.run();
+    await save(subject, true);
+    const die = (): void => {
+      stage.world.crash("node-b");
+      setTimeout(() => stage.agent("node-b").restart(), 700);
+    };
+    stage.world.at("restore:begun", die, subject.name);
+    assert.equal((await restore(subject, { node: "node-b" })).node, "node-b");
+    sound(subject, "node-b");
+  });
+
   test("an answer that was lost leaves it in doubt: nothing else begins until it is asked again", async () => {
     const subject = await stage.run();
     const { id } = await save(subject, true);
-    stage.world.order({ node: "node-b", verb: "restoreWorkload", when: "after", times: 3, workload: subject.name });
+    const answers = stage.world.order({
+      node: "node-b",
+      verb: "restoreWorkload",
+      when: "after",
+      times: Infinity,
+      workload: subject.name,
+    });
     assert.equal((await refusal(() => restore(subject, { node: "node-b" }))).code, "E_AGENT_DOWN");
+    answers();
     const doubt = await subject.status();
     assert.equal(doubt.state, "in-doubt");
     for (const act of [
@@ -379,8 +406,15 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     sound(subject, "node-b");
 
     await stop(subject);
-    stage.world.order({ node: "node-b", verb: "restoreWorkload", when: "before", times: 3, workload: subject.name });
+    const itAnswers = stage.world.order({
+      node: "node-b",
+      verb: "restoreWorkload",
+      when: "before",
+      times: Infinity,
+      workload: subject.name,
+    });
     await refusal(() => restore(subject));
+    itAnswers();
     const anew = await restore(subject);
     assert.deepEqual([anew.node, anew.checkpoint], ["node-b", id]);
     sound(subject, "node-b");
@@ -389,8 +423,15 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
   test("an attempt whose answer was lost is owned there, and its agent died before anything ran: asked again, it goes on", async () => {
     const subject = await stage.run();
     const { id } = await save(subject, true);
-    stage.world.order({ node: "node-b", verb: "restoreWorkload", when: "after", times: 3, workload: subject.name });
+    const answers = stage.world.order({
+      node: "node-b",
+      verb: "restoreWorkload",
+      when: "after",
+      times: Infinity,
+      workload: subject.name,
+    });
     await refusal(() => restore(subject, { node: "node-b" }));
+    answers();
     const node = stage.world.node("node-b");
     const epoch = Math.max(...(node.ledger.get(subject.name)?.keys() ?? []));
     stage.world.drop(node, subject.name, epoch);
@@ -404,8 +445,15 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
   test("its attempts are settled, and another can't begin: it is down, and no longer in doubt", async () => {
     const subject = await stage.run();
     await save(subject, true);
-    stage.world.order({ node: "node-b", verb: "restoreWorkload", when: "before", times: 3, workload: subject.name });
+    const answers = stage.world.order({
+      node: "node-b",
+      verb: "restoreWorkload",
+      when: "before",
+      times: Infinity,
+      workload: subject.name,
+    });
     await refusal(() => restore(subject, { node: "node-b" }));
+    answers();
     assert.equal((await subject.status()).state, "in-doubt");
     assert.equal((await refusal(() => restore(subject, { node: "node-b", at: 5 }))).code, "E_CHECKPOINT_UNKNOWN");
     assert.equal((await subject.status()).state, "stopped");
@@ -442,8 +490,15 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
   test("the machine was not off, whatever the person said: what it was asked to run before is killed when it is back", async () => {
     const subject = await stage.run();
     await save(subject, true);
-    stage.world.order({ node: "node-b", verb: "restoreWorkload", when: "after", times: 3, workload: subject.name });
+    const answers = stage.world.order({
+      node: "node-b",
+      verb: "restoreWorkload",
+      when: "after",
+      times: Infinity,
+      workload: subject.name,
+    });
     await refusal(() => restore(subject, { node: "node-b" }));
+    answers();
     assert.deepEqual(stage.world.running(subject.name), ["node-b"]);
     await stage.lose("node-b");
     await until(
@@ -502,8 +557,15 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
     });
     assert.equal((await refusal(() => clone(subject.name, "never"))).code, "E_RESTORE");
     await new Subject(stage, "never").handle.result();
-    stage.world.order({ node: "node-a", verb: "restoreWorkload", when: "after", times: 3, workload: "never" });
+    const answers = stage.world.order({
+      node: "node-a",
+      verb: "restoreWorkload",
+      when: "after",
+      times: Infinity,
+      workload: "never",
+    });
     assert.equal((await refusal(() => clone(subject.name, "never"))).code, "E_AGENT_DOWN");
+    answers();
     const never = new Subject(stage, "never");
     await until(
       () => never.status(),

@@ -13,7 +13,7 @@ import { z } from "zod";
 import type { OperationRef, Token } from "../../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
 import { keptFailure } from "../../model/foreign-failure.js";
-import { HOLD_STATES, type HoldState } from "../../model/ownership.js";
+import { hasOwned, HOLD_STATES, type HoldState } from "../../model/ownership.js";
 import type { ClockOffset } from "../../model/report.js";
 import { dialLink, listenLink, refusalLog, type LinkSession } from "../../transfer/link/index.js";
 import { Level } from "../level.js";
@@ -38,6 +38,9 @@ export interface DestinationState {
   complete: boolean;
   failure?: FailureData;
 }
+
+/** What the source hears: what was owned, and has ended since, needs it as little as what runs. */
+export const toldAs = (state: HoldState): HoldState => (hasOwned(state) ? "OWNER" : state);
 
 const failureSchema = z.unknown().transform((value) => keptFailure(value, "E_LINK_LOST"));
 const stateSchema = z.strictObject({
@@ -348,8 +351,8 @@ export class ControlHub {
     return {
       armed: false,
       wantsImages: false,
-      complete: hold?.state === "OWNER",
-      ...(hold === undefined ? {} : { hold: hold.state }),
+      complete: hasOwned(hold?.state),
+      ...(hold === undefined ? {} : { hold: toldAs(hold.state) }),
       ...(hold?.digest === undefined ? {} : { digest: hold.digest }),
     };
   }

@@ -8,14 +8,14 @@ import { FerryError, ferryError, toFailure, type FailureData } from "../../model
 import type { DestinationMoverRequest, DestinationMoverStatus } from "../../model/mover.js";
 import { frameAddress, frameMatch } from "../../host/frame-socket.js";
 import { unpackFrames } from "../../host/kept-frames.js";
-import type { HoldState } from "../../model/ownership.js";
+import { hasOwned, type HoldState } from "../../model/ownership.js";
 import { maybeWentHome } from "../../model/settlement.js";
 import type { Progress } from "../../model/report.js";
 import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
 import { verifyToken } from "../../transfer/link/index.js";
 import { failpoint, type PhaseOf } from "../failpoint.js";
 import { Level } from "../level.js";
-import type { ControlHub, ControlTarget, DestinationState } from "./control.js";
+import { toldAs, type ControlHub, type ControlTarget, type DestinationState } from "./control.js";
 import { DestinationFrames } from "./frames.js";
 import { makeDirs, sideDirs, type SideDirs } from "./dirs.js";
 import { MoverSide } from "./mover.js";
@@ -141,9 +141,9 @@ export abstract class DestinationSide implements ControlTarget {
     return {
       armed: this.armed,
       wantsImages: this.wantsImages,
-      complete: hold === "OWNER" || this.mover.status?.pages.allReceived === true,
+      complete: hasOwned(hold) || this.mover.status?.pages.allReceived === true,
       ...(this.moverPort === undefined ? {} : { moverPort: this.moverPort }),
-      ...(hold === undefined ? {} : { hold }),
+      ...(hold === undefined ? {} : { hold: toldAs(hold) }),
       ...(this.digest === undefined ? {} : { digest: this.digest }),
       ...(this.resumedAt === undefined ? {} : { resumedAt: this.resumedAt }),
       ...(this.failure === undefined ? {} : { failure: this.failure }),

@@ -7,6 +7,7 @@ import { mkdir } from "node:fs/promises";
 import type {
   HandOverInput,
   OperationRef,
+  Receipt,
   Reservation,
   ReserveInput,
   SideOutcome,
@@ -25,16 +26,16 @@ import { makeDirs, removeDirs, sideDirs } from "./dirs.js";
 import { HandOver } from "./hand-over.js";
 import type { HandOverOptions } from "./source-side.js";
 import { MoverSide } from "./mover.js";
-import { mustBe, specOf, volumeDir, writeMoverConfig, type NodeContext } from "./node-context.js";
+import { mustBe, receiptOf, specOf, volumeDir, writeMoverConfig, type NodeContext } from "./node-context.js";
 import { step } from "./step.js";
 import { TakeOver } from "./take-over.js";
 
 const NOTHING_MOVED = { bytesSent: 0, pagesSent: 0, pagesFaulted: 0, volumeBytes: 0, bandwidthBytesPerSec: 0 };
 
 /** For a call that comes when all is over and cleaned up (a worker that hung): what the journal says, and nothing is made anew. */
-const settled = (state: SideOutcome["state"]): Step<SideOutcome> => ({
+const settled = (state: SideOutcome["state"], receipt?: Receipt): Step<SideOutcome> => ({
   done: true,
-  result: { state, phases: [], transfer: NOTHING_MOVED },
+  result: { state, phases: [], transfer: NOTHING_MOVED, ...(receipt && { receipt }) },
 });
 
 export class HandOvers {
@@ -232,11 +233,15 @@ export class HandOvers {
         `nothing was reserved on node ${this.context.config.node} for operation ${ref.operation}, epoch ${ref.to}`,
       );
     }
+    const { source, epoch } = record.input.ref;
+    // Nor is one that this node does to itself (a local restore) asked for by its id.
+    if (record.local === true || source !== ref.source || epoch !== ref.epoch) throw this.notMeant(ref);
     const { state } = this.book.hold(ref.workload, ref.to) ?? {};
     const over = state === "OWNER" || (state !== undefined && !isOpen(state));
     const { root } = sideDirs(this.context.config.runDir, ref.operation, "destination");
     if (over && !this.takeOvers.has(ref.operation) && !existsSync(root)) {
-      return settled(state === "TOMBSTONE" || state === "SUPERSEDED" ? state : "OWNER");
+      if (state === "TOMBSTONE" || state === "SUPERSEDED") return settled(state);
+      return settled("OWNER", receiptOf(this.context, ref));
     }
     return step(this.ensureTakeOver(record.input, false), waitMs);
   }
@@ -275,12 +280,36 @@ export class HandOvers {
     if (hold.state === "GONE") return settled("GONE");
     const busy = [...this.running.values()].find((h) => h.workload === ref.workload && h.outcome === undefined);
     if (busy !== undefined) throw ferryError("E_BUSY", `${ref.workload} is being handed over by another operation`);
+    // Its word is for one epoch on one node: by another ref it would be given twice.
+    if (hold.state === "RELEASED" && hold.peer === this.context.config.node) {
+      return step(this.goOnLocally(ref), waitMs);
+    }
+    if (hold.state !== "OWNER" && (hold.to !== ref.to || hold.peer !== ref.destination)) throw this.notMeant(ref);
     if (hold.state === "OWNER") {
       demand(this.context, ref.workload, againstDestination(this.context, ref));
       this.book.demandRoom();
     }
     this.book.recordOperation({ side: "source", input });
     return step(this.ensureHandOver(input, {}), waitMs);
+  }
+
+  private notMeant({ operation, epoch, to }: OperationRef): FerryError {
+    const { node } = this.context.config;
+    return ferryError("E_REQUEST", `operation ${operation} on ${node} is not of epoch ${epoch} to ${to} between these`);
+  }
+
+  /** Restored on this node itself it has gone on, under the same id, to a later epoch: whoever asks means that. */
+  private goOnLocally(ref: OperationRef): HandOver {
+    const { operation, workload } = ref;
+    const given = this.book.operation("source", operation);
+    const taken = this.book.operation("destination", operation);
+    const first = this.book.hold(workload, ref.to);
+    const burned = first !== undefined && isDead(first.state) && first.operation === operation;
+    if (!burned || first.peer !== ref.destination || given?.side !== "source" || given.local !== true) {
+      throw this.notMeant(ref);
+    }
+    if (taken?.side === "destination" && taken.local === true) this.ensureTakeOver(taken.input, true);
+    return this.ensureHandOver(given.input, { local: true });
   }
 
   /** What an earlier local restore of this operation has left: it never ran, and leaves nothing to the next one. */

@@ -8,7 +8,7 @@ import { ferryError, type Side } from "../../model/failure.js";
 import type { MoverConfig } from "../../model/mover.js";
 import { RECOVERY } from "../../model/names.js";
 import type { NodeFacts } from "../../model/node.js";
-import { isOpen } from "../../model/ownership.js";
+import { hasOwned, isOpen } from "../../model/ownership.js";
 import type { WorkloadSpec } from "../../model/workload.js";
 import type { Runtime } from "../../runtimes/runtime.js";
 import { signReceipt, type LinkIdentity } from "../../transfer/link/index.js";
@@ -199,8 +199,9 @@ export function receiptOf({ book, config, identity }: NodeContext, ref: Operatio
   if (hold?.digest === undefined) return undefined;
   // What it was run from a checkpoint by, whoever had it in hands since: it has owned that epoch, so all before it are over.
   const recovered = RECOVERY.test(operation) && book.beganBy(workload, epoch) === operation;
-  if (recovered ? hold.state !== "OWNER" && !book.wasStarted(workload, epoch) : hold.state !== "OWNER")
-    return undefined;
+  // It may have ended as soon as it ran: only what has been owned is ever stopped.
+  const owned = recovered ? hold.state === "OWNER" || book.wasStarted(workload, epoch) : hasOwned(hold.state);
+  if (!owned) return undefined;
   if (!recovered && book.operation("destination", operation) === undefined) return undefined;
   return signReceipt({ workload, operation, epoch, digest: hold.digest }, identity);
 }

@@ -9,13 +9,13 @@
  * it touches comes first. Answered when nothing of it depends on the store any more. An agent that dies meanwhile finds
  * both processes at it when the same is asked again.
  */
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { AddressClaim } from "../../host/address-claim.js";
 import { bareIp } from "../../model/address.js";
 import type { CheckpointSource } from "../../model/checkpoints.js";
 import { ferryError, toFailure, type FerryError } from "../../model/failure.js";
-import type { EngineHandle, Incarnation } from "../../runtimes/runtime.js";
+import { hasResumed, type EngineHandle, type Incarnation } from "../../runtimes/runtime.js";
 import { verifyImages } from "../../transfer/images/verify.js";
 import { failpoint } from "../failpoint.js";
 import type { NodeContext } from "./node-context.js";
@@ -71,13 +71,17 @@ export class Restoring {
     this.files = new RestoredFiles(context.config, this.name, this.epoch);
   }
 
+  private get released(): string {
+    return join(this.dirs.mover.root, RELEASED);
+  }
   private log(level: "info" | "warn" | "error", message: string, fields: Record<string, unknown> = {}): void {
     const { checkpoint } = this.what;
     this.context.log(level, message, { workload: this.name, epoch: this.epoch, checkpoint, ...fields });
   }
 
   /**
-   * success: it runs, every page is in place; `done` once that is journaled. failure: nothing of it is left but files.
+   * success: it runs, every page is in place, or (pid 0) it has ended by itself since; `done` once that is journaled.
+   * failure: nothing of it is left but files.
    */
   async run(): Promise<{ pid: number; done: () => Promise<void> }> {
     try {
@@ -90,7 +94,7 @@ export class Restoring {
 
   private async bring(): ReturnType<Restoring["run"]> {
     let { incarnation }: { incarnation: Incarnation } = this.what;
-    const before = await this.runs();
+    const before = this.hasRun();
     if (!before) await this.sweep();
     let brought = before;
     for (let attempt = 1; ; attempt += 1) {
@@ -119,7 +123,7 @@ export class Restoring {
       } catch (error) {
         movers.stop();
         const failure = toFailure(error, "E_RESTORE");
-        const ran = existsSync(join(this.dirs.mover.root, RELEASED));
+        const ran = existsSync(this.released);
         // One of the two has died before anything ran.
         const again = !ran && brought && attempt < ATTEMPTS && failure.code === "E_PAGES";
         this.log("error", again ? "it is restored once more" : "it could not be restored", { failure });
@@ -136,7 +140,7 @@ export class Restoring {
   get pages(): { total: number; inPlace: number; runs: boolean } | undefined {
     const pages = this.movers?.mover.status?.pages;
     if (pages === undefined) return undefined;
-    return { total: pages.total, inPlace: pages.filled, runs: existsSync(join(this.dirs.mover.root, RELEASED)) };
+    return { total: pages.total, inPlace: pages.filled, runs: existsSync(this.released) };
   }
 
   /** A person does not want it any more: it ends where it stands, and `run` fails. false: it is done, or another one. */
@@ -156,14 +160,11 @@ export class Restoring {
     );
   }
 
-  /** An earlier attempt has let it run, and its agent has died. */
-  private async runs(): Promise<boolean> {
-    if (!existsSync(join(this.dirs.mover.root, RELEASED))) return false;
+  /** An earlier attempt has let it run, and its agent has died. It may have ended since: it is not run twice. */
+  private hasRun(): boolean {
+    if (!existsSync(this.released)) return false;
     const status = this.context.runtime.adoptRestore(this.dirs.mover)?.status();
-    if (status === undefined) return false;
-    if (status.reached["post-resume"] === undefined && status.exitCode !== 0) return false;
-    const { processes } = await this.context.runtime.observe({ name: this.name, epoch: this.epoch });
-    return processes > 0;
+    return status !== undefined && hasResumed(status);
   }
 
   private async bringFiles(): Promise<Incarnation> {
@@ -255,7 +256,7 @@ export class Restoring {
 
   private async release({ broken }: RestoreMovers, incarnation: Incarnation): Promise<void> {
     broken.throwIfAborted();
-    writeFileSync(join(this.dirs.mover.root, RELEASED), "", { mode: 0o600 });
+    writeFileSync(this.released, "", { mode: 0o600 });
     await failpoint("destination.resume");
     const hold = this.context.book.hold(this.name, this.epoch);
     if (hold?.state !== "OWNER") {
@@ -278,7 +279,7 @@ export class Restoring {
     this.address?.close();
     this.context.sleepers.deliver(this.name, () => runtime.frameDoor(incarnation));
     await failpoint("destination.drain");
-    for (;;) {
+    for (let empty = 0; ;) {
       try {
         await mover.request({ verb: "fill" }, broken);
         await mover.wait((status) => status.pages.allFilled, broken);
@@ -286,7 +287,8 @@ export class Restoring {
       } catch (error) {
         broken.throwIfAborted();
         const { processes } = await runtime.observe({ name: this.name, epoch: this.epoch });
-        if (processes === 0) {
+        // It may have ended while a process that is at it was started anew: who follows says that nothing is missing.
+        if (processes === 0 && (empty += 1) > ATTEMPTS) {
           throw ferryError("E_RESTORE", `${this.name} ended while its pages were still coming`, {
             workload: this.name,
             cause: toFailure(error),
@@ -300,6 +302,8 @@ export class Restoring {
 
   /** Whatever an attempt has left, or this one. */
   private async sweep(): Promise<void> {
+    // First: what is killed here has not ended by itself.
+    rmSync(this.released, { force: true });
     await this.context.runtime.destroy({ name: this.name, epoch: this.epoch }, this.dirs.mover);
     await sweepRestore(this.dirs);
   }

@@ -10,6 +10,7 @@
  */
 import type { ReserveInput, SideOutcome } from "../../model/contract.js";
 import { ferryError, toFailure, type FailureData } from "../../model/failure.js";
+import { hasResumed } from "../../runtimes/runtime.js";
 import { verifyImages } from "../../transfer/images/verify.js";
 import { destroyFaultService } from "../../transfer/pages/index.js";
 import { orAbort } from "../level.js";
@@ -190,7 +191,8 @@ export class TakeOver extends DestinationSide {
         if (this.engine === undefined) this.engine = runtime.adoptRestore(this.dirs);
         const status = this.engine?.status();
         const held = status?.alive === true && status.reached["post-restore"] !== undefined;
-        const resumed = status?.exitCode === 0;
+        // One that ran is not restored again, and may have ended since.
+        const resumed = status !== undefined && hasResumed(status);
         if (!held && !resumed) {
           await runtime.destroy({ name: ref.workload, epoch: ref.to }, this.dirs);
           await runtime.prepare(this.incarnation, this.dirs);

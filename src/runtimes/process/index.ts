@@ -173,7 +173,7 @@ class ProcessRuntime implements Runtime {
     return Engine.adopt(restoreDir(dirs));
   }
   release(incarnation: Incarnation, dirs: OperationDirs): Promise<{ resumedAt: number }> {
-    return release(this.places, incarnation, dirs);
+    return release(incarnation, dirs);
   }
 
   keepFrames({ spec, epoch }: Incarnation): FrameKeeper {

@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createNetwork, NETNS_DIR } from "../../host/netns.js";
 import { ferryError } from "../../model/failure.js";
-import type { Incarnation, OperationDirs } from "../runtime.js";
+import { hasResumed, type Incarnation, type OperationDirs } from "../runtime.js";
 import { Engine, makeFifoAt, startEngine, type EngineStart } from "./engine.js";
 import { commonOptions, hookEnv } from "./freeze.js";
 import { makeVolume } from "./launch.js";
-import { rootPid, treePids } from "./observe.js";
+import { treePids } from "./observe.js";
 import { EXTERNAL_DATA, EXTERNAL_LOG, EXTERNAL_NET, type Places } from "./places.js";
 
 const STANDS_BY_WITHIN_MS = 5_000;
@@ -122,14 +122,9 @@ export async function restore(places: Places, incarnation: Incarnation, dirs: Op
   return startEngine(engineOf(places, incarnation, dirs, false));
 }
 
-/** See Runtime.release. Asked again after it has run: says when that was. */
-export async function release(
-  places: Places,
-  incarnation: Incarnation,
-  dirs: OperationDirs,
-): Promise<{ resumedAt: number }> {
-  const { spec, epoch } = incarnation;
-  const parts = places.parts(spec.name, epoch);
+/** See Runtime.release. Asked again after it has run, and may have ended: says when that was. */
+export async function release(incarnation: Incarnation, dirs: OperationDirs): Promise<{ resumedAt: number }> {
+  const { spec } = incarnation;
   const engine = Engine.adopt(restoreDir(dirs));
   if (engine === undefined) {
     throw ferryError("E_RESTORE", `no restore of ${spec.name} is held on this node`, { side: "destination" });
@@ -141,8 +136,8 @@ export async function release(
     // Its last hook: everything runs. That criu then takes down its mount namespace and ends is nobody's business.
     status = await engine.wait((s) => s.reached["post-resume"] !== undefined, 60_000);
   }
-  const resumed = status.reached["post-resume"] !== undefined || status.exitCode === 0;
-  if (!resumed || rootPid(parts) === undefined) {
+  // Whether it still lives says nothing: it may end the moment it is resumed.
+  if (!hasResumed(status)) {
     throw ferryError("E_RESTORE", `criu could not resume ${spec.name}`, {
       side: "destination",
       phase: "resume",
