@@ -27,7 +27,7 @@ import { CellSchema, renderMatrix, type Cell } from "./table.js";
 const POINTS: readonly string[] = FAILPOINTS.filter((point) => !point.startsWith("checkpoint."));
 /** The modes in which a migration comes by this point. */
 function modesOf(point: string): readonly Mode[] {
-  // Drained is what the destination lacks when it runs.
+  // Drained is what the destination lacks when it runs: after the rounds of a hybrid one that is too little to stand there for.
   if (point === "source.drain") return ["postcopy"];
   if (point === "source.precopy") return ["precopy", "hybrid"];
   if (point === "destination.transfer") return ["cold", "precopy"];
