@@ -38,6 +38,27 @@ export async function recordSteps(recorder: Recorder): Promise<void> {
   await stage.client.workflow.getHandle(workloadWorkflowId("twin")).result();
   recorder.keep("workload-cloned-address-taken", workloadWorkflowId("twin"));
 
+  // A start that is undone, and a restore that its node refuses: neither begins any more.
+  const undone = await stage.run("undone");
+  const stop = () => undone.handle.executeUpdate(UPDATE.stop, { args: [{ graceMs: 0 }] });
+  const options = { stop: true, reason: "", requestedBy: "me", labels: {}, maxBlackoutMs: 2_000 };
+  await stop();
+  const fault = { node: "node-a", when: "before", workload: "undone" } as const;
+  const answers = stage.world.order({ ...fault, verb: "startWorkload", times: Infinity });
+  await undone.start("node-a").catch(() => undefined);
+  answers();
+  await undone.start("node-a");
+  const saving = await undone.handle.executeUpdate<OperationStarted, [unknown]>(UPDATE.checkpoint, {
+    args: [{ options }],
+  });
+  await undone.operation(saving).result();
+  await undone.settled();
+  const failure = { code: "E_RESTORE", message: "criu said no", node: "node-a" } as const;
+  stage.world.order({ ...fault, verb: "restoreWorkload", times: 1, failure });
+  await undone.handle.executeUpdate(UPDATE.restore, { args: [{}] }).catch(() => undefined);
+  await undone.handle.executeUpdate(UPDATE.restore, { args: [{}] });
+  recorder.keep("workload-undone", workloadWorkflowId("undone"));
+
   const old = await startOldWorker(stage, "node-old");
   try {
     await old.node.executeUpdate(UPDATE.ask, { args: [{ ask: "checkpoints" }] });

@@ -33,7 +33,7 @@ const PATHS = `
   node node-fenced node-forgotten node-watched node-1 node-2 workload-recovered supersede
   checkpoint-saved checkpoint-stopped checkpoint-refused checkpoint-unanswered checkpoint-called-off
   checkpoint-long-1 checkpoint-long-2 workload-saved workload-restored workload-restored-off workload-cloned workload-recovered-unsaved node-store
-  workload-address-taken workload-cloned-address-taken node-without-beats workload-restore-called-off
+  workload-address-taken workload-cloned-address-taken node-without-beats workload-restore-called-off workload-undone
   protect-saved protect-pruned protect-skipped protect-failed protect-gone scale-down scale-up
   idle-active idle-slept idle-skipped workload-slept
   migrate-reset migrate-reset-late workload-reset`;
