@@ -1,5 +1,5 @@
 #!/bin/bash
-# launch.sh ROOT OVERLAY_OPTIONS VOLUME -- CGROUP_PROCS... -- PATH DIR PATH DIR... -- PROGRAM ARGS...
+# launch.sh ROOT OVERLAY_OPTIONS VOLUME -- CGROUP_PROCS... -- PATH DIR PATH DIR... -- ARGUMENTS OF enter.pl...
 # PATH inside the workload shows DIR of the node. FERRY_HIDE_PROC: for hide-proc.pl.
 # Started in the workload's network namespace and in a mount namespace of its own, with "fork makes pid 1 of a new PID
 # namespace" set (unshare --pid). Enters the cgroups first, so that everything from here on is counted and can be killed.
@@ -54,7 +54,7 @@ mount_volumes() {
 
 # pid 1 of the workload, up to its exec.
 inside() {
-  local root=$1 options=$2 volume=$3 name fd
+  local root=$1 options=$2 volume=$3 name
   shift 3
   mount -t overlay overlay -o "$options" "$root"
   cd "$root"
@@ -94,17 +94,7 @@ inside() {
   mount --bind "$volume/data" data
   mount --bind "$volume/log" run/ferry-log
   mount_volumes
-  pivot_root . run/.ferry/node
-  cd /
-  umount -l /run/.ferry/node
-  rmdir /run/.ferry/node
-  echo ready
-  exec </dev/null >>/run/ferry-log/output.log 2>&1
-  # criu refuses descriptors that lead outside the workload's mounts.
-  for fd in /proc/self/fd/*; do
-    fd=${fd##*/}
-    if ((fd > 2)); then eval "exec $fd>&-" 2>/dev/null || true; fi
-  done
-  exec /usr/bin/setsid -- "$@"
+  # From here on a name leads to the workload's own files: one program of the node's does all that is left.
+  exec perl "$hooks/enter.pl" "$@"
 }
 main "$@"

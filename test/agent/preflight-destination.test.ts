@@ -235,7 +235,7 @@ test("each missing program blocks where it is needed, with its package", async (
     ["destination", "arping", /install iputils-arping there/],
     ["destination", "rsync", /install rsync there/],
     ["source", "ip", /install iproute2 there/],
-    ["start", "setpriv", /install util-linux there/],
+    ["start", "nsenter", /install util-linux there/],
   ];
   for (const [use, program, remedy] of cases) {
     const [finding, ...more] = await checkTools(use, "node-b", without(program));

@@ -18,11 +18,10 @@ interface Tool {
 const TOOLS: readonly Tool[] = [
   { program: "ip", package: "iproute2", uses: ["start", "source", "destination"] },
   { program: "nsenter", package: "util-linux", uses: ["start", "source", "destination"] },
-  { program: "setpriv", package: "util-linux", uses: ["start"] },
   { program: "rsync", package: "rsync", uses: ["source", "destination"] },
   // Asks whether somebody else has the address: without it two machines could answer for one.
   { program: "arping", package: "iputils-arping", uses: ["destination"] },
-  // Hides parts of /proc (deploy/hooks/hide-proc.pl).
+  // Hides parts of /proc, and is the last of ours to run in a new root (deploy/hooks/hide-proc.pl, enter.pl).
   { program: "perl", package: "perl", uses: ["start", "destination"] },
   // Runs criu where root may not raise limits (deploy/hooks/answers.pl).
   { program: "perl", package: "perl", uses: ["source"], when: () => !hasSysResource() },

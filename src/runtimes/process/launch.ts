@@ -20,23 +20,23 @@ const SET_UP_MS = 20_000;
 
 /**
  * What root keeps inside a workload: the usual set of containers, without mknod, since no device controller stands between a
- * workload and the node's disks. Others have none of it.
+ * workload and the node's disks. Others have none of it. Numbers: linux/capability.h.
  */
-const CAPABILITIES = [
-  "chown",
-  "dac_override",
-  "fowner",
-  "fsetid",
-  "kill",
-  "setgid",
-  "setuid",
-  "setpcap",
-  "net_bind_service",
-  "net_raw",
-  "sys_chroot",
-  "audit_write",
-  "setfcap",
-];
+const CAPABILITIES = {
+  chown: 0,
+  dac_override: 1,
+  fowner: 3,
+  fsetid: 4,
+  kill: 5,
+  setgid: 6,
+  setuid: 7,
+  setpcap: 8,
+  net_bind_service: 10,
+  net_raw: 13,
+  sys_chroot: 18,
+  audit_write: 29,
+  setfcap: 31,
+};
 
 /** Directories of a workload's files; idempotent. Says whether the volume is new. */
 export function makeVolume(parts: Parts, mounted: readonly Mounted[], user?: ResolvedUser): boolean {
@@ -76,23 +76,18 @@ function mustBeDirectory(name: string, dir: string): void {
   );
 }
 
-/** The program with its user, rights, environment and directory, as it is run at the end of launch.sh. */
+/** The program with its user, rights, environment and directory, as the arguments of deploy/hooks/enter.pl. */
 export function programCommand(spec: WorkloadSpec, user: ResolvedUser): string[] {
   const env: Record<string, string> = { PATH: SYSTEM_PATH, HOME: user.home, ...spec.env };
-  const set = CAPABILITIES.map((name) => `+${name}`).join(",");
   return [
-    "/usr/bin/setpriv",
-    `--reuid=${user.uid}`,
-    `--regid=${user.gid}`,
-    user.groups.length > 0 ? `--groups=${user.groups.join(",")}` : "--clear-groups",
-    `--bounding-set=-all,${set}`,
-    "--inh-caps=-all",
-    "--no-new-privs",
-    "--",
-    "/usr/bin/env",
-    "-i",
-    `--chdir=${spec.dir}`,
+    process.arch,
+    String(user.uid),
+    String(user.gid),
+    user.groups.join(",") || "-",
+    Object.values(CAPABILITIES).join(","),
+    spec.dir,
     ...Object.entries(env).map(([key, value]) => `${key}=${value}`),
+    "--",
     ...spec.command,
   ];
 }

@@ -128,6 +128,43 @@ describe("process runtime: start and stop", { skip: nodesImpossible() ?? false }
     assert.deepEqual(a.leftovers(), []);
   });
 
+  it("root inside puts others in the place of its programs: at its next start none of them runs with the node's rights", async () => {
+    const names = "setsid setpriv umount rmdir mkdir mount mknod env perl chmod ln hostname bash sh";
+    const python = `import os, time
+for f in "${names}".split():
+    new = f"/usr/bin/.{f}"
+    open(new, "w").write(f'#!/usr/bin/python3\\nopen("/data/{f}.ran", "w").write(open("/proc/self/status").read())\\n')
+    os.chmod(new, 0o755)
+    os.rename(new, f"/usr/bin/{f}")
+print("done", flush=True)
+time.sleep(100)`;
+    await a.call("start", incarnation("planted", { command: ["python3", "-c", python], user: "root" }));
+    const log = a.state("volumes/planted/log/output.log");
+    await until(
+      () => readFileSync(log, "utf8"),
+      (text) => text.includes("done"),
+      10_000,
+    );
+    await a.call("stop", { name: "planted", epoch: 1 }, 200);
+    const status = "import time; print(open('/proc/self/status').read(), 'up', flush=True); time.sleep(100)";
+    await a.call("start", incarnation("planted", { command: ["python3", "-c", status], user: "root" }, 2));
+    const said = await until(
+      () => readFileSync(log, "utf8"),
+      (text) => text.includes("up"),
+      10_000,
+    );
+    assert.deepEqual(
+      readdirSync(a.state("volumes/planted/data")).filter((name) => name.endsWith(".ran")),
+      [],
+    );
+    assert.match(said, /NoNewPrivs:\t1/);
+    const { bounding, effective } = privilegesOf(said);
+    for (const name of ["mknod", "sys_admin", "sys_ptrace", "net_admin"])
+      assert.ok(!bounding.includes(name) && !effective.includes(name), name);
+    await a.call("destroy", { name: "planted", epoch: 2 });
+    assert.deepEqual(a.leftovers(), []);
+  });
+
   it("says why a start failed and leaves nothing but the log", async () => {
     await fails({ command: ["no-such-program"] }, /"no-such-program" was not found/);
     await fails({ command: ["/etc/passwd"] }, /can't be executed/);
