@@ -10,7 +10,7 @@ import type { MigrationReport } from "../../src/client/index.js";
 import type { Mode } from "../../src/model/plan.js";
 import type { Side } from "../../src/model/failure.js";
 import { startLab, startWitness, until, withClocks, type E2eLab, type Witness } from "../e2e/support.js";
-import { INJECTIONS, type Heal, type Injection } from "../faults/injections.js";
+import { INJECTIONS, type Heal, type Injection, type Scene } from "../faults/injections.js";
 import { randomOf, type Random } from "./random.js";
 
 const NODES = ["node-a", "node-b", "node-c"];
@@ -70,6 +70,18 @@ async function copiesOf(e2e: E2eLab, name: string): Promise<Record<string, numbe
   return found;
 }
 
+/** A criu or page daemon to strike is not there all the time: it is waited for, as long as the migration goes on. */
+async function struck(fault: Injection, scene: Scene, over: () => boolean): Promise<Heal | undefined> {
+  for (;;) {
+    try {
+      return await fault.strike(scene);
+    } catch (error) {
+      if (over() || !/^no (criu|page|ferry)/.test(error instanceof Error ? error.message : "")) throw error;
+      await sleep(50);
+    }
+  }
+}
+
 async function move(e2e: E2eLab, subject: Subject, random: Random, say: (text: string) => void): Promise<void> {
   const { workload } = subject.witness;
   const { node: source } = await workload.status();
@@ -83,28 +95,35 @@ async function move(e2e: E2eLab, subject: Subject, random: Random, say: (text: s
   const handle = await workload.migrate({ to: destination, mode });
   result.migrations += 1;
   let atTheEnd: Heal | undefined;
+  let report: MigrationReport | undefined;
   const striking = (async () => {
     if (fault === undefined) return;
     await sleep(afterMs);
+    const heal = await struck(
+      fault,
+      { e2e, side, ...(swapped ? { source: destination, destination: source } : { source, destination }) },
+      () => report !== undefined,
+    );
     result.faults += 1;
-    const heal = await fault.strike({
-      e2e,
-      side,
-      ...(swapped ? { source: destination, destination: source } : { source, destination }),
-    });
     if (fault.forEver === true) atTheEnd = heal;
     else await heal?.();
   })().catch((error: unknown) => say(`${fault?.name ?? "no fault"} missed: ${String(error)}`));
-  let report: MigrationReport | undefined;
+  const heals = async (): Promise<void> => {
+    const heal = atTheEnd;
+    atTheEnd = undefined;
+    await heal?.().catch((error: unknown) => say(`${fault?.name ?? "no fault"} stays: ${String(error)}`));
+  };
   let doubted = false;
   const until_ = performance.now() + END_MS;
   while (performance.now() < until_) {
     report = await handle.result();
     if (report.outcome !== "in-doubt" && report.outcome !== "stuck") break;
     doubted = true;
+    // A wrong clock, say: it waits until that is right.
+    await heals();
   }
   await striking;
-  await atTheEnd?.().catch((error: unknown) => say(`${fault?.name ?? "no fault"} stays: ${String(error)}`));
+  await heals();
   const outcome = report?.outcome ?? "no answer";
   if (doubted && (outcome === "moved" || outcome === "rolled-back")) result.inDoubtResolved += 1;
   if (outcome === "moved") result.moved += 1;
