@@ -98,11 +98,11 @@ export function checkpointsOf(context: Context): CheckpointsClient {
     workload: string,
     given: string,
     options: StoreOptions | undefined,
-    request: (checkpoint: string) => StoreRequest,
+    request: (checkpoint: string) => StoreRequest | Promise<StoreRequest>,
     timeoutMs = STORE_TIMEOUT_MS,
   ): Promise<void> => {
     const { node, checkpoint } = await found(workload, given, options);
-    await askNode<null>(context, node, request(checkpoint.id), timeoutMs);
+    await askNode<null>(context, node, await request(checkpoint.id), timeoutMs);
   };
   const pin = (pinned: boolean) => (workload: string, given: string, options?: StoreOptions) =>
     change(workload, given, options, (checkpoint) => ({ ask: "pin", workload, checkpoint, pinned }));
@@ -121,17 +121,16 @@ export function checkpointsOf(context: Context): CheckpointsClient {
       change(workload, id, options, (checkpoint) => ({ ask: "verify", workload, checkpoint }), VERIFY_TIMEOUT_MS),
     pin: pin(true),
     unpin: pin(false),
-    remove: async (workload, given, options) => {
-      const { node, checkpoint } = await found(workload, given, options);
-      if (checkpoint.id === (await onlyCopy(workload))) {
-        throw ferryError("E_STATE", `${checkpoint.id} is all that there is of ${workload}: it was let go with it`, {
-          workload,
-          remedy: `bring it back first: ferry restore ${workload}; or give the workload up: ferry rm ${workload}`,
-        });
-      }
-      const request: StoreRequest = { ask: "removeCheckpoint", workload, checkpoint: checkpoint.id };
-      await askNode<null>(context, node, request, STORE_TIMEOUT_MS);
-    },
+    remove: (workload, given, options) =>
+      change(workload, given, options, async (checkpoint) => {
+        if (checkpoint === (await onlyCopy(workload))) {
+          throw ferryError("E_STATE", `${checkpoint} is all that there is of ${workload}: it was let go with it`, {
+            workload,
+            remedy: `bring it back first: ferry restore ${workload}; or give the workload up: ferry rm ${workload}`,
+          });
+        }
+        return { ask: "removeCheckpoint", workload, checkpoint };
+      }),
     prune: async (workload, options) => {
       const { dryRun, node: asked, keep, olderThanMs, maxBytes } = checkPrune(workload, options);
       const retention: Retention = {

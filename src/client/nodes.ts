@@ -13,7 +13,7 @@ import {
 import { nodeWorkflowId, WORKFLOW_TASK_QUEUE } from "../model/names.js";
 import { AWAY, type Away } from "../model/presence.js";
 import type { NodeFacts } from "../model/node.js";
-import { registeredNodes, type NodeRun } from "../model/registry.js";
+import { readNodeRuns, registeredNodes } from "../model/registry.js";
 import { FerryError, ferryError } from "../model/failure.js";
 import { asking, toFerryError } from "./failures.js";
 import { checkName } from "./requests.js";
@@ -139,12 +139,7 @@ async function demandRegistered(context: Context, node: string): Promise<void> {
   const { client, address } = context;
   const known = await asking({ address, doing: `look up node ${node}` }, async () => {
     const query = `WorkflowType = '${WORKFLOW.node}' AND WorkflowId = '${nodeWorkflowId(node)}'`;
-    const runs: NodeRun[] = [];
-    for await (const { workflowId, status, startTime, typedSearchAttributes } of client.workflow.list({ query })) {
-      const startedAt = startTime.getTime();
-      runs.push({ workflowId, status: status.name, startedAt, node: typedSearchAttributes.get(NODE) });
-    }
-    return registeredNodes(runs);
+    return registeredNodes(await readNodeRuns(client.workflow.list({ query }), NODE));
   });
   if (!known.includes(node)) await demandNode(context, node);
 }

@@ -11,7 +11,29 @@ export interface NodeRun {
   status: string;
   startedAt: number;
   /** The search attribute FerryNode: an entity sets it once it has taken its input; a run that was refused has none. */
-  node: string | undefined;
+  node: unknown;
+}
+
+/** A run as Temporal's client lists it; `Key`: of a search attribute, as that client makes them. */
+export interface ListedRun<Key> {
+  workflowId: string;
+  status: { name: string };
+  startTime: Date;
+  typedSearchAttributes: { get(key: Key): unknown };
+}
+
+/** @param node the key of FerryNode */
+export async function readNodeRuns<Key>(listed: AsyncIterable<ListedRun<Key>>, node: Key): Promise<NodeRun[]> {
+  const runs: NodeRun[] = [];
+  for await (const { workflowId, status, startTime, typedSearchAttributes } of listed) {
+    runs.push({
+      workflowId,
+      status: status.name,
+      startedAt: startTime.getTime(),
+      node: typedSearchAttributes.get(node),
+    });
+  }
+  return runs;
 }
 
 /** Names, sorted. */

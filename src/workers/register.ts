@@ -9,9 +9,10 @@ import { ferryError } from "../model/failure.js";
 import { QUERY, SIGNAL, WORKFLOW, type NodeInput, type NodeState } from "../model/messages.js";
 import { SEARCH_ATTRIBUTES, WORKFLOW_TASK_QUEUE, nodeWorkflowId } from "../model/names.js";
 import type { NodeFacts } from "../model/node.js";
-import { registeredNodes, type NodeRun } from "../model/registry.js";
+import { readNodeRuns, registeredNodes } from "../model/registry.js";
 import type { Watch } from "../model/presence.js";
 import type { WorkerConfig } from "./config.js";
+import { sleep } from "./sleep.js";
 
 type Node = (input: NodeInput) => Promise<void>;
 
@@ -103,7 +104,7 @@ export function registerNode(
   const keep = async (): Promise<void> => {
     await attempt(0);
     while (!stop.aborted) {
-      await pause(lookMs, stop);
+      await sleep(lookMs, stop);
       if (!stop.aborted && (await hasEnded(client, node))) await attempt(0);
     }
   };
@@ -120,35 +121,12 @@ async function hasEnded(client: Client, node: string): Promise<boolean> {
   }
 }
 
-const pause = (ms: number, stop: AbortSignal): Promise<void> =>
-  new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    stop.addEventListener("abort", done, { once: true });
-    function done(): void {
-      clearTimeout(timer);
-      stop.removeEventListener("abort", done);
-      resolve();
-    }
-  });
-
-async function nodeRuns(client: Client): Promise<NodeRun[]> {
-  const query = `WorkflowType = '${WORKFLOW.node}'`;
-  const runs: NodeRun[] = [];
-  for await (const { workflowId, status, startTime, typedSearchAttributes } of client.workflow.list({ query })) {
-    runs.push({
-      workflowId,
-      status: status.name,
-      startedAt: startTime.getTime(),
-      node: typedSearchAttributes.get(NODE),
-    });
-  }
-  return runs;
-}
-
 /** Every node that has registered and was not forgotten. @throws FerryError E_TEMPORAL_DOWN */
 async function listNodes(client: Client): Promise<string[]> {
   try {
-    return await client.withDeadline(Date.now() + LIST_MS, async () => registeredNodes(await nodeRuns(client)));
+    return await client.withDeadline(Date.now() + LIST_MS, async () =>
+      registeredNodes(await readNodeRuns(client.workflow.list({ query: `WorkflowType = '${WORKFLOW.node}'` }), NODE)),
+    );
   } catch (error) {
     throw ferryError("E_TEMPORAL_DOWN", `the list of nodes could not be read: ${String(error)}`, {
       remedy: "see whether Temporal's visibility answers, then try again",

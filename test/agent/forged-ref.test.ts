@@ -3,46 +3,27 @@
  * nothing is handed over, or taken over, by another ref than the one that it was begun by.
  */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, mkdtempSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { Book } from "../../src/agent/book.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import { Settling } from "../../src/agent/operations/settling.js";
 import { refSchema } from "../../src/agent/schemas.js";
 import type { OperationRef } from "../../src/model/contract.js";
 import { FerryError, type FailureCode, type Side } from "../../src/model/failure.js";
-import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf } from "../workflows/support.js";
-import { bareContext } from "./bare-context.js";
+import { bareContext, MIGRATION, withKeys } from "./bare-context.js";
 
 const workload = "web";
-const ref: OperationRef = {
-  schema: 1,
-  operation: "web.migrate.2",
-  workload,
-  epoch: 1,
-  to: 2,
-  source: "node-a",
-  destination: "node-b",
-};
-let root: string;
-let pki: Pki;
-before(async () => {
-  root = mkdtempSync(join(tmpdir(), "ferry-forged-"));
-  pki = await makePki();
-});
-after(() => {
-  pki.remove();
-  rmSync(root, { recursive: true, force: true });
-});
+const ref = MIGRATION;
+const keys = withKeys("forged-ref");
 
 const failsWith = (code: FailureCode) => (error: unknown) => error instanceof FerryError && error.code === code;
 
 /** A node in the middle of `web.migrate.2`, with what it lives on there. */
 async function inTheMiddle(side: Side) {
-  const dir = mkdtempSync(join(root, side));
+  const dir = mkdtempSync(join(keys.root, side));
   const node = ref[side];
   const book = new Book(join(dir, "state"));
   const done: string[] = [];
@@ -51,7 +32,7 @@ async function inTheMiddle(side: Side) {
     throttle: () => Promise.resolve(),
     destroy: ({ epoch }: { epoch: number }) => Promise.resolve(void done.push(`killed ${epoch}`)),
   };
-  const context = await bareContext(node, dir, { book, runtime, pki });
+  const context = await bareContext(node, dir, { book, runtime, pki: keys.pki });
   const options = { mode: "postcopy" as const, dryRun: false, maxBlackoutMs: 1000 };
   const place = { host: "127.0.0.1", port: 1 };
   book.recordSpec(specOf(workload));

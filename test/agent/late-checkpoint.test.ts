@@ -3,33 +3,22 @@
  * that nobody waits for, and what is frozen does not wait until somebody asks.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, truncateSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { Book } from "../../src/agent/book.js";
 import { Checkpoints } from "../../src/agent/operations/checkpoints.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import { Settling } from "../../src/agent/operations/settling.js";
 import type { SaveInput } from "../../src/model/contract.js";
 import { FerryError, ferryError } from "../../src/model/failure.js";
-import { bareContext } from "./bare-context.js";
+import { bareContext, withKeys } from "./bare-context.js";
 import { begin, facts, openLocal, PAGE, page, range, tempDir } from "../store/kit.js";
-import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf } from "../workflows/support.js";
 
 const WORKLOAD = "web";
-let root: string;
-let pki: Pki;
+const keys = withKeys("late-checkpoint");
 let count = 0;
-before(async () => {
-  root = mkdtempSync(join(tmpdir(), "ferry-late-"));
-  pki = await makePki();
-});
-after(() => {
-  pki.remove();
-  rmSync(root, { recursive: true, force: true });
-});
 
 const save = (sequence: number, stop = false): SaveInput => ({
   ref: {
@@ -47,7 +36,7 @@ const save = (sequence: number, stop = false): SaveInput => ({
 
 /** A node that has owned epoch 1 of it since `operation`; or one whose agent is started again. */
 async function node(operation = "web.start.1", again?: string) {
-  const dir = again ?? join(root, `n${count++}`);
+  const dir = again ?? join(keys.root, `n${count++}`);
   const done: string[] = [];
   const book = new Book(join(dir, "state"));
   if (again === undefined) {
@@ -72,7 +61,7 @@ async function node(operation = "web.start.1", again?: string) {
     observe: () => Promise.resolve({ processes: taken.processes, frozen: taken.frozen, memoryBytes: 0 }),
     destroy: () => Promise.resolve(void done.push("killed")),
   };
-  const context = await bareContext("node-a", dir, { book, runtime, pki });
+  const context = await bareContext("node-a", dir, { book, runtime, pki: keys.pki });
   const frozenFor = (operation: string, to: number): void =>
     book.record({ workload: WORKLOAD, epoch: 1, state: "FROZEN", operation, peer: "node-a", to });
   return { dir, book, context, done, taken, frozenFor };

@@ -3,51 +3,31 @@
  * are there now are not those that it handed over.
  */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { Book } from "../../src/agent/book.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import { sweepSpent } from "../../src/agent/operations/node-context.js";
 import { Settling } from "../../src/agent/operations/settling.js";
-import type { OperationRef } from "../../src/model/contract.js";
 import type { Hold, HoldState } from "../../src/model/ownership.js";
-import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf } from "../workflows/support.js";
-import { bareContext } from "./bare-context.js";
+import { bareContext, MIGRATION, withKeys } from "./bare-context.js";
 
 const workload = "web";
-const first: OperationRef = {
-  schema: 1,
-  operation: "web.migrate.2",
-  workload,
-  epoch: 1,
-  to: 2,
-  source: "node-a",
-  destination: "node-b",
-};
-let root: string;
-let pki: Pki;
-before(async () => {
-  root = mkdtempSync(join(tmpdir(), "ferry-late-"));
-  pki = await makePki();
-});
-after(() => {
-  pki.remove();
-  rmSync(root, { recursive: true, force: true });
-});
+const first = MIGRATION;
+const keys = withKeys("late-cleanup");
 
 /** node-a handed epoch 1 over; since then `states` came to pass for epoch 3. */
 async function handedOver(...states: HoldState[]) {
-  const dir = mkdtempSync(join(root, "n"));
+  const dir = mkdtempSync(join(keys.root, "n"));
   const book = new Book(join(dir, "state"));
   const runtime = {
     observe: () => Promise.resolve({ processes: 0, memoryBytes: 0 }),
     throttle: () => Promise.resolve(),
     destroy: () => Promise.resolve(),
   };
-  const context = await bareContext("node-a", dir, { book, runtime, pki });
+  const context = await bareContext("node-a", dir, { book, runtime, pki: keys.pki });
   book.recordSpec(specOf(workload));
   const { operation } = first;
   const release = { to: 2, peer: "node-b", digest: "d".repeat(64) };

@@ -4,31 +4,21 @@
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { Book } from "../../src/agent/book.js";
 import { ControlDialer } from "../../src/agent/operations/control.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import { specDigest } from "../../src/keys/spec-signing.js";
-import type { OperationRef, ReserveInput } from "../../src/model/contract.js";
+import type { ReserveInput } from "../../src/model/contract.js";
 import { FerryError } from "../../src/model/failure.js";
-import { makePki, type Pki } from "../transfer/link-support.js";
 import { specOf, until } from "../workflows/support.js";
-import { bareContext } from "./bare-context.js";
+import { bareContext, MIGRATION, withKeys } from "./bare-context.js";
 
 const workload = "web";
-const ref: OperationRef = {
-  schema: 1,
-  operation: "web.migrate.2",
-  workload,
-  epoch: 1,
-  to: 2,
-  source: "node-a",
-  destination: "node-b",
-};
+const ref = MIGRATION;
 const runs = { ...specOf(workload), user: "root" };
 const said = { ...runs, user: "daemon" };
 const input: ReserveInput = {
@@ -39,16 +29,7 @@ const input: ReserveInput = {
   volumeBytes: 0,
 };
 
-let root: string;
-let pki: Pki;
-before(async () => {
-  root = mkdtempSync(join(tmpdir(), "ferry-other-spec-"));
-  pki = await makePki();
-});
-after(() => {
-  pki.remove();
-  rmSync(root, { recursive: true, force: true });
-});
+const keys = withKeys("other-spec");
 
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, "127.0.0.1");
@@ -61,22 +42,26 @@ async function freePort(): Promise<number> {
 
 /** node-b with `said` reserved, and what makes node-a's end of the control link. */
 async function reserved() {
-  const dir = mkdtempSync(join(root, "b"));
+  const dir = mkdtempSync(join(keys.root, "b"));
   const book = new Book(join(dir, "state"));
   let prepared: () => void = () => undefined;
   const runtime = {
     prepare: () => new Promise<void>((resolve) => (prepared = resolve)),
     destroy: () => Promise.resolve(),
   };
-  const bare = await bareContext("node-b", dir, { book, runtime, pki });
+  const bare = await bareContext("node-b", dir, { book, runtime, pki: keys.pki });
   const context = { ...bare, config: { ...bare.config, linkPort: await freePort() } };
   const handOvers = new HandOvers(context);
   await handOvers.hub.listen();
   book.recordOperation({ side: "destination", input });
   book.record({ workload, operation: ref.operation, epoch: 2, state: "RESERVED", peer: ref.source });
   book.recordSpec(said);
-  const source = mkdtempSync(join(root, "a"));
-  const near = await bareContext("node-a", source, { book: new Book(join(source, "state")), runtime: {}, pki });
+  const source = mkdtempSync(join(keys.root, "a"));
+  const near = await bareContext("node-a", source, {
+    book: new Book(join(source, "state")),
+    runtime: {},
+    pki: keys.pki,
+  });
   const dial = (digest: string): ControlDialer =>
     new ControlDialer(near, ref, "node-b", { host: "127.0.0.1", port: context.config.linkPort }, digest);
   return { book, handOvers, dial, prepared: () => prepared() };

@@ -1,20 +1,14 @@
 /** A restore where it was has the same node on both sides. Asked whether it began, that node says so, or refuses it for ever. */
 import assert from "node:assert/strict";
-import { NodeStore } from "../../src/agent/checkpoints.js";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { Book } from "../../src/agent/book.js";
-import { Sleepers } from "../../src/agent/sleepers.js";
-import { parseAgentConfig } from "../../src/agent/config.js";
-import { CostBook } from "../../src/agent/costs.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
-import type { NodeContext } from "../../src/agent/operations/node-context.js";
 import { Settling } from "../../src/agent/operations/settling.js";
-import { noCheckpoints } from "../../src/model/checkpoints.js";
 import { FerryError } from "../../src/model/failure.js";
-import type { Runtime } from "../../src/runtimes/runtime.js";
+import { bareContext } from "./bare-context.js";
 import { makePki } from "../transfer/link-support.js";
 
 const both = { workload: "web", source: "node-a", destination: "node-a" };
@@ -24,20 +18,9 @@ test("it has not begun: refused for ever; it runs: said; of another node: an err
   const root = mkdtempSync(join(tmpdir(), "ferry-refuse-"));
   const pki = await makePki();
   try {
-    const stateDir = join(root, "state");
-    const book = new Book(stateDir);
+    const book = new Book(join(root, "state"));
     const observe = () => Promise.resolve({ processes: 1, memoryBytes: 0 });
-    const context: NodeContext = {
-      config: parseAgentConfig({ node: "node-a", linkHost: "127.0.0.1", stateDir, runDir: join(root, "run") }),
-      book,
-      runtime: { observe } as unknown as Runtime,
-      checkpoints: noCheckpoints("node-a"),
-      store: new NodeStore({ node: "node-a", file: undefined, log: () => undefined }),
-      identity: await pki.identity("node-a"),
-      log: () => undefined,
-      costs: new CostBook(stateDir),
-      sleepers: new Sleepers({ book, bridge: "none", log: () => undefined }),
-    };
+    const context = await bareContext("node-a", root, { book, runtime: { observe }, pki });
     const settling = new Settling(context, new HandOvers(context));
     book.record({ workload: "web", epoch: 1, state: "OWNER", operation: "web.start.1" });
     book.record({ workload: "web", epoch: 1, state: "STOPPED" });

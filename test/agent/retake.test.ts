@@ -3,31 +3,19 @@
  * said before is in the journal, so a person's consent is asked for as before.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { Book, type Word } from "../../src/agent/book.js";
 import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import { Settling } from "../../src/agent/operations/settling.js";
 import type { HandOverInput } from "../../src/model/contract.js";
 import { FerryError } from "../../src/model/failure.js";
-import { bareContext } from "./bare-context.js";
+import { bareContext, withKeys } from "./bare-context.js";
 import { specOf } from "../workflows/support.js";
-import { makePki, type Pki } from "../transfer/link-support.js";
 
 const WORKLOAD = "redis";
-let root: string;
-let pki: Pki;
+const keys = withKeys("retake");
 let count = 0;
-before(async () => {
-  root = mkdtempSync(join(tmpdir(), "ferry-retake-"));
-  pki = await makePki();
-});
-after(() => {
-  pki.remove();
-  rmSync(root, { recursive: true, force: true });
-});
 
 const ref = {
   schema: 1,
@@ -47,7 +35,7 @@ const input: HandOverInput = {
 
 /** An agent's parts as after its restart: RELEASED in the journal, and the destination had said `word` before. */
 async function restarted(word: Word | undefined) {
-  const dir = join(root, `n${count++}`);
+  const dir = join(keys.root, `n${count++}`);
   const done: string[] = [];
   const book = new Book(join(dir, "state"));
   book.record({ workload: WORKLOAD, epoch: 1, state: "OWNER", operation: "redis.start.1" });
@@ -65,7 +53,7 @@ async function restarted(word: Word | undefined) {
     observe: () => Promise.resolve({ processes: 1, frozen: true, memoryBytes: 0 }),
   };
   const again = new Book(join(dir, "state"));
-  const context = await bareContext("node-a", dir, { book: again, runtime, pki });
+  const context = await bareContext("node-a", dir, { book: again, runtime, pki: keys.pki });
   const handOvers = new HandOvers(context);
   const settling = new Settling(context, handOvers);
   return { book: again, done, handOvers, settling };

@@ -4,10 +4,9 @@
  * it in hands since.
  */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { Beginnings } from "../../src/agent/beginnings.js";
 import { Book } from "../../src/agent/book.js";
 import type { Endings } from "../../src/agent/endings.js";
@@ -15,32 +14,22 @@ import { HandOvers } from "../../src/agent/operations/hand-overs.js";
 import { Settling } from "../../src/agent/operations/settling.js";
 import type { OperationRef } from "../../src/model/contract.js";
 import { FerryError } from "../../src/model/failure.js";
-import { bareContext } from "./bare-context.js";
-import { makePki, type Pki } from "../transfer/link-support.js";
+import { bareContext, withKeys } from "./bare-context.js";
 import { specOf } from "../workflows/support.js";
 
 const WORKLOAD = "web";
-let root: string;
-let pki: Pki;
+const keys = withKeys("superseded");
 let count = 0;
-before(async () => {
-  root = mkdtempSync(join(tmpdir(), "ferry-superseded-"));
-  pki = await makePki();
-});
-after(() => {
-  pki.remove();
-  rmSync(root, { recursive: true, force: true });
-});
 
 async function node(name: string, again?: string) {
-  const dir = again ?? join(root, `n${count++}`);
+  const dir = again ?? join(keys.root, `n${count++}`);
   const done: string[] = [];
   const book = new Book(join(dir, "state"));
   const runtime = {
     observe: () => Promise.resolve({ processes: 1, pid: 7, memoryBytes: 0 }),
     destroy: ({ epoch }: { epoch: number }) => Promise.resolve(void done.push(`killed ${epoch}`)),
   };
-  const context = await bareContext(name, dir, { book, runtime, pki });
+  const context = await bareContext(name, dir, { book, runtime, pki: keys.pki });
   const ends = { begun: () => undefined } as unknown as Endings;
   const beginnings = new Beginnings(context, ends, (_, work) => work());
   const ask = (operation: string, epoch: number) =>

@@ -21,8 +21,7 @@ import {
   type E2eLab,
   type Witness,
 } from "./support.js";
-
-const WITNESS_FILE = "/var/lib/ferry/volumes/redis/data/witness.bin";
+import { witnessFileDigest, writeWitnessFile } from "./witness-file.js";
 
 export class Scene {
   e2e!: E2eLab;
@@ -36,11 +35,11 @@ export class Scene {
     this.e2e = await startLab();
     this.witness = await startWitness(this.e2e, "redis", "node-a", megabytes);
     this.digest = await this.witness.digest();
-    await labRun(this.e2e.state, "node-a", ["dd", "if=/dev/urandom", `of=${WITNESS_FILE}`, "bs=1M", "count=3"], {});
+    await writeWitnessFile(this.e2e, "node-a", "redis", 3);
     this.files = await this.fileDigest("node-a");
   }
-  private async fileDigest(node: string): Promise<string> {
-    return (await labRun(this.e2e.state, node, ["sha256sum", WITNESS_FILE], {})).stdout;
+  private fileDigest(node: string): Promise<string> {
+    return witnessFileDigest(this.e2e, node, "redis");
   }
   async down(): Promise<void> {
     // Either may be missing, when it did not come up.

@@ -10,6 +10,7 @@ import type { MigrationReport } from "../../src/client/index.js";
 import type { Mode } from "../../src/model/plan.js";
 import type { Side } from "../../src/model/failure.js";
 import { startLab, startWitness, until, withClocks, type E2eLab, type Witness } from "../e2e/support.js";
+import { witnessFileDigest, writeWitnessFile } from "../e2e/witness-file.js";
 import { INJECTIONS, type Heal, type Injection, type Scene } from "../faults/injections.js";
 import { randomOf, type Random } from "./random.js";
 
@@ -28,11 +29,6 @@ const LEFT_OUT = /loses power|until the end|for 60 s/;
 const OF_EITHER = /^(cable|slow link)/;
 const FAULTS: readonly Injection[] = INJECTIONS.filter(({ name, missing }) => !LEFT_OUT.test(name) && !missing?.());
 const FILE_MEGABYTES = 2;
-const fileOf = (name: string): string => `/var/lib/ferry/volumes/${name}/data/witness.bin`;
-
-const fileDigest = async (e2e: E2eLab, node: string, name: string): Promise<string> =>
-  (await labRun(e2e.state, node, ["sha256sum", fileOf(name)], {})).stdout;
-
 interface Subject {
   name: string;
   witness: Witness;
@@ -155,7 +151,8 @@ async function check(e2e: E2eLab, subject: Subject, report: MigrationReport | un
       throw new Error(`copies of ${name}, which is on ${node}: ${JSON.stringify(seen)}`);
     });
     if ((await witness.digest()) !== subject.digest) throw new Error(`the keyspace of ${name} has changed`);
-    if ((await fileDigest(e2e, node, name)) !== subject.files) throw new Error(`the files of ${name} have changed`);
+    if ((await witnessFileDigest(e2e, node, name)) !== subject.files)
+      throw new Error(`the files of ${name} have changed`);
   } catch (error) {
     result.broken += 1;
     problems.push(
@@ -194,13 +191,8 @@ async function main(): Promise<number> {
     for (const [i, node] of NODES.slice(0, LANES).entries()) {
       const name = `soak-${i}`;
       const witness = await startWitness(e2e, name, node, MEGABYTES);
-      await labRun(
-        e2e.state,
-        node,
-        ["dd", "if=/dev/urandom", `of=${fileOf(name)}`, "bs=1M", `count=${FILE_MEGABYTES}`],
-        {},
-      );
-      subjects.push({ name, witness, digest: await witness.digest(), files: await fileDigest(e2e, node, name) });
+      await writeWitnessFile(e2e, node, name, FILE_MEGABYTES);
+      subjects.push({ name, witness, digest: await witness.digest(), files: await witnessFileDigest(e2e, node, name) });
     }
     const end = performance.now() + minutes * 60_000;
     await Promise.all(

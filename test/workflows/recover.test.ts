@@ -143,13 +143,7 @@ describe("recover", { skip: skipWithoutTemporal }, () => {
     checkpoint(subject, 1);
     await lose("node-a");
     await fence("node-a");
-    const answers = stage.world.order({
-      node: "node-b",
-      verb: "recoverWorkload",
-      when: "after",
-      times: Infinity,
-      workload: subject.name,
-    });
+    const answers = stage.loseAnswers("node-b", "recoverWorkload", subject.name);
     // Whichever is over first: the patience with an agent that is away, or the step's time.
     assert.match((await refusal(() => recover(subject, "node-b"))).code, /^(E_AGENT_DOWN|E_NODE_UNREACHABLE)$/);
     answers();
@@ -176,13 +170,7 @@ describe("recover", { skip: skipWithoutTemporal }, () => {
     checkpoint(subject, 1);
     await lose("node-a");
     await fence("node-a");
-    const answers = stage.world.order({
-      node: "node-b",
-      verb: "recoverWorkload",
-      when: "after",
-      times: Infinity,
-      workload: subject.name,
-    });
+    const answers = stage.loseAnswers("node-b", "recoverWorkload", subject.name);
     await refusal(() => recover(subject, "node-b", true));
     answers();
     const again = await recover(subject, "node-b");

@@ -376,13 +376,7 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
   test("an answer that was lost leaves it in doubt: nothing else begins until it is asked again", async () => {
     const subject = await stage.run();
     const { id } = await save(subject, true);
-    const answers = stage.world.order({
-      node: "node-b",
-      verb: "restoreWorkload",
-      when: "after",
-      times: Infinity,
-      workload: subject.name,
-    });
+    const answers = stage.loseAnswers("node-b", "restoreWorkload", subject.name);
     assert.equal((await refusal(() => restore(subject, { node: "node-b" }))).code, "E_AGENT_DOWN");
     answers();
     const doubt = await subject.status();
@@ -423,13 +417,7 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
   test("an attempt whose answer was lost is owned there, and its agent died before anything ran: asked again, it goes on", async () => {
     const subject = await stage.run();
     const { id } = await save(subject, true);
-    const answers = stage.world.order({
-      node: "node-b",
-      verb: "restoreWorkload",
-      when: "after",
-      times: Infinity,
-      workload: subject.name,
-    });
+    const answers = stage.loseAnswers("node-b", "restoreWorkload", subject.name);
     await refusal(() => restore(subject, { node: "node-b" }));
     answers();
     const node = stage.world.node("node-b");
@@ -490,13 +478,7 @@ describe("restore", { skip: skipWithoutTemporal }, () => {
   test("the machine was not off, whatever the person said: what it was asked to run before is killed when it is back", async () => {
     const subject = await stage.run();
     await save(subject, true);
-    const answers = stage.world.order({
-      node: "node-b",
-      verb: "restoreWorkload",
-      when: "after",
-      times: Infinity,
-      workload: subject.name,
-    });
+    const answers = stage.loseAnswers("node-b", "restoreWorkload", subject.name);
     await refusal(() => restore(subject, { node: "node-b" }));
     answers();
     assert.deepEqual(stage.world.running(subject.name), ["node-b"]);

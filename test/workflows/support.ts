@@ -6,7 +6,7 @@ import { ApplicationFailure } from "@temporalio/common";
 import proto from "@temporalio/proto";
 import type { FailureData } from "../../src/model/failure.js";
 import { createSimulatedAgent, type SimulatedAgent } from "../../src/runtimes/simulated/agent.js";
-import { SimulatedWorld, type Point } from "../../src/runtimes/simulated/world.js";
+import { SimulatedWorld, type Point, type Verb } from "../../src/runtimes/simulated/world.js";
 import {
   DEFAULT_TUNING,
   QUERY,
@@ -107,6 +107,11 @@ export class Stage {
     const held = new Promise<void>((resolve) => (go = resolve));
     this.world.at(point, () => held, workload);
     return () => go();
+  }
+
+  /** What `verb` of that workload answers there is lost, until what is returned is called: it was done all the same. */
+  loseAnswers(node: string, verb: Verb, workload: string): () => void {
+    return this.world.order({ node, verb, when: "after", times: Infinity, workload });
   }
 
   /** The node is gone: its agent and its worker. */
